@@ -1,0 +1,30 @@
+# One vocabulary for people, hooks and CI.
+.PHONY: setup run test test-all check bench lock clean
+BIN = .venv/bin
+
+setup:  ## make .venv from the lock files; nothing to do where it matches them
+	@infra/setup.sh
+
+run: setup  ## data to champion
+	@$(BIN)/sluice run
+
+test: setup  ## all tests that CI needs
+	@$(BIN)/python -m pytest
+
+test-all: setup  ## the slow ones too
+	@$(BIN)/python -m pytest -m ''
+
+check: setup  ## style, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: setup  ## one JSON object a line: {"name", "ours", "theirs", "unit", "ratio"}
+	@$(BIN)/python -m tests.bench
+
+lock: setup  ## compile the lock files anew from pyproject.toml
+	@infra/lock.sh
+
+clean:  ## forget everything that can be made again, but for DVC's cache
+	rm -rf .venv artifacts .work .sluice .pytest_cache .mypy_cache .ruff_cache

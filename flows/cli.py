@@ -1,0 +1,289 @@
+"""The command line. Heavy imports wait inside the commands: `--help` answers in under half a second."""
+
+import errno
+import json
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from flows import workspace as workspaces
+from flows.workspace import Workspace
+from models.errors import Refused, SluiceError
+
+app = typer.Typer(
+    name="sluice",
+    help="Retrain a language model, and let a version through only when it has proven itself.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+recipe = typer.Typer(help="Whole set-ups of params.yaml.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(recipe, name="recipe")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def here() -> Workspace:
+    """The workspace of the current folder, its environment set."""
+    found = workspaces.find()
+    os.chdir(found.root)
+    workspaces.prepare_environment(found)
+    return found
+
+
+def say(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def open_registry(workspace: Workspace) -> Any:
+    from flows.parameters import load
+    from flows.registry import Registry
+    from flows.tracking import Tracker
+
+    return Registry(Tracker(workspace, load(workspace.params_file)["model"]))
+
+
+@app.command()
+def run() -> None:
+    """Retrain: data to champion; only what changed runs. Exit code 3 where the gate refuses."""
+    from datetime import datetime
+
+    from flows import services
+    from flows.session import session
+
+    workspace = here()
+    log = workspace.work / "logs" / f"run-{datetime.now():%Y%m%d-%H%M%S}.log"
+    with session(workspace) as held, services.prefect_api(workspace) as url:
+        names = ", ".join(held.changes) or "nothing"
+        print(f"sluice: to run: {names}", flush=True)
+        os.environ["PREFECT_API_URL"] = url or services.wait_for_own(workspace)
+        from flows import retraining_console
+
+        result = retraining_console.run(workspace, log)
+    retraining_console.show(workspace, result, log)
+    if result.decision in ("refuse", "undecided", "invalid"):
+        raise Refused(f"the gate said {result.decision}: {result.reason}")
+
+
+@app.command()
+def stage(name: str, bindings: Annotated[list[str] | None, typer.Argument(help="NAME=PATH, where dvc.yaml needs it.")] = None) -> None:
+    """Run one stage by itself: what DVC calls."""
+    from flows.runner import parse_bindings, run_stage
+
+    run_stage(here(), name, parse_bindings(bindings or []))
+
+
+@app.command()
+def stages(as_json: Json = False) -> None:
+    """What would run, and why."""
+    from flows.pipeline import Pipeline
+
+    workspace = here()
+    pipeline = Pipeline(workspace)
+    changes = pipeline.changes()
+    rows = [
+        {
+            "name": stage.name,
+            "pool": stage.pool,
+            "state": "changed" if stage.name in changes else "unchanged",
+            "why": changes.get(stage.name, []),
+            "deps": list(stage.deps),
+            "outs": list(stage.outs),
+        }
+        for stage in pipeline.stages.values()
+    ]
+    if as_json:
+        return say(rows)
+    from flows.report import print_rows
+
+    print_rows("Stages", [{"stage": str(r["name"]), "pool": str(r["pool"]), "state": str(r["state"]), "why": _brief(r["why"])} for r in rows])
+
+
+def _brief(why: Any) -> str:
+    more = f"; and {len(why) - 2} more" if len(why) > 2 else ""
+    return "; ".join(why[:2]) + more
+
+
+@recipe.command("list")
+def recipe_list(as_json: Json = False) -> None:
+    """The recipes there are."""
+    from flows import recipes
+
+    if as_json:
+        return say(recipes.names())
+    for name, line in recipes.names().items():
+        print(f"{name:16} {line}")
+
+
+@recipe.command("show")
+def recipe_show(name: str) -> None:
+    """Print the params.yaml that a recipe stands for."""
+    from flows import recipes
+
+    print(recipes.text(name), end="")
+
+
+@recipe.command("use")
+def recipe_use(name: str) -> None:
+    """Write a recipe into params.yaml."""
+    from flows import recipes
+
+    workspace = here()
+    recipes.use(name, workspace.params_file)
+    print(f"params.yaml is recipe {name} now; 'sluice stages' says what must run")
+
+
+@app.command()
+def gate(as_json: Json = False) -> None:
+    """Compare the candidate at hand with the champion; nothing is registered or moved. Exit code 3 where it would be refused."""
+    from flows import release
+    from flows.report import print_rows
+    from flows.session import Session
+
+    workspace = here()
+    registry = open_registry(workspace)
+    held = Session.reading(workspace)
+    result = release.compare(held, registry)
+    if result is None:
+        print("unchanged: the candidate at hand is the champion")
+        return
+    if as_json:
+        say(result.model_dump(mode="json"))
+    else:
+        print_rows("Gate", [{"suite": v.suite, "verdict": v.verdict, "n": str(v.n), "reason": v.reason} for v in result.suites])
+        print(f"{result.decision}: {result.reason}")
+    if result.decision != "promote":
+        raise Refused(f"the gate says {result.decision}")
+
+
+@app.command()
+def promote(version: str, reason: Annotated[str, typer.Option(help="Why; kept on record.")] = "promoted by hand") -> None:
+    """Make a registered version champion, by hand; recorded as such."""
+    registry = open_registry(here())
+    number = str(registry.version(version).version)
+    current = registry.aliases().get("champion")
+    if current == number:
+        print(f"version {number} is champion already")
+        return
+    registry.promote(number, current, "manual", reason)
+    print(f"champion: version {number} (before: {current or 'none'})")
+
+
+@app.command()
+def rollback(reason: Annotated[str, typer.Option(help="Why; kept on record.")] = "rolled back by hand") -> None:
+    """Return to the champion before the present one, by the record."""
+    before, after = open_registry(here()).rollback(reason)
+    print(f"champion: version {after} (before: {before})")
+
+
+@app.command()
+def history(as_json: Json = False) -> None:
+    """Every decision, newest first."""
+    rows = open_registry(here()).history()
+    if as_json:
+        return say(rows)
+    from flows.report import print_rows
+
+    print_rows("Decisions", [{key: str(row[key] or "") for key in ("time", "version", "alias", "verdict", "reason")} for row in rows])
+    if not rows:
+        print("no decision yet: 'sluice run' makes the first")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """The champion, the aliases, the last run."""
+    from flows.status import status as read
+
+    workspace = here()
+    found = read(open_registry(workspace))
+    if as_json:
+        return say(found)
+    from flows.status import describe
+
+    print(describe(found))
+
+
+@app.command()
+def up() -> None:
+    """Start the local Prefect and MLflow servers with their web pages."""
+    from flows import services
+
+    for name, url in services.up(here()).items():
+        print(f"{name:8} {url}")
+
+
+@app.command()
+def down() -> None:
+    """Stop the local servers."""
+    from flows import services
+
+    print("stopped: " + (", ".join(services.down(here())) or "nothing was running"))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine offers, and what is missing."""
+    from flows.doctor import checks
+
+    rows = checks(here())
+    if as_json:
+        say(rows)
+    else:
+        for row in rows:
+            print(f"{'ok ' if row['ok'] else 'NO '} {row['name']:12} {row['found']}" + ("" if row["ok"] else f"\n    -> {row['do']}"))
+    if not all(row["ok"] for row in rows if row["needed"]):
+        raise SluiceError("something that a run needs is missing: see above")
+
+
+@app.command(hidden=True)
+def register() -> None:
+    """Register the candidate at hand; print its version. Called by the flow, in a process of its own."""
+    from flows import release
+    from flows.parameters import load
+    from flows.pipeline import Pipeline
+
+    workspace = here()
+    registry = open_registry(workspace)
+    signature = Pipeline(workspace).recorded_signatures().get(release.CANDIDATE, "")
+    parent = os.environ.get("SLUICE_PARENT_RUN_ID")
+    version = release.register(workspace.root, registry.tracker, load(workspace.params_file), parent, signature)
+    print(json.dumps({"version": version}))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line; return its exit code. A failure that has a name is one line on standard error, never a traceback."""
+    try:
+        code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except SluiceError as error:
+        print("\n".join(f"sluice: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("sluice: stopped; finished stages are kept, the next run carries on", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"sluice: the disk is full ({error.filename or error.strerror}): free some space, then run again", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # a mistake on the command line, told by typer's parser
+            error.show()
+            return int(error.exit_code)
+        raise
+
+
+def main() -> None:
+    """The script `sluice`."""
+    arguments = sys.argv[1:]
+    warm_address = os.environ.get("SLUICE_WARM")
+    if warm_address and arguments[:1] in (["stage"], ["register"]):
+        from flows import warm
+
+        code = warm.forward(warm_address, arguments)
+        if code is not None:
+            sys.exit(code)
+    sys.exit(run_command(arguments))

@@ -1,0 +1,60 @@
+"""`sluice doctor`: what this machine offers, and what is missing."""
+
+import os
+import shutil
+import subprocess
+from typing import Any
+
+from flows.services import answers
+from flows.workspace import Workspace
+
+FREE_GIB = 5
+
+
+def checks(workspace: Workspace) -> list[dict[str, Any]]:
+    """One row a check: name, found, ok, needed (whether a run cannot do without), do (what mends it)."""
+    return [_git(workspace), _disk(workspace), _memory(), _sandbox(), _device(), *_servers(workspace)]
+
+
+def _row(name: str, found: str, ok: bool, needed: bool = False, do: str = "") -> dict[str, Any]:
+    return {"name": name, "found": found, "ok": ok, "needed": needed, "do": "" if ok else do}
+
+
+def _git(workspace: Workspace) -> dict[str, Any]:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=workspace.root, capture_output=True, text=True)
+    return _row("git", done.stdout.strip() or "no commit", done.returncode == 0, do="work in a clone: runs record the commit they came from")
+
+
+def _disk(workspace: Workspace) -> dict[str, Any]:
+    free = shutil.disk_usage(workspace.root).free / 2**30
+    return _row("disk", f"{free:.1f} GiB free", free >= FREE_GIB, needed=True, do=f"free at least {FREE_GIB} GiB: 'dvc gc -w' drops unused cache")
+
+
+def _memory() -> dict[str, Any]:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return _row("memory", f"{total:.1f} GiB, {len(os.sched_getaffinity(0))} cores", total >= 4, do="the default recipe needs 4 GiB")
+
+
+def _sandbox() -> dict[str, Any]:
+    from models.sandbox import isolation
+
+    found = isolation()
+    return _row("sandbox", found.name if found.available else found.reason, found.available, do=found.remedy)
+
+
+def _device() -> dict[str, Any]:
+    import torch
+
+    found = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu only"
+    return _row("device", f"{found}, torch {torch.__version__}", True)
+
+
+def _servers(workspace: Workspace) -> list[dict[str, Any]]:
+    rows = []
+    for name, variable, path in (("prefect", "PREFECT_API_URL", "/health"), ("mlflow", "MLFLOW_TRACKING_URI", "/health")):
+        url, local = os.environ.get(variable), workspace.servers().get(name)
+        if url and url.startswith("http"):
+            rows.append(_row(name, url, answers(url.rstrip("/") + path), needed=True, do=f"start it, or correct or unset {variable}"))
+        else:
+            rows.append(_row(name, local["url"] if local else "embedded", True))
+    return rows

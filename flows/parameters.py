@@ -1,0 +1,85 @@
+"""params.yaml, read as DVC reads it and checked against every stage's class at once; and the recipes that fill it."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from flows.pipeline import Contract, Stage, contract
+from models.errors import UserError
+from tasks.gate import Policy
+from tasks.stage import Params
+
+FLOW_KEYS = {"model"}  # top-level keys that only the flow reads
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The file's mapping. Raises UserError with the line of a syntax error or a duplicate key."""
+    if not path.is_file():
+        raise UserError(f"{path.name} is missing: every number lives there; 'sluice recipe use tiny' writes it")
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path.name}{where}: not valid YAML ({getattr(error, 'problem', None) or error}); mend the line") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path.name}: must map sections to numbers; 'sluice recipe use tiny' writes a good one")
+    return values
+
+
+def stage_params(values: Mapping[str, Any], stage: Stage, stage_contract: Contract) -> Params:
+    """The stage's typed params: the keys of its own section, and the top-level values that dvc.yaml lists for it."""
+    return stage_contract.params.model_validate(_flat(values, stage))
+
+
+def _flat(values: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
+    shared = {section: values[section] for section in stage.sections if section != stage.section and section in values}
+    own = values.get(stage.section) or {}
+    if stage.section in contract(stage.name).params.model_fields:
+        return {**shared, stage.section: own}
+    return {**shared, **own} if isinstance(own, dict) else shared
+
+
+def check(values: Mapping[str, Any], stages: Iterable[Stage], name: str = "params.yaml") -> None:
+    """Check every section. Raises one UserError with a line for each fault: the key, what it is, what it must be, the nearest valid key."""
+    first_of_section = {stage.section: stage for stage in reversed(list(stages))}
+    faults: list[str] = []
+    known = FLOW_KEYS | {"gate"} | {section for stage in first_of_section.values() for section in stage.sections}
+    for key in values:
+        if key not in known:
+            faults.append(_unknown(name, str(key), known, ""))
+    for key in sorted(known - set(values)):
+        faults.append(f"{name}: {key} is missing; 'sluice recipe show tiny' prints the default")
+    for section, stage in sorted(first_of_section.items()):
+        faults += _faults(name, section, contract(stage.name).params, _flat(values, stage), set(stage.sections) - {section})
+    if isinstance(values.get("gate"), dict):
+        faults += _faults(name, "gate", Policy, values["gate"], set())
+    if faults:
+        raise UserError("\n".join(dict.fromkeys(faults)))
+
+
+def _faults(name: str, section: str, model: type[Any], values: Mapping[str, Any], shared: set[str]) -> Iterable[str]:
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        for fault in error.errors():
+            path = [str(part) for part in fault["loc"]]
+            key = ".".join(path if path and path[0] in shared else [section, *path])
+            if fault["type"] == "extra_forbidden":
+                yield _unknown(name, key, set(model.model_fields) - shared, section)
+            elif fault["type"] == "missing":
+                yield f"{name}: {key} is missing; 'sluice recipe show tiny' prints the default"
+            else:
+                yield f"{name}: {key} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _unknown(name: str, key: str, known: Iterable[str], section: str) -> str:
+    near = difflib.get_close_matches(key.rpartition(".")[2], list(known), n=1, cutoff=0.5)
+    prefix = f"{section}." if section else ""
+    hint = f"did you mean {prefix}{near[0]}?" if near else f"valid keys: {', '.join(sorted(known))}"
+    return f"{name}: {key} is not a known key; {hint}"

@@ -1,0 +1,204 @@
+"""The pipeline as DVC sees it: the one door to DVC. dvc.yaml is read here and nowhere else."""
+
+import contextlib
+import hashlib
+import importlib
+import inspect
+import json
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from flows.workspace import Workspace
+from models.errors import SluiceError, Unavailable, UserError
+from tasks.stage import Inputs, Metrics, Outputs, Params
+
+ARTIFACT_ROOTS = ("artifacts", "data")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a stage function's annotations promise."""
+
+    function: Callable[..., Metrics]
+    params: type[Params]
+    inputs: type[Inputs]
+    outputs: type[Outputs]
+    wants_work: bool
+
+
+def contract(name: str) -> Contract:
+    """The contract of the stage `name`: function `name` of the module `tasks.name`, whose import loads nothing heavy."""
+    short = name.partition("@")[0]
+    try:
+        function = getattr(importlib.import_module(f"tasks.{short}"), short)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UserError(f"stage {name!r}: no function {short}() in tasks/{short}.py ({error}); dvc.yaml names what tasks/ must hold") from None
+    hints = typing.get_type_hints(function)
+    return Contract(function, hints["params"], hints["inputs"], hints["outputs"], "work" in inspect.signature(function).parameters)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of dvc.yaml, matrix resolved. Paths are relative to the workspace, with forward slashes."""
+
+    name: str
+    command: str
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+    metrics_file: str
+    sections: tuple[str, ...]
+    pool: str
+    timeout_s: float
+    retries: int
+    upstream: tuple[str, ...]
+
+    @property
+    def section(self) -> str:
+        """The stage's own section of params.yaml."""
+        return self.name.partition("@")[0]
+
+    def bind(self, fields: Sequence[str], paths: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+        """Map each field to its path: the one that the command gives, else the path whose last part is the field's name."""
+        named = {PurePosixPath(path).stem.replace("-", "_"): path for path in paths if path not in given.values()}
+        bound = {field: given.get(field) or named.get(field) for field in fields}
+        missing = [field for field, path in bound.items() if path is None]
+        if missing:
+            raise UserError(
+                f"dvc.yaml: stage {self.name!r} binds nothing to {', '.join(missing)}; a path must end in that name, or cmd must say NAME=PATH"
+            )
+        return typing.cast(dict[str, str], bound)
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """The deps that are data, not code."""
+        return tuple(dep for dep in self.deps if PurePosixPath(dep).parts[0] in ARTIFACT_ROOTS)
+
+
+class Pipeline:
+    """dvc.yaml with its lock: the stages in the order in which they can run."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        self.workspace = workspace
+        with _translated():
+            try:
+                self.repo = Repo(str(workspace.root))
+            except DvcException as error:
+                raise UserError(f"{workspace.root}: DVC cannot open the workspace ({error})") from None
+
+    @cached_property
+    def stages(self) -> dict[str, Stage]:
+        """Every stage by name, upstream before downstream, otherwise in the order of dvc.yaml."""
+        from graphlib import TopologicalSorter
+
+        with _translated():
+            graph = self.repo.index.graph
+            nodes = {node.addressing: node for node in self.repo.index.stages if getattr(node, "name", None)}
+            edges = {name: [up.addressing for up in graph.successors(node) if up.addressing in nodes] for name, node in nodes.items()}
+        order = TopologicalSorter(edges).static_order()
+        return {name: self._stage(nodes[name], tuple(sorted(edges[name]))) for name in order}
+
+    def _stage(self, node: Any, upstream: tuple[str, ...]) -> Stage:
+        meta = node.meta or {}
+        sections = [section for dep in node.params for section in dep.params]
+        return Stage(
+            name=node.addressing,
+            command=node.cmd,
+            deps=tuple(sorted(dep.def_path for dep in node.deps if dep not in node.params)),
+            outs=tuple(out.def_path for out in node.outs if not out.metric),
+            metrics_file=next(out.def_path for out in node.outs if out.metric),
+            sections=tuple(sections),
+            pool=meta.get("pool", "cpu"),
+            timeout_s=float(meta.get("timeout_s", 86400)),
+            retries=int(meta.get("retries", 0)),
+            upstream=upstream,
+        )
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name. Raises UserError with the nearest names."""
+        if name not in self.stages:
+            raise UserError(f"no stage {name!r} in dvc.yaml; there are: {', '.join(self.stages)}")
+        return self.stages[name]
+
+    def changes(self) -> dict[str, list[str]]:
+        """Why each changed stage must run; a stage downstream of a changed one is listed as "upstream: NAME"."""
+        with _translated():
+            status = self.repo.status()
+        recorded = self.recorded_signatures()
+        why = {
+            name: list(_reasons(entries)) if name in recorded else ["not in dvc.lock: it never ran"]
+            for name, entries in status.items()
+            if name in self.stages
+        }
+        for name, stage in self.stages.items():
+            upstream = [f"upstream: {up}" for up in stage.upstream if up in why]
+            if upstream:
+                why.setdefault(name, []).extend(upstream)
+        return {name: why[name] for name in self.stages if name in why}
+
+    def signature(self, name: str) -> str:
+        """What identifies one execution: the md5 of the command, the resolved params and the content of every dep, code and lock included."""
+        from dvc.stage.serialize import to_single_stage_lockfile
+
+        with _translated():
+            node = self.repo.stage.load_one(name=name) if "@" not in name else self.repo.stage.collect(name)[0]
+            node.save_deps()
+            entry = to_single_stage_lockfile(node)
+        return signature(entry)
+
+    def recorded_signatures(self) -> dict[str, str]:
+        """The signature of the execution that dvc.lock records, by stage."""
+        from ruamel.yaml import YAML
+
+        lock = self.workspace.root / "dvc.lock"
+        entries = YAML(typ="safe").load(lock.read_text(encoding="utf-8")) if lock.is_file() else None
+        return {name: signature(entry) for name, entry in ((entries or {}).get("stages") or {}).items()}
+
+
+def signature(entry: Mapping[str, Any]) -> str:
+    """The md5 of what determines a run in an entry of dvc.lock: cmd, deps by content, params."""
+    deps = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
+    identity = {"cmd": entry["cmd"], "deps": deps, "params": entry.get("params", {})}
+    return hashlib.md5(json.dumps(identity, sort_keys=True, default=str).encode(), usedforsecurity=False).hexdigest()
+
+
+def _reasons(entries: Sequence[Any]) -> Iterator[str]:
+    for entry in entries:
+        if isinstance(entry, str):
+            yield entry
+            continue
+        for kind, paths in entry.items():
+            for path, state in paths.items():
+                detail = f" ({', '.join(f'{key} {change}' for key, change in state.items())})" if isinstance(state, dict) else ""
+                yield f"{kind.removeprefix('changed ').removesuffix('s')} {'' if detail else state + ': '}{path}{detail}"
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn DVC's own errors into ours, in one line."""
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
+
+    try:
+        yield
+    except SluiceError:
+        raise
+    except LockError:
+        raise Unavailable("another DVC command holds this workspace: wait for it to end, then run again") from None
+    except (YAMLSyntaxError, YAMLValidationError) as error:
+        raise UserError(f"dvc.yaml or dvc.lock is not valid: {' '.join(str(error).split())}; mend it, or 'git checkout' it") from None
+    except DvcException as error:
+        raise UserError(f"DVC: {' '.join(str(error).split())}") from None
+
+
+def read_metrics(root: Path, stage: Stage) -> dict[str, Any]:
+    """What the stage measured last; empty where it has not run."""
+    path = root / stage.metrics_file
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

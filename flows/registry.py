@@ -1,0 +1,263 @@
+"""The model registry: versions keyed by content, aliases moved only where the gate saw them, every decision on record."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+from flows.tracking import PIPELINE, PROMOTIONS, Tracker
+from flows.workspace import locked, read_json
+from models.errors import Refused, StageError, UserError
+from models.records import folder_md5, read_lines, write_json, write_lines
+from tasks.gate import Evidence, GateResult
+
+CHAMPION, PREVIOUS = "champion", "previous"
+IDENTITY = ("suite_md5", "harness", "task_version", "template_md5", "dtype", "batch_size", "shots", "seed")  # equal, or not comparable
+SERVING = ("mlflow", "torch", "transformers", "accelerate")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One line of the record: what was decided about a version, and which alias moved ("" for none)."""
+
+    verdict: str
+    reason: str
+    alias: str
+    version: str | None
+    previous: str | None = None
+
+
+def load_evidence(folder: Path) -> tuple[Evidence, dict[str, Any]]:
+    """A benchmark folder's per-item scores, and everything that its evidence file says."""
+    facts = read_json(folder / "evidence.json", None)
+    if facts is None:
+        raise StageError(f"{folder / 'evidence.json'} is missing or cut off: delete the folder, then 'sluice run' restores or repeats it")
+    items = list(read_lines(folder / "items.jsonl")) if facts.get("available", True) else None
+    scores = None if items is None else {item["id"]: float(item["score"]) for item in items}
+    return Evidence(scores=scores, chance=facts["chance"], identity={key: facts.get(key) for key in IDENTITY}), facts
+
+
+class Registry:
+    """The versions of one model. Every change is made under one lock and can be repeated."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker, self.name = tracker, tracker.model
+        self.lock_file = tracker.workspace.lock_file("registry")
+
+    @property
+    def client(self) -> Any:
+        return self.tracker.client
+
+    def version(self, number: str) -> Any:
+        """That version. Raises UserError where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_model_version(self.name, number.removeprefix("v"))
+        except MlflowException:
+            known = ", ".join(version.version for version in self.versions()) or "none yet: 'sluice run' registers one"
+            raise UserError(f"{self.name} has no version {number!r}; registered: {known}") from None
+
+    def versions(self) -> Sequence[Any]:
+        """All versions, newest first."""
+        found = self.client.search_model_versions(f"name = '{self.name}'", max_results=1000)
+        return sorted(found, key=lambda version: int(version.version), reverse=True)
+
+    def at(self, alias: str) -> Any | None:
+        """The version that the alias points at, or None."""
+        number = self.aliases().get(alias)
+        return None if number is None else self.client.get_model_version(self.name, number)
+
+    def aliases(self) -> dict[str, str]:
+        """Version number by alias."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return {alias: str(number) for alias, number in self.client.get_registered_model(self.name).aliases.items()}
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise self.tracker.unavailable(error) from None
+
+    def find(self, model_md5: str) -> Any | None:
+        """The version with that content, or None."""
+        return next((version for version in self.versions() if version.tags.get("sluice.model_md5") == model_md5), None)
+
+    def register(self, folder: Path, evidence: Mapping[str, Path], parent: str | None, tags: Mapping[str, str]) -> Any:
+        """The version that holds exactly this folder: found by its md5, else logged with its evidence and created."""
+        model_md5 = folder_md5(folder)
+        with locked(self.lock_file):
+            known = self.find(model_md5)
+            if known is not None:
+                return known
+            run_id = self.tracker.start(PIPELINE, "register", tags, parent)
+            try:
+                source = self._log_model(folder, run_id)
+                for suite, path in evidence.items():
+                    self.client.log_artifacts(run_id, str(path), f"evidence/{suite}")
+                version = self._create_version(source, run_id, {**tags, "sluice.model_md5": model_md5, "sluice.scores": _scores(evidence)})
+            except BaseException as error:
+                self.tracker.end(run_id, "FAILED", str(error))
+                raise
+            self.tracker.end(run_id, "FINISHED")
+            return version
+
+    def _log_model(self, folder: Path, run_id: str) -> str:
+        import mlflow
+
+        mlflow.set_experiment(experiment_id=self.tracker.experiment_id(PIPELINE))
+        with mlflow.start_run(run_id=run_id):
+            info = mlflow.transformers.log_model(
+                str(folder),
+                name="model",
+                task="llm/v1/chat",
+                pip_requirements=[f"{name}=={package_version(name).partition('+')[0]}" for name in SERVING],
+            )
+        return str(info.model_uri)
+
+    def _create_version(self, source: str, run_id: str, tags: Mapping[str, str]) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(self.name, description="Versions pass a statistical gate; load models:/NAME@champion.")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        return self.client.create_model_version(self.name, source, run_id, tags=dict(tags))
+
+    def evidence_of(self, version: Any) -> dict[str, Evidence]:
+        """The per-item evidence that was registered with a version, by suite."""
+        with tempfile.TemporaryDirectory() as folder:
+            names = [entry.path for entry in self.client.list_artifacts(version.run_id, "evidence")]
+            paths = [Path(self.client.download_artifacts(version.run_id, name, folder)) for name in names]
+            return {path.name: load_evidence(path)[0] for path in paths}
+
+    def record(self, decision: Decision, parent: str | None = None, result: GateResult | None = None, items: Mapping[str, Any] | None = None) -> str:
+        """Log one decision as a run of `<model>/promotions`, move the alias that it names, close the run; return the run's id.
+
+        The run is open while the alias moves: a crash in between is settled by `settle`.
+        """
+        tags = {
+            "sluice.verdict": decision.verdict,
+            "sluice.reason": decision.reason[:4000],
+            "sluice.alias": decision.alias,
+            "sluice.version": decision.version or "",
+            "sluice.previous": decision.previous or "",
+            **({"sluice.pipeline_run": parent} if parent else {}),
+        }
+        run_id = self.tracker.start(PROMOTIONS, f"{decision.verdict} {decision.version or ''}".strip(), tags)
+        if result is not None:
+            self._log_result(run_id, result, items or {})
+        if decision.alias:
+            self._move(decision)
+        self.tracker.end(run_id, "FINISHED")
+        return run_id
+
+    def _log_result(self, run_id: str, result: GateResult, items: Mapping[str, Any]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            write_json(Path(folder) / "gate.json", result.model_dump(mode="json"))
+            for suite, rows in items.items():
+                write_lines(Path(folder) / "items" / f"{suite}.jsonl", rows)
+            self.client.log_artifacts(run_id, folder)
+        for verdict in result.suites:
+            numbers = {key: value for key, value in verdict.model_dump().items() if isinstance(value, float)}
+            self.tracker.log_metrics(run_id, {verdict.suite: numbers})
+
+    def _move(self, decision: Decision) -> None:
+        if decision.previous:
+            self.client.set_registered_model_alias(self.name, PREVIOUS, decision.previous)
+        elif PREVIOUS in self.aliases():
+            self.client.delete_registered_model_alias(self.name, PREVIOUS)
+        self.client.set_registered_model_alias(self.name, decision.alias, decision.version)
+
+    def promote(
+        self, version: str, seen: str | None, verdict: str, reason: str, parent: str | None = None, result: GateResult | None = None,
+        items: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Make `version` champion if the champion still is the version `seen`; return the id of the record.
+
+        Raises Refused where somebody else was faster: the comparison that justified the move no longer holds.
+        """
+        with locked(self.lock_file):
+            current = self.aliases().get(CHAMPION)
+            if current != seen:
+                raise Refused(f"champion is version {current} now, the gate compared with {seen}: nothing was moved; run the gate again")
+            return self.record(Decision(verdict, reason, CHAMPION, version, current), parent, result, items)
+
+    def rollback(self, reason: str) -> tuple[str, str]:
+        """Return champion to the version before it on the record; return (from, to). Raises UserError where there is none."""
+        with locked(self.lock_file):
+            current = self.aliases().get(CHAMPION)
+            target = self._before(current)
+            if current is None or target is None:
+                raise UserError(f"{self.name} has no earlier champion to return to; 'sluice history' lists what was promoted")
+            self.record(Decision("rollback", reason, CHAMPION, target, self._before(target)))
+            return current, target
+
+    def _before(self, version: str | None) -> str | None:
+        """The champion that the promotion of `version` replaced."""
+        for run in self._decisions():
+            tags = run.data.tags
+            if tags.get("sluice.alias") == CHAMPION and tags.get("sluice.version") == version and tags.get("sluice.verdict") != "rollback":
+                return tags.get("sluice.previous") or None
+        return None
+
+    def _decisions(self) -> Sequence[Any]:
+        return list(
+            self.client.search_runs(
+                [self.tracker.experiment_id(PROMOTIONS)], "attributes.status = 'FINISHED'", max_results=5000, order_by=["attributes.start_time DESC"]
+            )
+        )
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every decision, newest first."""
+        return [
+            {
+                "time": _iso(run.info.start_time),
+                "version": run.data.tags.get("sluice.version") or None,
+                "alias": run.data.tags.get("sluice.alias") or None,
+                "verdict": run.data.tags.get("sluice.verdict"),
+                "reason": run.data.tags.get("sluice.reason"),
+                "run_id": run.info.run_id,
+            }
+            for run in self._decisions()
+        ]
+
+    def settle(self) -> None:
+        """Close what a crash left open: a decision whose alias had moved is FINISHED, any other dead run KILLED."""
+        aliases = self.aliases()
+        for run in self.tracker.dead_runs(PROMOTIONS):
+            tags = run.data.tags
+            if tags.get("sluice.alias") and aliases.get(tags["sluice.alias"]) == tags.get("sluice.version"):
+                self.tracker.end(run.info.run_id, "FINISHED")
+        self.tracker.close_dead_runs()
+
+
+def _scores(evidence: Mapping[str, Path]) -> str:
+    """{suite: {value, stderr, n}} as JSON, from the per-item files."""
+    return json.dumps({suite: score(load_evidence(path)[0]) for suite, path in evidence.items()}, sort_keys=True)
+
+
+def score(evidence: Evidence) -> dict[str, float | int | None]:
+    """Mean, its standard error sqrt(s² / n), and n, recomputed from the items."""
+    if not evidence.scores:
+        return {"value": None, "stderr": None, "n": 0}
+    values, n = list(evidence.scores.values()), len(evidence.scores)
+    mean = sum(values) / n
+    variance = sum((value - mean) ** 2 for value in values) / max(n - 1, 1)
+    return {"value": mean, "stderr": (variance / n) ** 0.5, "n": n}
+
+
+def _iso(milliseconds: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
+
+
+def file_md5(path: Path) -> str:
+    """The md5 of a file's bytes."""
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,156 @@
+"""From benchmarked model to champion: gate, register, promote. Each step can be repeated; none is a DVC stage, which a cache hit would skip."""
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows import warm
+from flows.registry import CHAMPION, Decision, Registry, file_md5, load_evidence
+from flows.session import Session
+from flows.tracking import Tracker, git_commit
+from models.errors import StageError, Unavailable
+from models.records import Record, folder_md5
+from tasks.gate import Evidence, GateResult, judge
+
+CANDIDATE = "rlhf"  # the model that the pipeline offers to the gate
+
+
+class Release(Record):
+    """How a candidate fared: the gate's decision, the version that holds it, and all aliases after."""
+
+    decision: str
+    reason: str
+    version: str
+    aliases: dict[str, str]
+    gate: GateResult | None = None
+
+
+def candidate_folder(root: Path) -> Path:
+    return root / "artifacts" / CANDIDATE
+
+
+def candidate_evidence(root: Path, suites: list[str]) -> dict[str, Path]:
+    """The candidate's benchmark folders by suite."""
+    return {suite: root / "artifacts" / "benchmark" / f"{CANDIDATE}-{suite}" for suite in suites}
+
+
+def settle(tracker: Tracker) -> None:
+    """Close what crashed runs left open, in the tracking store and in the registry."""
+    Registry(tracker).settle()
+
+
+def unchanged(held: Session) -> Release | None:
+    """The champion, where it is the candidate at hand; None where the gate has work to do."""
+    model_md5 = folder_md5(candidate_folder(held.workspace.root))
+    tracker = Tracker(held.workspace, held.model)
+    found = _ask_server(tracker.uri, held.model) if tracker.uri.startswith("http") else _ask_registry(tracker)
+    if found is None or found["md5"] != model_md5:
+        return None
+    reason = f"version {found['version']} holds this very model and is champion"
+    return Release(decision="unchanged", reason=reason, version=found["version"], aliases=found["aliases"])
+
+
+def _ask_registry(tracker: Tracker) -> dict[str, Any] | None:
+    registry = Registry(tracker)
+    version = registry.at(CHAMPION)
+    if version is None:
+        return None
+    return {"version": str(version.version), "md5": version.tags.get("sluice.model_md5"), "aliases": registry.aliases()}
+
+
+def _ask_server(uri: str, model: str) -> dict[str, Any] | None:
+    """The same question over MLflow's REST interface: a run that changes nothing need not wait seconds for the client's import."""
+    name = urllib.parse.urlencode({"name": model})
+    try:
+        registered = _get(f"{uri}/api/2.0/mlflow/registered-models/get?{name}")["registered_model"]
+        aliases = {entry["alias"]: entry["version"] for entry in registered.get("aliases", [])}
+        if CHAMPION not in aliases:
+            return None
+        version = _get(f"{uri}/api/2.0/mlflow/model-versions/get?{name}&version={aliases[CHAMPION]}")["model_version"]
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise Unavailable(f"MLflow at {uri} answers {error.code} ({error.reason}): check the server's log and your credentials") from None
+    except OSError as error:
+        raise Unavailable(f"MLflow at {uri} does not answer ({error}); start it, or correct or unset MLFLOW_TRACKING_URI") from None
+    tags = {tag["key"]: tag["value"] for tag in version.get("tags", [])}
+    return {"version": str(version["version"]), "md5": tags.get("sluice.model_md5"), "aliases": aliases}
+
+
+def _get(url: str) -> Any:
+    import base64
+    import os
+
+    request = urllib.request.Request(url)
+    if "MLFLOW_TRACKING_TOKEN" in os.environ:
+        request.add_header("Authorization", f"Bearer {os.environ['MLFLOW_TRACKING_TOKEN']}")
+    elif "MLFLOW_TRACKING_USERNAME" in os.environ:
+        pair = f"{os.environ['MLFLOW_TRACKING_USERNAME']}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
+        request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
+    with urllib.request.urlopen(request, timeout=20) as reply:
+        return json.load(reply)
+
+
+def compare(held: Session, registry: Registry) -> GateResult | None:
+    """The gate's result for the candidate at hand; None where the candidate is the champion itself."""
+    champion = registry.at(CHAMPION)
+    if champion is not None and champion.tags.get("sluice.model_md5") == folder_md5(candidate_folder(held.workspace.root)):
+        return None
+    return judge(held.policy, *_evidence(held, registry, champion))
+
+
+def _evidence(held: Session, registry: Registry, champion: Any | None) -> tuple[dict[str, Evidence], dict[str, Evidence] | None]:
+    paths = candidate_evidence(held.workspace.root, list(held.policy.suites))
+    ours = {suite: load_evidence(path)[0] for suite, path in paths.items() if path.is_dir()}
+    return ours, None if champion is None else registry.evidence_of(champion)
+
+
+def _item_table(ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence] | None) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for suite, evidence in ours.items():
+        before = (theirs or {}).get(suite)
+        rival = (before.scores if before else None) or {}
+        table[suite] = [{"id": item, "candidate": score, "champion": rival.get(item)} for item, score in (evidence.scores or {}).items()]
+    return table
+
+
+def decide(held: Session, result: GateResult, version: str, parent: str | None) -> Release:
+    """Put the gate's decision on version `version` on record, and make it champion where the gate lets it through.
+
+    Raises Refused where the champion has changed since the comparison.
+    """
+    registry = Registry(Tracker(held.workspace, held.model))
+    champion = registry.at(CHAMPION)
+    items = _item_table(*_evidence(held, registry, champion))
+    if result.decision == "promote":
+        registry.promote(version, None if champion is None else str(champion.version), "promote", result.reason, parent, result, items)
+    else:
+        registry.record(Decision(result.decision, result.reason, "", version), parent, result, items)
+    return Release(decision=result.decision, reason=result.reason, version=version, aliases=registry.aliases(), gate=result)
+
+
+def register_candidate(held: Session, parent: str | None) -> str:
+    """Register the candidate in a process of its own: logging a model imports Transformers, which the flow never does."""
+    env = {**held.env, **({"SLUICE_PARENT_RUN_ID": parent} if parent else {})}
+    done = warm.call(held.workspace, ["register"], env)
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        raise StageError(f"registering {held.model} failed: {lines[-1] if lines else 'no output'}")
+    return str(json.loads(lines[-1])["version"])
+
+
+def register(held_root: Path, tracker: Tracker, params: Mapping[str, Any], parent: str | None, signature: str) -> str:
+    """Register the candidate at hand; return its version."""
+    tags = {
+        "git.commit": git_commit(held_root),
+        "sluice.params_md5": file_md5(held_root / "params.yaml"),
+        "sluice.environment_md5": file_md5(held_root / "requirements.lock"),
+        "sluice.stage_hash": signature,
+        **({"sluice.data_md5": file_md5(held_root / "dvc.lock")} if (held_root / "dvc.lock").is_file() else {}),
+    }
+    suites = candidate_evidence(held_root, list(params["gate"]["suites"]))
+    return str(Registry(tracker).register(candidate_folder(held_root), suites, parent, tags).version)

@@ -1,0 +1,67 @@
+"""What a run leaves for people: the table of stages, the table of scores, the verdict."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flows.pipeline import Pipeline, read_metrics
+from models.records import Record
+
+
+class StageResult(Record):
+    """How one stage ended: ran, restored (from DVC's run-cache) or unchanged."""
+
+    name: str
+    state: str
+    seconds: float
+    metric: str
+    run_id: str | None = None
+
+
+def main_metric(metrics: Mapping[str, Any]) -> str:
+    """The first metric, as text."""
+    for key, value in metrics.items():
+        return f"{key} {value:.4g}" if isinstance(value, int | float) else f"{key} {value if value is not None else 'n/a'}"
+    return ""
+
+
+def score_rows(pipeline: Pipeline) -> list[dict[str, str]]:
+    """One row a model, one column a suite: "0.742 ± 0.028 (n 240)"; "unavailable" where a suite could not be run."""
+    rows: dict[str, dict[str, str]] = {}
+    for stage in pipeline.stages.values():
+        if stage.section == "benchmark":
+            model, _, suite = stage.name.partition("@")[2].partition("-")
+            rows.setdefault(model, {"model": model})[suite] = _score(read_metrics(pipeline.workspace.root, stage))
+    return [rows[model] for model in sorted(rows, key=list(rows).index)]
+
+
+def _score(metrics: Mapping[str, Any]) -> str:
+    if not metrics:
+        return "not run"
+    if metrics["value"] is None:
+        return "unavailable"
+    return f"{metrics['value']:.3f} ± {metrics['stderr']:.3f} (n {metrics['n']})"
+
+
+def stage_rows(results: Sequence[StageResult]) -> list[dict[str, str]]:
+    """One row a stage: ran / restored / unchanged, seconds, main metric."""
+    return [
+        {"stage": result.name, "state": result.state, "seconds": f"{result.seconds:.1f}" if result.seconds else "", "main metric": result.metric}
+        for result in results
+    ]
+
+
+def print_rows(title: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Print rows as a table; every row has the first row's columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        return
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column, justify="right" if column == "seconds" else "left", no_wrap=column in ("stage", "state", "model"))
+    for row in rows:
+        table.add_row(*(row.get(column, "") for column in rows[0]))
+    console = Console()
+    Console(width=None if console.is_terminal else 130).print(table)

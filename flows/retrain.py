@@ -1,0 +1,277 @@
+"""The flow `retrain`: data to champion. The one door to Prefect's flows, tasks and artifacts."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import processes, release
+from flows.pipeline import Stage, read_metrics
+from flows.report import StageResult, main_metric, score_rows, stage_rows
+from flows.registry import Registry
+from flows.runner import outcome_file
+from flows.session import Session, session
+from flows.tracking import PIPELINE, Tracker, git_commit
+from flows.workspace import find, locked, prepare_environment, read_json
+from models.errors import SluiceError, StageError, UserError
+from models.records import write_json
+from tasks.gate import GateResult
+
+SHOWN = {"sluice": True}  # marks the log records that the terminal shows
+WATCH_S = 2.0  # between two looks at the flow run's own state
+BUSY_TRIES = 40  # another stage holds a path for the moment it is hashed
+
+
+class RunResult(release.Release):
+    """What a retraining came to."""
+
+    stages: list[StageResult]
+    seconds: float
+
+
+def _retryable(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """A user's mistake fails the same way twice; a stopped flow retries nothing."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, UserError) and not processes.stopping()
+
+
+@task(name="stage", cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_retryable, retry_delay_seconds=5)
+def run_stage(name: str, parent: str | None) -> StageResult:
+    """Reproduce one stage with DVC, in a process group of its own, its output in this task's log."""
+    with session(find()) as held:
+        stage = held.pipeline.stage(name)
+        pool = held.workspace.lock_file(f"pool-{stage.pool}")
+        if stage.pool != "gpu":
+            return _reproduce(held, stage, parent)
+        with locked(pool):
+            return _reproduce(held, stage, parent)
+
+
+def _reproduce(held: Session, stage: Stage, parent: str | None) -> StageResult:
+    logger, root = get_run_logger(), held.workspace.root
+    outcome = outcome_file(held.workspace, stage.name)
+    outcome.unlink(missing_ok=True)
+    env = {**held.env, "SLUICE_FLOW_RUN_ID": str(flow_run.id), **({"SLUICE_PARENT_RUN_ID": parent} if parent else {})}
+    tail: list[str] = []
+
+    def on_line(line: str) -> None:
+        tail.append(line)
+        if line.strip():
+            logger.info("%s", line, extra=SHOWN)
+
+    started = time.monotonic()
+    for _ in range(BUSY_TRIES):
+        tail.clear()
+        try:
+            code = processes.stream(["dvc", "--wait-for-lock", "repro", "--single-item", stage.name], root, env, stage.timeout_s, on_line)
+        except processes.TimedOut:
+            raise StageError(f"stage {stage.name!r} ran past its limit of {stage.timeout_s:.0f} s (meta.timeout_s in dvc.yaml) and was stopped") from None
+        if code == 0 or not any("is busy" in line for line in tail[-20:]):
+            break
+        time.sleep(0.5)
+    ended = read_json(outcome, {})
+    if code != 0:
+        raise _failure(stage.name, ended, tail)
+    seconds, state, metric = round(time.monotonic() - started, 1), _state(ended, tail), main_metric(read_metrics(root, stage))
+    logger.info("%s  %s in %.1f s  %s", stage.name, state, seconds, metric, extra=SHOWN)
+    return StageResult(name=stage.name, state=state, seconds=seconds, metric=metric, run_id=ended.get("run_id"))
+
+
+def _state(ended: dict[str, Any], tail: list[str]) -> str:
+    if ended.get("exit_code") == 0:
+        return "ran"
+    return "restored" if any("is cached - skipping run" in line for line in tail) else "unchanged"
+
+
+def _failure(name: str, ended: dict[str, Any], tail: list[str]) -> SluiceError:
+    if processes.stopping():
+        return StageError(f"stage {name!r} was stopped with the run")
+    if ended.get("exit_code") == 2:
+        return UserError(ended["reason"])
+    last = next((line for line in reversed(tail) if line.strip() and not line.startswith("ERROR: failed to reproduce")), "no output")
+    return StageError(ended.get("reason") or f"stage {name!r} ended without a word: {last}")
+
+
+def _execute(held: Session, parent: str | None) -> list[StageResult]:
+    """Run what changed, siblings at once; the rest is `unchanged`. Raises the first failure after all that can end has ended."""
+    futures: dict[str, PrefectFuture[Any]] = {}
+    for name, stage in held.pipeline.stages.items():
+        if name in held.changes:
+            options = run_stage.with_options(name=name, task_run_name=name, retries=stage.retries)
+            futures[name] = options.submit(name, parent, wait_for=[futures[up] for up in stage.upstream if up in futures])
+    failures: list[Exception] = []
+    results = []
+    for name, stage in held.pipeline.stages.items():
+        future = futures.get(name)
+        if future is None:
+            metric = main_metric(read_metrics(held.workspace.root, stage))
+            results.append(StageResult(name=name, state="unchanged", seconds=0, metric=metric))
+            continue
+        future.wait()
+        outcome = future.state.result(raise_on_failure=False)
+        if isinstance(outcome, StageResult):
+            results.append(outcome)
+        elif not future.state.is_pending():  # pending for ever: a stage upstream failed
+            results.append(StageResult(name=name, state="failed", seconds=0, metric=""))
+            failures.append(outcome)
+    _remember(held, results)
+    if failures:
+        raise next((error for error in failures if isinstance(error, SluiceError)), StageError(str(failures[0])))
+    return results
+
+
+def _remember(held: Session, results: list[StageResult]) -> None:
+    rows = [{"name": r.name, "state": r.state, "seconds": r.seconds} for r in results]
+    write_json(held.workspace.state / "last_run.json", {"stages": rows, "seconds": round(sum(r.seconds for r in results), 1)})
+
+
+@contextmanager
+def _watched() -> Iterator[threading.Event]:
+    """Look at the flow run's own state; kill every child when it is being cancelled. Prefect would leave them running."""
+    cancelled, over = threading.Event(), threading.Event()
+    identity = flow_run.id
+
+    def watch() -> None:
+        with get_client(sync_client=True) as client:
+            while not over.wait(WATCH_S):
+                try:
+                    state = client.read_flow_run(identity).state
+                except ObjectNotFound:
+                    state = Cancelled()  # deleted while it ran
+                except Exception:
+                    continue  # a server that is away for a moment is no reason to stop
+                if state is not None and (state.is_cancelling() or state.is_cancelled() or state.is_crashed()):
+                    cancelled.set()
+                    processes.stop_all()
+                    return
+
+    watcher = threading.Thread(target=watch, name="state-watcher", daemon=True)
+    watcher.start()
+    try:
+        yield cancelled
+    finally:
+        over.set()
+
+
+def drain() -> None:
+    """Hand the last log records and events to the server, before one that was started for this run alone is stopped."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=10)
+
+
+@flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=32), persist_result=False, log_prints=False)
+def retrain(root: str | None = None) -> Any:
+    """Retrain, benchmark, gate, register, promote: whatever DVC says must run, and nothing else.
+
+    Returns a RunResult; a refused version ends the run Completed under the name Refused, a cancelled run Cancelled.
+    """
+    workspace = find(None if root is None else Path(root))
+    prepare_environment(workspace)
+    started = time.monotonic()
+    processes.reset()
+    with session(workspace) as held, _watched() as cancelled:
+        try:
+            result = _retrain(held, started)
+        except BaseException:
+            if cancelled.is_set():
+                return Cancelled(message="cancelled; finished stages are kept, the next run carries on")
+            raise
+        finally:
+            processes.stop_all()
+    if result.decision in ("refuse", "undecided", "invalid"):
+        return Completed(name="Refused", message=result.reason[:2000], data=result)
+    return result
+
+
+def _retrain(held: Session, started: float) -> RunResult:
+    logger = get_run_logger()
+    if not held.changes:
+        logger.info("nothing changed: no stage has to run", extra=SHOWN)
+        same = release.unchanged(held)
+        if same is not None:
+            return _finish(held, same, _execute(held, None), started, None)
+    tracker = Tracker(held.workspace, held.model)
+    release.settle(tracker)
+    parent = tracker.start(PIPELINE, f"retrain {flow_run.name}", _tags(held))
+    try:
+        tracker.log_params(parent, held.params)
+        create_link_artifact(link=tracker.run_url(parent), link_text="MLflow run", key="mlflow-run")
+        results = _execute(held, parent)
+        _link_skipped(held, tracker, parent, results)
+        outcome = _release(held, parent)
+    except BaseException as error:
+        tracker.end(parent, "KILLED" if processes.stopping() or isinstance(error, KeyboardInterrupt) else "FAILED", str(error))
+        raise
+    tracker.end(parent, "FINISHED")
+    return _finish(held, outcome, results, started, tracker.run_url(parent))
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def gate() -> GateResult | None:
+    """Compare the candidate with the champion, item by item; None where they are the same model."""
+    with session(find()) as held:
+        result = release.compare(held, Registry(Tracker(held.workspace, held.model)))
+    if result is not None:
+        for verdict in result.suites:
+            get_run_logger().info("gate  %s: %s, %s", verdict.suite, verdict.verdict, verdict.reason, extra=SHOWN)
+    return result
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def register(parent: str) -> str:
+    """Register the candidate, or find the version that holds it."""
+    with session(find()) as held:
+        return release.register_candidate(held, parent)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def promote(result: GateResult, version: str, parent: str) -> release.Release:
+    """Record the decision; move the alias `champion` where the gate lets the version through."""
+    with session(find()) as held:
+        return release.decide(held, result, version, parent)
+
+
+def _release(held: Session, parent: str) -> release.Release:
+    result = gate()
+    if result is None:
+        same = release.unchanged(held)
+        assert same is not None
+        return same
+    return promote(result, register(parent), parent)
+
+
+def _tags(held: Session) -> dict[str, str]:
+    tags = {"prefect.flow_run_id": str(flow_run.id), "git.commit": git_commit(held.workspace.root)}
+    return {**tags, **({"prefect.flow_run_url": str(flow_run.ui_url)} if flow_run.ui_url else {})}
+
+
+def _link_skipped(held: Session, tracker: Tracker, parent: str, results: list[StageResult]) -> None:
+    """Tag the parent run with the run that produced each result, this time or an earlier one."""
+    recorded = held.pipeline.recorded_signatures()
+    for result in results:
+        run_id = result.run_id or (tracker.run_of(recorded[result.name]) if result.name in recorded else None)
+        if run_id:
+            tracker.client.set_tag(parent, f"sluice.run.{result.name.replace('@', '/')}", run_id)
+
+
+def _finish(held: Session, outcome: release.Release, results: list[StageResult], started: float, url: str | None) -> RunResult:
+    create_table_artifact(table=stage_rows(results), key="stages", description="What ran, and its main metric")
+    create_table_artifact(table=score_rows(held.pipeline), key="scores", description="Score ± standard error (items)")
+    lines = [f"**{outcome.decision}**: {outcome.reason}", *([f"[MLflow run]({url})"] if url else [])]
+    create_markdown_artifact(markdown="\n\n".join(lines), key="verdict", description="The gate's decision")
+    return RunResult(**outcome.model_dump(), stages=results, seconds=round(time.monotonic() - started, 1))

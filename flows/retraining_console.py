@@ -1,0 +1,45 @@
+"""`sluice run` around the flow: its log on the terminal, its result as tables."""
+
+from pathlib import Path
+from typing import Any
+
+from flows import terminal
+from flows.pipeline import Pipeline
+from flows.report import print_rows, score_rows, stage_rows
+from flows.retrain import RunResult, drain, retrain
+from flows.workspace import Workspace
+from models.errors import SluiceError, StageError
+
+
+def run(workspace: Workspace, log: Path) -> RunResult:
+    """Run the flow in this process. Raises what made it fail."""
+    terminal.attach(log)
+    try:
+        state: Any = retrain(str(workspace.root), return_state=True)
+    finally:
+        drain()
+    if state.is_cancelled():
+        raise StageError("the run was cancelled; finished stages are kept, the next run carries on")
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, SluiceError | RunResult):
+        if isinstance(result, SluiceError):
+            raise result
+        return result
+    raise StageError(f"the run failed: {result}; the whole story is in {log}") from (result if isinstance(result, Exception) else None)
+
+
+def show(workspace: Workspace, result: RunResult, log: Path) -> None:
+    """Print the tables of stages and scores, the verdict, the version, and how to look further."""
+    print()
+    print_rows("Stages", stage_rows(result.stages))
+    print_rows("Scores", score_rows(Pipeline(workspace)))
+    if result.gate is not None:
+        print_rows("Gate", [{"suite": v.suite, "verdict": v.verdict, "reason": v.reason} for v in result.gate.suites])
+    names = [alias for alias, number in sorted(result.aliases.items()) if number == result.version]
+    print(f"verdict   {result.decision}: {result.reason}")
+    print(f"version   {result.version}{' (' + ', '.join(names) + ')' if names else ''}")
+    servers = workspace.servers()
+    pages = "  ".join(f"{name} {server['url']}" for name, server in servers.items()) or "'sluice up' opens the Prefect and MLflow pages, 'sluice down' closes them"
+    print(f"pages     {pages}")
+    print(f"log       {log.relative_to(workspace.root)}")
+    print(f"total     {result.seconds:.0f} s")

@@ -1,0 +1,131 @@
+"""The local Prefect and MLflow servers: started for good by `sluice up`, found by every run, or started for one run alone."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows import processes
+from flows.workspace import Workspace, locked, start_time, wait_until
+from models.errors import Unavailable
+from models.records import write_json
+
+HOST = "127.0.0.1"
+PREFERRED = {"prefect": 4200, "mlflow": 5000}
+START_S = 90.0  # a first start migrates an empty database
+
+
+def commands(workspace: Workspace, port: dict[str, int]) -> dict[str, list[str]]:
+    """The command of each server."""
+    programs = Path(sys.executable).parent
+    store = f"sqlite:///{workspace.state / 'mlflow.db'}"
+    artifacts = (workspace.state / "mlartifacts").as_uri()
+    return {
+        "prefect": [str(programs / "prefect"), "server", "start", "--host", HOST, "--port", str(port["prefect"])],
+        "mlflow": [str(programs / "mlflow"), "server", "--backend-store-uri", store, "--default-artifact-root", artifacts, "--no-serve-artifacts"]
+        + ["--host", HOST, "--port", str(port["mlflow"]), "--workers", "1"],
+    }
+
+
+def health(name: str, base: str) -> str:
+    """The address that answers once the server is up."""
+    return f"{base}/api/health" if name == "prefect" else f"{base}/health"
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of `url` succeeds."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:
+            return bool(reply.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def free_port(preferred: int = 0) -> int:
+    """`preferred` where it is free, else any free port of the loopback interface."""
+    for port in (preferred, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, port))
+            return int(probe.getsockname()[1])
+    raise Unavailable(f"no port is free on {HOST}: stop something that listens, then try again")
+
+
+def up(workspace: Workspace) -> dict[str, str]:
+    """Start what is not running yet and return the address of each page; both outlive this process."""
+    with locked(workspace.lock_file("servers")):
+        running = workspace.servers()
+        ports = {name: free_port(port) for name, port in PREFERRED.items()}
+        for name, command in commands(workspace, ports).items():
+            if name not in running:
+                child = _detach(workspace, name, command)
+                running[name] = {"pid": child.pid, "started": start_time(child.pid), "url": f"http://{HOST}:{ports[name]}"}
+                write_json(workspace.state / "servers.json", running)
+        for name, server in running.items():
+            log = workspace.work / "logs" / f"{name}-server.log"
+            wait_until(lambda: answers(health(name, server["url"])), START_S, f"the {name} server does not answer at {server['url']}: see {log}")  # noqa: B023
+    return {name: server["url"] for name, server in running.items()}
+
+
+def _detach(workspace: Workspace, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+    log = workspace.work / "logs" / f"{name}-server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        return subprocess.Popen(command, cwd=workspace.root, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True)
+
+
+def down(workspace: Workspace) -> list[str]:
+    """Stop the servers that `up` started, and all their workers; return their names."""
+    with locked(workspace.lock_file("servers")):
+        running = workspace.servers()
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            for server in running.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(server["pid"], sign)
+            deadline = time.monotonic() + 5
+            while sign == signal.SIGTERM and workspace.servers() and time.monotonic() < deadline:
+                time.sleep(0.1)
+        (workspace.state / "servers.json").unlink(missing_ok=True)
+    return sorted(running)
+
+
+@contextlib.contextmanager
+def prefect_api(workspace: Workspace) -> Iterator[str | None]:
+    """The Prefect API to use: PREFECT_API_URL, else the local server; None where a server of this run's own has just been started.
+
+    The run's own server starts in the background: `wait_for_own` says when it is there. It keeps its records where `sluice up` finds them.
+    Raises Unavailable where PREFECT_API_URL names a server that does not answer.
+    """
+    local = workspace.servers().get("prefect")
+    url = os.environ.get("PREFECT_API_URL") or (f"{local['url']}/api" if local else None)
+    if url:
+        if not answers(f"{url.rstrip('/')}/health"):
+            raise Unavailable(f"Prefect at {url} does not answer; start it ('sluice up' starts a local one), or correct or unset PREFECT_API_URL")
+        yield url
+        return
+    port = free_port()
+    log = workspace.work / "logs" / "prefect-server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as output:
+        command = commands(workspace, {"prefect": port, "mlflow": 0})["prefect"]
+        child = processes.start(command, workspace.root, dict(os.environ), output.fileno(), outlives_flow=True)
+    os.environ["SLUICE_OWN_PREFECT"] = f"http://{HOST}:{port}/api"
+    try:
+        yield None
+    finally:
+        processes.stop(child, grace_s=10)
+
+
+def wait_for_own(workspace: Workspace) -> str:
+    """The address of this run's own server, once it answers."""
+    url = os.environ["SLUICE_OWN_PREFECT"]
+    log = workspace.work / "logs" / "prefect-server.log"
+    wait_until(lambda: answers(f"{url}/health"), START_S, f"this run's Prefect server did not start: see {log}")
+    return url

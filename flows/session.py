@@ -1,0 +1,73 @@
+"""One retraining's hold on its workspace: the lock, the checked params, and what DVC says must run."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flows import warm
+from flows.parameters import check, load
+from flows.pipeline import Pipeline
+from flows.workspace import Workspace, locked
+from tasks.gate import Policy
+
+BUSY = "another 'sluice run' works in this workspace: wait for it to end, or stop it, then run again"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A locked workspace. `changes` says, by stage, why it must run; it is asked of DVC once."""
+
+    workspace: Workspace
+    pipeline: Pipeline
+    params: dict[str, Any]
+    changes: dict[str, list[str]]
+    env: dict[str, str]
+
+    @property
+    def model(self) -> str:
+        """The name of the registered model."""
+        return str(self.params["model"])
+
+    @property
+    def policy(self) -> Policy:
+        """What the gate asks."""
+        return Policy.model_validate(self.params["gate"])
+
+
+    @classmethod
+    def reading(cls, workspace: Workspace) -> "Session":
+        """The workspace as it is, unlocked, for commands that change nothing."""
+        params, pipeline = load(workspace.params_file), Pipeline(workspace)
+        check(params, pipeline.stages.values())
+        return cls(workspace, pipeline, params, {}, dict(os.environ))
+
+
+_open: Session | None = None
+
+
+@contextlib.contextmanager
+def session(workspace: Workspace) -> Iterator[Session]:
+    """Lock the workspace, check its params, ask DVC what changed; start the warm process where something must run.
+
+    Entered again in the same process (the command line opens it while the Prefect server starts, the flow uses it) it is the same session.
+    Raises UserError where another run holds the workspace or params.yaml is wrong.
+    """
+    global _open
+    if _open is not None:
+        yield _open
+        return
+    with locked(workspace.lock_file("workspace"), BUSY):
+        params = load(workspace.params_file)
+        pipeline = Pipeline(workspace)
+        check(params, pipeline.stages.values())
+        changes = pipeline.changes()
+        env = {**os.environ, "SHELL": "/bin/sh", "PYTHONUNBUFFERED": "1"}
+        if changes:
+            env[warm.VARIABLE] = warm.start(workspace, env)
+        _open = Session(workspace, pipeline, params, changes, env)
+        try:
+            yield _open
+        finally:
+            _open = None

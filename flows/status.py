@@ -1,0 +1,43 @@
+"""`sluice status`: the champion, the aliases, the last run."""
+
+import json
+from typing import Any
+
+from flows.registry import CHAMPION, Registry
+from flows.workspace import read_json
+
+
+def status(registry: Registry) -> dict[str, Any]:
+    """The whole state as plain values, for --json."""
+    champion = registry.at(CHAMPION)
+    workspace = registry.tracker.workspace
+    return {
+        "model": registry.name,
+        "tracking_uri": registry.tracker.uri,
+        "champion": champion
+        and {
+            "version": str(champion.version),
+            "model_md5": champion.tags.get("sluice.model_md5"),
+            "run_id": champion.run_id,
+            "scores": json.loads(champion.tags.get("sluice.scores", "{}")),
+        },
+        "aliases": registry.aliases(),
+        "last_run": read_json(workspace.state / "last_run.json", None),
+    }
+
+
+def describe(found: dict[str, Any]) -> str:
+    """The same for people."""
+    champion = found["champion"]
+    lines = [f"model     {found['model']}  ({found['tracking_uri']})"]
+    if champion:
+        scores = "  ".join(f"{suite} {s['value']:.3f} ± {s['stderr']:.3f}" for suite, s in champion["scores"].items() if s["value"] is not None)
+        lines += [f"champion  version {champion['version']}, md5 {champion['model_md5']}", f"scores    {scores}"]
+    else:
+        lines.append("champion  none yet: 'sluice run' makes the first")
+    lines.append("aliases   " + (", ".join(f"{alias} -> {number}" for alias, number in sorted(found["aliases"].items())) or "none"))
+    if found["last_run"]:
+        states = [stage["state"] for stage in found["last_run"]["stages"]]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        lines.append(f"last run  {counts}, {found['last_run']['seconds']:.0f} s")
+    return "\n".join(lines)

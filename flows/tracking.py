@@ -1,0 +1,147 @@
+"""MLflow's runs: one parent a retraining, one child an executed stage, one record a decision."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from flows.workspace import Workspace, alive, locked, start_time
+from models.errors import Unavailable
+
+PIPELINE, PROMOTIONS = "pipeline", "promotions"
+
+
+def owner_tags() -> dict[str, str]:
+    """Tags that name this process for good, so that its run can be closed when it dies."""
+    return {"sluice.host": socket.gethostname(), "sluice.pid": f"{os.getpid()}:{start_time(os.getpid())}"}
+
+
+def git_commit(root: Path) -> str:
+    """The checked-out commit, "-dirty" after it where tracked files differ; "" outside git."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=root, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+class Tracker:
+    """The tracking server or database of a workspace. Raises Unavailable, in one line, where it does not answer."""
+
+    def __init__(self, workspace: Workspace, model: str) -> None:
+        self.workspace, self.model, self.uri = workspace, model, workspace.tracking_uri
+
+    @cached_property
+    def client(self) -> Any:
+        """The client, its store migrated: once, under a lock, since two processes that open a fresh database at once both fail."""
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        self.workspace.state.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        client = mlflow.MlflowClient(self.uri, self.uri)
+        try:
+            with locked(self.workspace.lock_file("mlflow")):
+                for kind in (PIPELINE, PROMOTIONS):
+                    self._ensure_experiment(client, kind)
+        except (MlflowException, OSError) as error:
+            raise self.unavailable(error) from None
+        return client
+
+    def unavailable(self, error: Exception) -> Unavailable:
+        """The one line for a tracking store that does not answer."""
+        cause = " ".join(str(error).split())[:160]
+        return Unavailable(
+            f"MLflow at {self.uri} does not answer ({cause}); start it ('sluice up' starts a local one), or correct or unset MLFLOW_TRACKING_URI"
+        )
+
+    def _ensure_experiment(self, client: Any, kind: str) -> None:
+        name = f"{self.model}/{kind}"
+        if client.get_experiment_by_name(name) is None:
+            embedded = "MLFLOW_TRACKING_URI" not in os.environ
+            location = (self.workspace.state / "mlartifacts" / kind).as_uri() if embedded else None
+            client.create_experiment(name, artifact_location=location)
+
+    def experiment_id(self, kind: str) -> str:
+        """The id of experiment `<model>/<kind>`."""
+        return str(self.client.get_experiment_by_name(f"{self.model}/{kind}").experiment_id)
+
+    def start(self, kind: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+        """Open a run and return its id."""
+        tags = {**owner_tags(), **tags, **({"mlflow.parentRunId": parent} if parent else {})}
+        run = self.client.create_run(self.experiment_id(kind), run_name=name, tags=tags)
+        return str(run.info.run_id)
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Log nested params under dotted names."""
+        from mlflow.entities import Param
+
+        entries = [Param(key, value[:6000]) for key, value in flatten(params).items()]
+        for start in range(0, len(entries), 100):
+            self.client.log_batch(run_id, params=entries[start : start + 100])
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, Any], step: int = 0) -> None:
+        """Log the numbers among nested metrics under dotted names."""
+        numbers = {key: float(value) for key, value in flatten(metrics, text=False).items() if isinstance(value, int | float)}
+        self.log_steps(run_id, [(step, numbers)])
+
+    def log_steps(self, run_id: str, steps: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Log curves: values by step, in as few calls as MLflow allows."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entries = [Metric(key, float(value), now, step) for step, values in steps for key, value in values.items()]
+        for start in range(0, len(entries), 500):
+            self.client.log_batch(run_id, metrics=entries[start : start + 500])
+
+    def end(self, run_id: str, status: str, reason: str = "") -> None:
+        """Close a run: FINISHED, FAILED or KILLED."""
+        if reason:
+            self.client.set_tag(run_id, "sluice.reason", reason[:4000])
+        self.client.set_terminated(run_id, status)
+
+    def dead_runs(self, *kinds: str) -> list[Any]:
+        """The RUNNING runs of this machine whose process is gone."""
+        here = f"attributes.status = 'RUNNING' and tags.`sluice.host` = '{socket.gethostname()}'"
+        running = self.client.search_runs([self.experiment_id(kind) for kind in kinds], here, max_results=1000)
+        return [run for run in running if not _owned(run.data.tags)]
+
+    def close_dead_runs(self) -> None:
+        """Mark KILLED every run that its process left open."""
+        for run in self.dead_runs(PIPELINE, PROMOTIONS):
+            self.end(run.info.run_id, "KILLED", "the process ended without closing its run")
+
+    def run_of(self, signature: str) -> str | None:
+        """The finished run that executed this stage signature last; None where the result came from elsewhere."""
+        found = self.client.search_runs(
+            [self.experiment_id(PIPELINE)],
+            f"tags.`sluice.stage_hash` = '{signature}' and attributes.status = 'FINISHED'",
+            max_results=1,
+            order_by=["attributes.start_time DESC"],
+        )
+        return str(found[0].info.run_id) if found else None
+
+    def run_url(self, run_id: str, kind: str = PIPELINE) -> str:
+        """The run's page; for an embedded database, the page that `sluice up` will serve."""
+        base = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        return f"{base.rstrip('/')}/#/experiments/{self.experiment_id(kind)}/runs/{run_id}"
+
+
+def _owned(tags: Mapping[str, str]) -> bool:
+    pid, _, started = tags.get("sluice.pid", "0:").partition(":")
+    return alive(int(pid), started)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "", text: bool = True) -> dict[str, Any]:
+    """Nested mappings as dotted keys; leaves as text (JSON where they are not plain) or, with text=False, as they are."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{name}.", text))
+        else:
+            flat[name] = value if not text or isinstance(value, str) else json.dumps(value)
+    return flat

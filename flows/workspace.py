@@ -1,0 +1,145 @@
+"""The workspace: where it is, where its parts lie, its locks, and the environment that every process of it shares."""
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import Unavailable, UserError
+
+OPT_OUTS = {
+    # No tool may phone home: each one's own switch, and the common one.
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a missing server is said in seconds, not in minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",  # bars of libraries; stages say how far they are in lines
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for a GPU must not initialise CUDA before a fork
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on CUDA
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A checkout: code, params, artifacts, and the state that git does not keep."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        """Embedded databases, locks, records of runs and servers."""
+        return self.root / ".sluice"
+
+    @property
+    def work(self) -> Path:
+        """Resumable checkpoints and logs."""
+        return self.root / ".work"
+
+    @property
+    def params_file(self) -> Path:
+        return self.root / "params.yaml"
+
+    def lock_file(self, name: str) -> Path:
+        return self.state / "locks" / f"{name}.lock"
+
+    def servers(self) -> dict[str, dict[str, Any]]:
+        """The local servers that `sluice up` started and that still live: {"prefect": {"pid", "url"}, "mlflow": {...}}."""
+        known = read_json(self.state / "servers.json", {})
+        return {name: server for name, server in known.items() if alive(server["pid"], server["started"])}
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLFLOW_TRACKING_URI, else the local server, else the embedded database."""
+        server = self.servers().get("mlflow")
+        return os.environ.get("MLFLOW_TRACKING_URI") or (server["url"] if server else f"sqlite:///{self.state / 'mlflow.db'}")
+
+
+def find(start: Path | None = None) -> Workspace:
+    """The workspace that `start` (default: the current folder) lies in. Raises UserError outside of one."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file() and (folder / ".dvc").is_dir():
+            return Workspace(folder)
+    raise UserError(f"{here} is not in a Sluice workspace: no folder above it holds dvc.yaml and .dvc; change into your clone")
+
+
+def prepare_environment(workspace: Workspace) -> None:
+    """Set what every process of the workspace needs; what the caller has set stays, but for the opt-outs.
+
+    The interpreter's own folder leads PATH, so that DVC finds `sluice` whether or not the environment is activated.
+    """
+    os.environ.update(OPT_OUTS)
+    for name, value in {**DEFAULTS, "PREFECT_HOME": str(workspace.state / "prefect")}.items():
+        os.environ.setdefault(name, value)
+    programs = str(Path(sys.executable).parent)
+    if programs not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Hold an exclusive lock that dies with its process. Waits for it, or raises UserError(busy) at once where `busy` is given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{busy} (process {file.read().strip() or 'unknown'})") from None
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def start_time(pid: int) -> str:
+    """When a process started, in the kernel's own ticks; "" where there is no such process. With the pid it names a process for good."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def alive(pid: int, started: str) -> bool:
+    """Whether the very process that had this pid at that start time still runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state != "Z" and start_time(pid) == started
+
+
+def read_json(path: Path, default: Any) -> Any:
+    """The file's value; `default` where it is missing or was cut off by a crash."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return default
+
+
+def wait_until(ready: Any, seconds: float, what: str) -> None:
+    """Poll `ready()` until it is true. Raises Unavailable naming `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            raise Unavailable(what)
+        time.sleep(0.1)

@@ -1,0 +1,36 @@
+#!/bin/sh
+# Make .venv from the lock files; do nothing when it already matches them.
+#
+# Packages come from wherever pip is configured to find them (index, extra indexes, find-links): uv does not read pip's
+# configuration, so it is translated here. The CUDA libraries are added on Linux unless a CPU build of torch is what pip's configuration offers.
+set -eu
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+want=$(cat requirements-dev.lock requirements-gpu.lock pyproject.toml infra/setup.sh | cksum)
+[ "$(cat .venv/.locked 2>/dev/null)" = "$want" ] && exit 0
+
+"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
+    echo "setup: $("$python" --version) found, Python 3.11 to 3.13 needed: name one, as in 'make setup PYTHON=python3.12'" >&2; exit 2; }
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+configured() {  # key -> pip's value, whichever file or variable sets it
+    .venv/bin/python -m pip config list | sed -n "s/^\(global\|install\|:env:\)\.$1='\(.*\)'$/\2/p" | tail -n 1
+}
+[ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+comma() { echo "$1" | tr -s ' \n' ','; }
+for pair in index-url:UV_DEFAULT_INDEX extra-index-url:UV_INDEX find-links:UV_FIND_LINKS cert:SSL_CERT_FILE; do
+    value=$(configured "${pair%%:*}")
+    [ -z "$value" ] || export "${pair#*:}=$(comma "$value" | sed 's/,$//')"
+done
+export UV_INDEX_STRATEGY=unsafe-best-match  # as pip does: the best version over all configured indexes
+uv() { .venv/bin/uv pip "$@" --python .venv/bin/python; }
+
+locks=requirements-dev.lock
+if [ "$(uname -s)" = Linux ] && ! uv install --dry-run --no-deps --reinstall torch -c requirements.lock 2>&1 | grep -q 'torch==.*+cpu'; then
+    locks="$locks requirements-gpu.lock"
+fi
+set --
+for lock in $locks; do set -- "$@" -r "$lock"; done
+uv install --quiet --no-deps "$@"
+uv install --quiet --no-deps --editable .
+printf '%s\n' "$want" >.venv/.locked
+echo "setup: .venv is ready ($("$python" --version), $(uname -sm))"

@@ -1,0 +1,181 @@
+"""The gate: whether a candidate may become champion, from the per-item scores of both on the same items. Pure: no file, no clock.
+
+Per suite, in this order: `invalid`, `uninformative`, `better`, `worse`, `non-inferior`, `underpowered`. Non-inferiority and the interval
+come from one inversion of Tango's score test for paired proportions (Tango 1998, Statistics in Medicine 17:891-908); superiority from the
+exact McNemar test. Every suite must pass, each at alpha (intersection-union). Without a champion only the floors decide.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from tasks.stage import Record
+
+Verdict = Literal["invalid", "uninformative", "better", "worse", "non-inferior", "underpowered", "floor", "below floor", "unavailable"]
+Decision = Literal["promote", "refuse", "undecided", "invalid", "unchanged"]
+PASSES = ("better", "non-inferior", "uninformative", "floor")
+
+
+class SuitePolicy(Record):
+    margin: float = Field(gt=0, lt=1, description="largest loss of accuracy that is still no loss, 0-1")
+    floor: float | None = Field(ge=0, le=1, description="accuracy below which no version is promoted; null for none")
+    require: Literal["non-inferior", "better"] = Field(description="what the candidate must show against the champion")
+
+
+class Policy(Record):
+    alpha: float = Field(gt=0, lt=0.5, description="one-sided error rate of each test")
+    without_sandbox: Literal["refuse", "allow"] = Field(description="whether a version whose code suites could not be run may be promoted")
+    suites: dict[str, SuitePolicy] = Field(description="what each gated suite asks")
+
+
+class Evidence(Record):
+    """One model on one suite: `scores` by item id, `identity` what must be equal for two scores to be comparable."""
+
+    scores: dict[str, float] | None = Field(description="per item, 0-1; null where the suite could not be run")
+    chance: float
+    identity: dict[str, str | int | float | None]
+
+
+class SuiteVerdict(Record):
+    suite: str
+    verdict: Verdict
+    passed: bool
+    reason: str
+    n: int = 0
+    candidate: float | None = None
+    champion: float | None = None
+    gained: int = Field(default=0, description="items that only the candidate gets right")
+    lost: int = Field(default=0, description="items that only the champion gets right")
+    lower: float | None = Field(default=None, description="of candidate - champion, one-sided at alpha")
+    upper: float | None = None
+
+
+class GateResult(Record):
+    decision: Decision
+    reason: str
+    suites: list[SuiteVerdict]
+
+
+def tango_z(gained: int, lost: int, n: int, delta: float) -> float:
+    """The score statistic of H0: p(candidate) - p(champion) = -delta, from b = gained, c = lost of n pairs; positive favours the candidate.
+
+    z = (b - c + n delta) / sqrt(n (2q - delta (1 + delta))), q the restricted maximum-likelihood estimate of p(only champion right).
+    Source: Tango (1998), eq. 9; the statistic is 0 where its variance is.
+    """
+    a = 2.0 * n
+    b = -(gained + lost) - (2 * n - gained + lost) * delta
+    c = lost * delta * (1 + delta)
+    q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+    variance = n * (2 * q - delta * (1 + delta))
+    numerator = gained - lost + n * delta
+    return numerator / math.sqrt(variance) if variance > 1e-12 else math.copysign(math.inf, numerator) if abs(numerator) > 1e-9 else 0.0
+
+
+def tango_interval(gained: int, lost: int, n: int, alpha: float) -> tuple[float, float]:
+    """The bounds of candidate - champion, each one-sided at `alpha`: the differences that Tango's test does not reject."""
+    from scipy.stats import norm
+
+    critical = float(norm.ppf(1 - alpha))
+    estimate = (gained - lost) / n
+
+    def edge(accept: float, reject: float, sign: int) -> float:
+        for _ in range(60):
+            middle = (accept + reject) / 2
+            inside = sign * tango_z(gained, lost, n, -middle) <= critical
+            accept, reject = (middle, reject) if inside else (accept, middle)
+        return accept
+
+    lower = edge(estimate, -1.0, 1) if estimate > -1 else -1.0
+    upper = edge(estimate, 1.0, -1) if estimate < 1 else 1.0
+    return lower, upper
+
+
+def mcnemar_p(gained: int, lost: int) -> float:
+    """The exact one-sided p-value of "the candidate is no better": P(Binomial(b + c, 1/2) >= b). Source: McNemar (1947)."""
+    from scipy.stats import binom
+
+    return float(binom.sf(gained - 1, gained + lost, 0.5)) if gained + lost else 1.0
+
+
+def judge_suite(suite: str, policy: SuitePolicy, alpha: float, candidate: Evidence, champion: Evidence | None) -> SuiteVerdict:
+    """The verdict on one suite whose candidate evidence is at hand; `champion` is None where there is no champion yet."""
+    assert candidate.scores is not None
+    n = len(candidate.scores)
+    mean = math.fsum(candidate.scores.values()) / n if n else 0.0
+    facts = {"suite": suite, "n": n, "candidate": mean}
+    if not n:
+        return SuiteVerdict(**facts, verdict="invalid", passed=False, reason="no item was scored")
+    if policy.floor is not None and mean < policy.floor:
+        return SuiteVerdict(**facts, verdict="below floor", passed=False, reason=f"{mean:.3f} is below the floor {policy.floor:.3f}")
+    if champion is None:
+        floor = "no floor is set" if policy.floor is None else f"{mean:.3f} reaches the floor {policy.floor:.3f}"
+        return SuiteVerdict(**facts, verdict="floor", passed=True, reason=f"no champion yet; {floor}")
+    return _compare(facts, policy, alpha, candidate, champion)
+
+
+def _compare(facts: dict[str, object], policy: SuitePolicy, alpha: float, candidate: Evidence, champion: Evidence) -> SuiteVerdict:
+    assert candidate.scores is not None
+    if champion.scores is None or champion.identity != candidate.identity or champion.scores.keys() != candidate.scores.keys():
+        differing = [key for key in candidate.identity if candidate.identity[key] != champion.identity.get(key)] or ["items"]
+        reason = f"the champion was scored otherwise ({', '.join(differing)}): scores of two evaluations are not compared"
+        return SuiteVerdict(**facts, verdict="invalid", passed=False, reason=reason)  # type: ignore[arg-type]
+    n, pairs = len(candidate.scores), [(score, champion.scores[item]) for item, score in candidate.scores.items()]
+    gained, lost = sum(ours > theirs for ours, theirs in pairs), sum(ours < theirs for ours, theirs in pairs)
+    lower, upper = tango_interval(gained, lost, n, alpha)
+    before = math.fsum(champion.scores.values()) / n
+    p_value = mcnemar_p(gained, lost)
+    verdict = _verdict(before, champion.chance, n, alpha, p_value, lower, upper, policy.margin)
+    passed = verdict == "better" or (policy.require == "non-inferior" and verdict in PASSES)
+    small = ", a small loss" if verdict == "non-inferior" and upper < 0 else ""
+    reason = f"{facts['candidate']:.3f} against {before:.3f}: difference {lower:+.3f} to {upper:+.3f}, margin {policy.margin:.3f}{small}"
+    return SuiteVerdict(
+        **facts, verdict=verdict, passed=passed, reason=reason, champion=before, gained=gained, lost=lost, lower=lower, upper=upper  # type: ignore[arg-type]
+    )
+
+
+def _verdict(before: float, chance: float, n: int, alpha: float, p_value: float, lower: float, upper: float, margin: float) -> Verdict:
+    if p_value <= alpha:
+        return "better"
+    if not _above_chance(before, chance, n, alpha):
+        return "uninformative"
+    if upper < -margin:
+        return "worse"
+    return "non-inferior" if lower > -margin else "underpowered"
+
+
+def _above_chance(accuracy: float, chance: float, n: int, alpha: float) -> bool:
+    from scipy.stats import binom
+
+    return bool(binom.sf(round(accuracy * n) - 1, n, chance) <= alpha)
+
+
+def judge(policy: Policy, candidate: Mapping[str, Evidence], champion: Mapping[str, Evidence] | None) -> GateResult:
+    """The decision over all gated suites. A suite of the policy without evidence is invalid, never a score of zero."""
+    verdicts = [
+        _judge_or_explain(suite, rules, policy, candidate.get(suite), None if champion is None else champion.get(suite))
+        if champion is None or suite in champion
+        else SuiteVerdict(suite=suite, verdict="invalid", passed=False, reason="the champion was never scored on this suite")
+        for suite, rules in policy.suites.items()
+    ]
+    failed = [verdict for verdict in verdicts if not verdict.passed]
+    if not failed:
+        return GateResult(decision="promote", reason="every suite passed", suites=verdicts)
+    kinds = {verdict.verdict for verdict in failed}
+    decision: Decision = "refuse"
+    if "invalid" in kinds:
+        decision = "invalid"
+    elif kinds == {"underpowered"}:
+        decision = "undecided"
+    return GateResult(decision=decision, reason="; ".join(f"{v.suite} is {v.verdict}: {v.reason}" for v in failed), suites=verdicts)
+
+
+def _judge_or_explain(suite: str, rules: SuitePolicy, policy: Policy, candidate: Evidence | None, champion: Evidence | None) -> SuiteVerdict:
+    if candidate is None:
+        return SuiteVerdict(suite=suite, verdict="invalid", passed=False, reason="the candidate was not scored on this suite")
+    if candidate.scores is None:
+        allowed = policy.without_sandbox == "allow"
+        reason = f"no sandbox, the suite was not run; gate.without_sandbox is {policy.without_sandbox}"
+        return SuiteVerdict(suite=suite, verdict="unavailable", passed=allowed, reason=reason)
+    return judge_suite(suite, rules, policy.alpha, candidate, champion)

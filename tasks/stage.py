@@ -1,0 +1,28 @@
+"""The contract of a stage: `def NAME(params, inputs, outputs[, work]) -> metrics`, four closed records and what it may use.
+
+params   the numbers: one section of params.yaml, named as the stage, and the top-level keys that dvc.yaml lists for it
+inputs   one path for each dep of dvc.yaml under artifacts/ or data/, named by the last part of the path
+outputs  one path for each out, named likewise; the function finds nothing there and leaves everything there
+metrics  what the stage measured; the first field is the one that tables show; no time, date or run id: two equal runs are equal
+"""
+
+from models.records import Record
+from models.work import Work
+
+__all__ = ["Inputs", "Metrics", "Outputs", "Params", "Record", "Work"]
+
+
+class Params(Record):
+    """The numbers of a stage, typed and bounded."""
+
+
+class Inputs(Record):
+    """Paths that a stage reads."""
+
+
+class Outputs(Record):
+    """Paths that a stage writes; they do not exist when it starts."""
+
+
+class Metrics(Record):
+    """What a stage measured; a field's description gives unit and range."""

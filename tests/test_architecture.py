@@ -1,0 +1,115 @@
+"""dvc.yaml, the stage signatures, params.yaml and the imports say the same thing."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from flows import recipes
+from flows.parameters import check, load
+from flows.pipeline import Pipeline, contract
+from flows.runner import parse_bindings
+from flows.workspace import Workspace
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("flows", "tasks", "models")
+PIPELINE = Pipeline(Workspace(ROOT))
+STAGES = PIPELINE.stages
+ONE_OF_EACH = {stage.section: stage for stage in STAGES.values()}
+
+
+def project_files(module: str) -> set[str]:
+    """The files that importing `module` can load, its own and, transitively, those of the project modules it names anywhere."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = ROOT / (name.replace(".", "/") + ".py")
+        relative = path.relative_to(ROOT).as_posix()
+        if not path.is_file() or relative in found:
+            continue
+        found.add(relative)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return {path for path in found if path.split("/")[0] in PACKAGES}
+
+
+def given(stage) -> dict[str, str]:
+    return parse_bindings(stage.command.split()[3:])
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
+def test_every_artifact_of_dvc_yaml_is_a_field_and_every_field_an_artifact(stage):
+    spec = contract(stage.name)
+    inputs = stage.bind(list(spec.inputs.model_fields), stage.artifacts, given(stage))
+    outputs = stage.bind(list(spec.outputs.model_fields), stage.outs, given(stage))
+    assert sorted(inputs.values()) == sorted(stage.artifacts)
+    assert sorted(outputs.values()) == sorted(stage.outs)
+
+
+@pytest.mark.parametrize("stage", ONE_OF_EACH.values(), ids=lambda stage: stage.section)
+def test_the_code_that_a_stage_can_reach_is_among_its_deps(stage):
+    declared = {dep for dep in stage.deps if dep.endswith(".py")}
+    assert declared == project_files(f"tasks.{stage.section}")
+    assert "requirements.lock" in stage.deps
+    data_files = {dep for dep in stage.deps if dep.startswith(("models/", "tasks/")) and not dep.endswith(".py")}
+    assert all((ROOT / dep).exists() for dep in data_files)
+
+
+@pytest.mark.parametrize("stage", ONE_OF_EACH.values(), ids=lambda stage: stage.section)
+def test_the_params_that_dvc_hashes_are_the_fields_of_the_class(stage):
+    values = load(ROOT / "params.yaml")
+    shared = {section for section in stage.sections if section != stage.section}
+    own = set(values.get(stage.section) or {})
+    assert shared | own == set(contract(stage.name).params.model_fields)
+
+
+@pytest.mark.parametrize("name", [name for name in recipes.names()])
+def test_every_recipe_is_a_valid_params_yaml(name, tmp_path):
+    recipes.use(name, tmp_path / "params.yaml")
+    check(load(tmp_path / "params.yaml"), STAGES.values())
+
+
+def test_params_yaml_is_the_default_recipe():
+    assert (ROOT / "params.yaml").read_text(encoding="utf-8") == recipes.text("tiny")
+
+
+def test_no_field_of_params_has_a_default():
+    for stage in ONE_OF_EACH.values():
+        for name, field in contract(stage.name).params.model_fields.items():
+            assert field.is_required(), f"{stage.section}.{name} has a default: values live in params.yaml"
+
+
+def test_stage_modules_import_nothing_heavy():
+    heavy = {"torch", "transformers", "trl", "lm_eval", "great_expectations", "mlflow", "prefect", "dvc"}
+    for stage in ONE_OF_EACH.values():
+        for path in project_files(f"tasks.{stage.section}"):
+            if not path.startswith("tasks/"):
+                continue
+            for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                assert not heavy & {name.split(".")[0] for name in names}, path
+
+
+DOORS = {
+    "prefect": {"flows/retrain.py"},
+    "dvc": {"flows/pipeline.py"},
+    "mlflow": {"flows/tracking.py", "flows/registry.py"},
+    "lm_eval": None,
+    "great_expectations": None,
+}
+
+
+@pytest.mark.parametrize("tool", DOORS)
+def test_each_tool_has_one_door(tool):
+    users = set()
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                if tool in {name.split(".")[0] for name in names}:
+                    users.add(path.relative_to(ROOT).as_posix())
+    assert users == DOORS[tool] if DOORS[tool] else len(users) <= 2, users
