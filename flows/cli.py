@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,7 @@ app = typer.Typer(
 recipe = typer.Typer(help="Whole set-ups of params.yaml.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe, name="recipe")
 
+INTERRUPTED = 130
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -96,10 +98,13 @@ def stages(as_json: Json = False) -> None:
         for stage in pipeline.stages.values()
     ]
     if as_json:
-        return say(rows)
+        say(rows)
+        return
     from flows.report import print_rows
 
-    print_rows("Stages", [{"stage": str(r["name"]), "pool": str(r["pool"]), "state": str(r["state"]), "why": _brief(r["why"])} for r in rows])
+    print_rows(
+        "Stages", [{"stage": str(r["name"]), "pool": str(r["pool"]), "state": str(r["state"]), "why": _brief(r["why"])} for r in rows]
+    )
 
 
 def _brief(why: Any) -> str:
@@ -113,7 +118,8 @@ def recipe_list(as_json: Json = False) -> None:
     from flows import recipes
 
     if as_json:
-        return say(recipes.names())
+        say(recipes.names())
+        return
     for name, line in recipes.names().items():
         print(f"{name:16} {line}")
 
@@ -134,6 +140,21 @@ def recipe_use(name: str) -> None:
     workspace = here()
     recipes.use(name, workspace.params_file)
     print(f"params.yaml is recipe {name} now; 'sluice stages' says what must run")
+
+
+@app.command("import")
+def import_data(
+    name: Annotated[str, typer.Argument(help="What the source is: oasst, llmbar, seed-tasks, text, folder, mmlu, gpqa or humaneval.")],
+    source: Annotated[Path, typer.Option("--from", help="The published file or folder.")],
+) -> None:
+    """Bring published data into data/raw, in Sluice's own record kinds."""
+    from models import importers
+
+    workspace = here()
+    counts = importers.bring(name, source, workspace.root / "data" / "raw")
+    print(
+        ", ".join(f"{count} {kind}" for kind, count in counts.items()) + f" from {name} in data/raw; now 'dvc add' the files that changed"
+    )
 
 
 @app.command()
@@ -184,7 +205,8 @@ def history(as_json: Json = False) -> None:
     """Every decision, newest first."""
     rows = open_registry(here()).history()
     if as_json:
-        return say(rows)
+        say(rows)
+        return
     from flows.report import print_rows
 
     print_rows("Decisions", [{key: str(row[key] or "") for key in ("time", "version", "alias", "verdict", "reason")} for row in rows])
@@ -200,7 +222,8 @@ def status(as_json: Json = False) -> None:
     workspace = here()
     found = read(open_registry(workspace))
     if as_json:
-        return say(found)
+        say(found)
+        return
     from flows.status import describe
 
     print(describe(found))
@@ -257,13 +280,15 @@ def run_command(arguments: list[str]) -> int:
     """Run one command line; return its exit code. A failure that has a name is one line on standard error, never a traceback."""
     try:
         code = app(arguments, standalone_mode=False)
+        if code == INTERRUPTED:  # typer's parser turns Ctrl-C into a return value
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except SluiceError as error:
         print("\n".join(f"sluice: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("sluice: stopped; finished stages are kept, the next run carries on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

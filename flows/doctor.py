@@ -22,12 +22,16 @@ def _row(name: str, found: str, ok: bool, needed: bool = False, do: str = "") ->
 
 def _git(workspace: Workspace) -> dict[str, Any]:
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=workspace.root, capture_output=True, text=True)
-    return _row("git", done.stdout.strip() or "no commit", done.returncode == 0, do="work in a clone: runs record the commit they came from")
+    return _row(
+        "git", done.stdout.strip() or "no commit", done.returncode == 0, do="work in a clone: runs record the commit they came from"
+    )
 
 
 def _disk(workspace: Workspace) -> dict[str, Any]:
     free = shutil.disk_usage(workspace.root).free / 2**30
-    return _row("disk", f"{free:.1f} GiB free", free >= FREE_GIB, needed=True, do=f"free at least {FREE_GIB} GiB: 'dvc gc -w' drops unused cache")
+    return _row(
+        "disk", f"{free:.1f} GiB free", free >= FREE_GIB, needed=True, do=f"free at least {FREE_GIB} GiB: 'dvc gc -w' drops unused cache"
+    )
 
 
 def _memory() -> dict[str, Any]:
@@ -39,7 +43,7 @@ def _sandbox() -> dict[str, Any]:
     from models.sandbox import isolation
 
     found = isolation()
-    return _row("sandbox", found.name if found.available else found.reason, found.available, do=found.remedy)
+    return _row("sandbox", found.backend or "none", found.backend is not None, do=found.reason)
 
 
 def _device() -> dict[str, Any]:

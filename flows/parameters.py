@@ -40,8 +40,6 @@ def stage_params(values: Mapping[str, Any], stage: Stage, stage_contract: Contra
 def _flat(values: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
     shared = {section: values[section] for section in stage.sections if section != stage.section and section in values}
     own = values.get(stage.section) or {}
-    if stage.section in contract(stage.name).params.model_fields:
-        return {**shared, stage.section: own}
     return {**shared, **own} if isinstance(own, dict) else shared
 
 
@@ -50,11 +48,8 @@ def check(values: Mapping[str, Any], stages: Iterable[Stage], name: str = "param
     first_of_section = {stage.section: stage for stage in reversed(list(stages))}
     faults: list[str] = []
     known = FLOW_KEYS | {"gate"} | {section for stage in first_of_section.values() for section in stage.sections}
-    for key in values:
-        if key not in known:
-            faults.append(_unknown(name, str(key), known, ""))
-    for key in sorted(known - set(values)):
-        faults.append(f"{name}: {key} is missing; 'sluice recipe show tiny' prints the default")
+    faults += [_unknown(name, str(key), known, "") for key in values if key not in known]
+    faults += [f"{name}: {key} is missing; 'sluice recipe show tiny' prints the default" for key in sorted(known - set(values))]
     for section, stage in sorted(first_of_section.items()):
         faults += _faults(name, section, contract(stage.name).params, _flat(values, stage), set(stage.sections) - {section})
     if isinstance(values.get("gate"), dict):

@@ -36,7 +36,7 @@ def contract(name: str) -> Contract:
     try:
         function = getattr(importlib.import_module(f"tasks.{short}"), short)
     except (ModuleNotFoundError, AttributeError) as error:
-        raise UserError(f"stage {name!r}: no function {short}() in tasks/{short}.py ({error}); dvc.yaml names what tasks/ must hold") from None
+        raise UserError(f"stage {name!r}: no function {short}() in tasks/{short}.py which dvc.yaml needs ({error})") from None
     hints = typing.get_type_hints(function)
     return Contract(function, hints["params"], hints["inputs"], hints["outputs"], "work" in inspect.signature(function).parameters)
 
@@ -68,7 +68,7 @@ class Stage:
         missing = [field for field, path in bound.items() if path is None]
         if missing:
             raise UserError(
-                f"dvc.yaml: stage {self.name!r} binds nothing to {', '.join(missing)}; a path must end in that name, or cmd must say NAME=PATH"
+                f"dvc.yaml: stage {self.name!r} has no path for {', '.join(missing)}: one must end in that name, or cmd must say NAME=PATH"
             )
         return typing.cast(dict[str, str], bound)
 
@@ -143,7 +143,7 @@ class Pipeline:
         return {name: why[name] for name in self.stages if name in why}
 
     def signature(self, name: str) -> str:
-        """What identifies one execution: the md5 of the command, the resolved params and the content of every dep, code and lock included."""
+        """What identifies one execution: the md5 of command, resolved params and the content of every dep, code and lock included."""
         from dvc.stage.serialize import to_single_stage_lockfile
 
         with _translated():

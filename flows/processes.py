@@ -16,7 +16,9 @@ _groups: set[int] = set()
 _stopping = threading.Event()
 
 
-def start(command: Sequence[str], cwd: Path, env: dict[str, str], stdout: int | None = None, outlives_flow: bool = False) -> subprocess.Popen[str]:
+def start(
+    command: Sequence[str], cwd: Path, env: dict[str, str], stdout: int | None = None, outlives_flow: bool = False
+) -> subprocess.Popen[str]:
     """Start `command` under the guard, in a process group of its own, stderr joined to stdout; `stop_all` spares what outlives the flow."""
     child = subprocess.Popen(
         [sys.executable, "-I", "-S", str(GUARD), str(os.getpid()), *command],
@@ -80,14 +82,14 @@ def stopping() -> bool:
     return _stopping.is_set()
 
 
-class TimedOut(Exception):
+class TimeLimitError(Exception):
     """The command ran past its limit and was killed."""
 
 
 def stream(command: Sequence[str], cwd: Path, env: dict[str, str], timeout_s: float, on_line: Callable[[str], None]) -> int:
     """Run `command`, hand each line of its output to `on_line`, return its exit code.
 
-    Raises TimedOut after `timeout_s`; whatever ends the call, no process of the group is left.
+    Raises TimeLimitError after `timeout_s`; whatever ends the call, no process of the group is left.
     """
     child = start(command, cwd, env, subprocess.PIPE)
     late = threading.Event()
@@ -110,5 +112,5 @@ def stream(command: Sequence[str], cwd: Path, env: dict[str, str], timeout_s: fl
         timer.cancel()
         stop(child)
     if late.is_set():
-        raise TimedOut
+        raise TimeLimitError
     return code

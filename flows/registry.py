@@ -16,7 +16,18 @@ from models.records import folder_md5, read_lines, write_json, write_lines
 from tasks.gate import Evidence, GateResult
 
 CHAMPION, PREVIOUS = "champion", "previous"
-IDENTITY = ("suite_md5", "harness", "task_version", "template_md5", "dtype", "batch_size", "shots", "seed")  # equal, or not comparable
+IDENTITY = (  # equal, or two scores are not comparable
+    "suite_md5",
+    "harness",
+    "task_version",
+    "template_md5",
+    "chat",
+    "dtype",
+    "batch_size",
+    "shots",
+    "seed",
+    "max_new_tokens",
+)
 SERVING = ("mlflow", "torch", "transformers", "accelerate")
 
 
@@ -59,7 +70,7 @@ class Registry:
         try:
             return self.client.get_model_version(self.name, number.removeprefix("v"))
         except MlflowException:
-            known = ", ".join(version.version for version in self.versions()) or "none yet: 'sluice run' registers one"
+            known = ", ".join(str(version.version) for version in self.versions()) or "none yet: 'sluice run' registers one"
             raise UserError(f"{self.name} has no version {number!r}; registered: {known}") from None
 
     def versions(self) -> Sequence[Any]:
@@ -136,7 +147,9 @@ class Registry:
             paths = [Path(self.client.download_artifacts(version.run_id, name, folder)) for name in names]
             return {path.name: load_evidence(path)[0] for path in paths}
 
-    def record(self, decision: Decision, parent: str | None = None, result: GateResult | None = None, items: Mapping[str, Any] | None = None) -> str:
+    def record(
+        self, decision: Decision, parent: str | None = None, result: GateResult | None = None, items: Mapping[str, Any] | None = None
+    ) -> str:
         """Log one decision as a run of `<model>/promotions`, move the alias that it names, close the run; return the run's id.
 
         The run is open while the alias moves: a crash in between is settled by `settle`.
@@ -175,7 +188,13 @@ class Registry:
         self.client.set_registered_model_alias(self.name, decision.alias, decision.version)
 
     def promote(
-        self, version: str, seen: str | None, verdict: str, reason: str, parent: str | None = None, result: GateResult | None = None,
+        self,
+        version: str,
+        seen: str | None,
+        verdict: str,
+        reason: str,
+        parent: str | None = None,
+        result: GateResult | None = None,
         items: Mapping[str, Any] | None = None,
     ) -> str:
         """Make `version` champion if the champion still is the version `seen`; return the id of the record.
@@ -209,7 +228,10 @@ class Registry:
     def _decisions(self) -> Sequence[Any]:
         return list(
             self.client.search_runs(
-                [self.tracker.experiment_id(PROMOTIONS)], "attributes.status = 'FINISHED'", max_results=5000, order_by=["attributes.start_time DESC"]
+                [self.tracker.experiment_id(PROMOTIONS)],
+                "attributes.status = 'FINISHED'",
+                max_results=5000,
+                order_by=["attributes.start_time DESC"],
             )
         )
 

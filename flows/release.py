@@ -1,4 +1,7 @@
-"""From benchmarked model to champion: gate, register, promote. Each step can be repeated; none is a DVC stage, which a cache hit would skip."""
+"""From benchmarked model to champion: gate, register, promote.
+
+Each step can be repeated; none is a DVC stage, which a cache hit would skip.
+"""
 
 import json
 import urllib.error

@@ -34,6 +34,12 @@ def score_rows(pipeline: Pipeline) -> list[dict[str, str]]:
     return [rows[model] for model in sorted(rows, key=list(rows).index)]
 
 
+def scores(pipeline: Pipeline) -> dict[str, Any]:
+    """Every model's score on every suite, as nested numbers for MLflow: rlhf-mmlu-mini.value."""
+    stages = [stage for stage in pipeline.stages.values() if stage.section == "benchmark"]
+    return {stage.name.partition("@")[2]: read_metrics(pipeline.workspace.root, stage) for stage in stages}
+
+
 def _score(metrics: Mapping[str, Any]) -> str:
     if not metrics:
         return "not run"
@@ -45,7 +51,12 @@ def _score(metrics: Mapping[str, Any]) -> str:
 def stage_rows(results: Sequence[StageResult]) -> list[dict[str, str]]:
     """One row a stage: ran / restored / unchanged, seconds, main metric."""
     return [
-        {"stage": result.name, "state": result.state, "seconds": f"{result.seconds:.1f}" if result.seconds else "", "main metric": result.metric}
+        {
+            "stage": result.name,
+            "state": result.state,
+            "seconds": f"{result.seconds:.1f}" if result.seconds else "",
+            "main metric": result.metric,
+        }
         for result in results
     ]
 

@@ -5,22 +5,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, State
+from prefect.states import Cancelled, Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import processes, release
 from flows.pipeline import Stage, read_metrics
-from flows.report import StageResult, main_metric, score_rows, stage_rows
 from flows.registry import Registry
+from flows.report import StageResult, main_metric, score_rows, scores, stage_rows
 from flows.runner import outcome_file
 from flows.session import Session, session
 from flows.tracking import PIPELINE, Tracker, git_commit
@@ -76,8 +78,10 @@ def _reproduce(held: Session, stage: Stage, parent: str | None) -> StageResult:
         tail.clear()
         try:
             code = processes.stream(["dvc", "--wait-for-lock", "repro", "--single-item", stage.name], root, env, stage.timeout_s, on_line)
-        except processes.TimedOut:
-            raise StageError(f"stage {stage.name!r} ran past its limit of {stage.timeout_s:.0f} s (meta.timeout_s in dvc.yaml) and was stopped") from None
+        except processes.TimeLimitError:
+            raise StageError(
+                f"stage {stage.name!r} ran past its limit of {stage.timeout_s:.0f} s (meta.timeout_s in dvc.yaml) and was stopped"
+            ) from None
         if code == 0 or not any("is busy" in line for line in tail[-20:]):
             break
         time.sleep(0.5)
@@ -104,13 +108,15 @@ def _failure(name: str, ended: dict[str, Any], tail: list[str]) -> SluiceError:
     return StageError(ended.get("reason") or f"stage {name!r} ended without a word: {last}")
 
 
-def _execute(held: Session, parent: str | None) -> list[StageResult]:
+def _execute(held: Session, parent: str | None, started: float) -> list[StageResult]:
     """Run what changed, siblings at once; the rest is `unchanged`. Raises the first failure after all that can end has ended."""
     futures: dict[str, PrefectFuture[Any]] = {}
     for name, stage in held.pipeline.stages.items():
         if name in held.changes:
             options = run_stage.with_options(name=name, task_run_name=name, retries=stage.retries)
-            futures[name] = options.submit(name, parent, wait_for=[futures[up] for up in stage.upstream if up in futures])
+            futures[name] = options.submit(
+                name=name, parent=parent, return_state=False, wait_for=[futures[up] for up in stage.upstream if up in futures]
+            )
     failures: list[Exception] = []
     results = []
     for name, stage in held.pipeline.stages.items():
@@ -126,22 +132,25 @@ def _execute(held: Session, parent: str | None) -> list[StageResult]:
         elif not future.state.is_pending():  # pending for ever: a stage upstream failed
             results.append(StageResult(name=name, state="failed", seconds=0, metric=""))
             failures.append(outcome)
-    _remember(held, results)
     if failures:
+        _remember(held, results, started)
         raise next((error for error in failures if isinstance(error, SluiceError)), StageError(str(failures[0])))
     return results
 
 
-def _remember(held: Session, results: list[StageResult]) -> None:
+def _remember(held: Session, results: list[StageResult], started: float) -> float:
+    """Keep the run for `sluice status`; return its seconds."""
     rows = [{"name": r.name, "state": r.state, "seconds": r.seconds} for r in results]
-    write_json(held.workspace.state / "last_run.json", {"stages": rows, "seconds": round(sum(r.seconds for r in results), 1)})
+    seconds = round(time.monotonic() - started, 1)
+    write_json(held.workspace.state / "last_run.json", {"stages": rows, "seconds": seconds})
+    return seconds
 
 
 @contextmanager
 def _watched() -> Iterator[threading.Event]:
     """Look at the flow run's own state; kill every child when it is being cancelled. Prefect would leave them running."""
     cancelled, over = threading.Event(), threading.Event()
-    identity = flow_run.id
+    identity = UUID(str(flow_run.id))
 
     def watch() -> None:
         with get_client(sync_client=True) as client:
@@ -174,7 +183,7 @@ def drain() -> None:
         worker.drain_all(timeout=10)
 
 
-@flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=32), persist_result=False, log_prints=False)
+@flow(name="retrain", task_runner=cast(Any, ThreadPoolTaskRunner(max_workers=32)), persist_result=False, log_prints=False)
 def retrain(root: str | None = None) -> Any:
     """Retrain, benchmark, gate, register, promote: whatever DVC says must run, and nothing else.
 
@@ -204,16 +213,18 @@ def _retrain(held: Session, started: float) -> RunResult:
         logger.info("nothing changed: no stage has to run", extra=SHOWN)
         same = release.unchanged(held)
         if same is not None:
-            return _finish(held, same, _execute(held, None), started, None)
+            return _finish(held, same, _execute(held, None, started), started, None)
     tracker = Tracker(held.workspace, held.model)
     release.settle(tracker)
     parent = tracker.start(PIPELINE, f"retrain {flow_run.name}", _tags(held))
     try:
         tracker.log_params(parent, held.params)
         create_link_artifact(link=tracker.run_url(parent), link_text="MLflow run", key="mlflow-run")
-        results = _execute(held, parent)
+        results = _execute(held, parent, started)
         _link_skipped(held, tracker, parent, results)
+        tracker.log_metrics(parent, scores(held.pipeline))
         outcome = _release(held, parent)
+        tracker.client.set_tag(parent, "sluice.verdict", outcome.decision)
     except BaseException as error:
         tracker.end(parent, "KILLED" if processes.stopping() or isinstance(error, KeyboardInterrupt) else "FAILED", str(error))
         raise
@@ -221,7 +232,7 @@ def _retrain(held: Session, started: float) -> RunResult:
     return _finish(held, outcome, results, started, tracker.run_url(parent))
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="gate", cache_policy=NO_CACHE, persist_result=False)
 def gate() -> GateResult | None:
     """Compare the candidate with the champion, item by item; None where they are the same model."""
     with session(find()) as held:
@@ -232,14 +243,14 @@ def gate() -> GateResult | None:
     return result
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="register", cache_policy=NO_CACHE, persist_result=False)
 def register(parent: str) -> str:
     """Register the candidate, or find the version that holds it."""
     with session(find()) as held:
         return release.register_candidate(held, parent)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@task(task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)
 def promote(result: GateResult, version: str, parent: str) -> release.Release:
     """Record the decision; move the alias `champion` where the gate lets the version through."""
     with session(find()) as held:
@@ -274,4 +285,4 @@ def _finish(held: Session, outcome: release.Release, results: list[StageResult],
     create_table_artifact(table=score_rows(held.pipeline), key="scores", description="Score ± standard error (items)")
     lines = [f"**{outcome.decision}**: {outcome.reason}", *([f"[MLflow run]({url})"] if url else [])]
     create_markdown_artifact(markdown="\n\n".join(lines), key="verdict", description="The gate's decision")
-    return RunResult(**outcome.model_dump(), stages=results, seconds=round(time.monotonic() - started, 1))
+    return RunResult(**outcome.model_dump(), stages=results, seconds=_remember(held, results, started))

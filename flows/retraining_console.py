@@ -39,7 +39,10 @@ def show(workspace: Workspace, result: RunResult, log: Path) -> None:
     print(f"verdict   {result.decision}: {result.reason}")
     print(f"version   {result.version}{' (' + ', '.join(names) + ')' if names else ''}")
     servers = workspace.servers()
-    pages = "  ".join(f"{name} {server['url']}" for name, server in servers.items()) or "'sluice up' opens the Prefect and MLflow pages, 'sluice down' closes them"
+    pages = (
+        "  ".join(f"{name} {server['url']}" for name, server in servers.items())
+        or "'sluice up' opens the Prefect and MLflow pages, 'sluice down' closes them"
+    )
     print(f"pages     {pages}")
     print(f"log       {log.relative_to(workspace.root)}")
     print(f"total     {result.seconds:.0f} s")

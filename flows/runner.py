@@ -127,7 +127,7 @@ def replace(draft: Path, place: Path) -> None:
 
 
 def device(pool: str) -> str:
-    """The device that a stage of the pool may use. All cores are claimed by number: the order of a sum depends on the threads that share it."""
+    """The device that a stage of the pool may use. Threads are counted out: the order of a sum depends on how many share it."""
     if pool != "gpu":
         return "cpu"
     import torch
@@ -153,7 +153,7 @@ def _disk_errors(name: str) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise Unavailable(
-            f"stage {name!r}: the disk is full ({error.filename or error.strerror}): nothing half-written was left; free some space, then run again"
+            f"stage {name!r}: the disk is full at {error.filename}, nothing half-written is left; free some space, run again"
         ) from None
 
 
@@ -204,7 +204,9 @@ class Progress:
         try:
             self.tracker.log_steps(self.run_id, waiting)
         except Exception as error:
-            print(f"{self.name}  MLflow did not take {len(waiting)} steps of progress: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+            print(
+                f"{self.name}  MLflow did not take {len(waiting)} steps of progress: {' '.join(str(error).split())[:200]}", file=sys.stderr
+            )
 
 
 def parse_bindings(pairs: Sequence[str]) -> dict[str, str]:

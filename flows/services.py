@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from flows import processes
@@ -25,12 +26,12 @@ START_S = 90.0  # a first start migrates an empty database
 def commands(workspace: Workspace, port: dict[str, int]) -> dict[str, list[str]]:
     """The command of each server."""
     programs = Path(sys.executable).parent
-    store = f"sqlite:///{workspace.state / 'mlflow.db'}"
-    artifacts = (workspace.state / "mlartifacts").as_uri()
+    listen = {name: ["--host", HOST, "--port", str(number)] for name, number in port.items()}
+    store = ["--backend-store-uri", f"sqlite:///{workspace.state / 'mlflow.db'}"]
+    artifacts = ["--default-artifact-root", (workspace.state / "mlartifacts").as_uri(), "--no-serve-artifacts"]
     return {
-        "prefect": [str(programs / "prefect"), "server", "start", "--host", HOST, "--port", str(port["prefect"])],
-        "mlflow": [str(programs / "mlflow"), "server", "--backend-store-uri", store, "--default-artifact-root", artifacts, "--no-serve-artifacts"]
-        + ["--host", HOST, "--port", str(port["mlflow"]), "--workers", "1"],
+        "prefect": [str(programs / "prefect"), "server", "start", *listen["prefect"]],
+        "mlflow": [str(programs / "mlflow"), "server", *store, *artifacts, *listen["mlflow"], "--workers", "1"],
     }
 
 
@@ -70,7 +71,7 @@ def up(workspace: Workspace) -> dict[str, str]:
                 write_json(workspace.state / "servers.json", running)
         for name, server in running.items():
             log = workspace.work / "logs" / f"{name}-server.log"
-            wait_until(lambda: answers(health(name, server["url"])), START_S, f"the {name} server does not answer at {server['url']}: see {log}")  # noqa: B023
+            wait_until(partial(answers, health(name, server["url"])), START_S, f"{name} does not answer at {server['url']}: see {log}")
     return {name: server["url"] for name, server in running.items()}
 
 
@@ -107,7 +108,9 @@ def prefect_api(workspace: Workspace) -> Iterator[str | None]:
     url = os.environ.get("PREFECT_API_URL") or (f"{local['url']}/api" if local else None)
     if url:
         if not answers(f"{url.rstrip('/')}/health"):
-            raise Unavailable(f"Prefect at {url} does not answer; start it ('sluice up' starts a local one), or correct or unset PREFECT_API_URL")
+            raise Unavailable(
+                f"Prefect at {url} does not answer; start it ('sluice up' starts a local one), or correct or unset PREFECT_API_URL"
+            )
         yield url
         return
     port = free_port()

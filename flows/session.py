@@ -35,7 +35,6 @@ class Session:
         """What the gate asks."""
         return Policy.model_validate(self.params["gate"])
 
-
     @classmethod
     def reading(cls, workspace: Workspace) -> "Session":
         """The workspace as it is, unlocked, for commands that change nothing."""

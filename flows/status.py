@@ -31,7 +31,9 @@ def describe(found: dict[str, Any]) -> str:
     champion = found["champion"]
     lines = [f"model     {found['model']}  ({found['tracking_uri']})"]
     if champion:
-        scores = "  ".join(f"{suite} {s['value']:.3f} ± {s['stderr']:.3f}" for suite, s in champion["scores"].items() if s["value"] is not None)
+        scores = "  ".join(
+            f"{suite} {s['value']:.3f} ± {s['stderr']:.3f}" for suite, s in champion["scores"].items() if s["value"] is not None
+        )
         lines += [f"champion  version {champion['version']}, md5 {champion['model_md5']}", f"scores    {scores}"]
     else:
         lines.append("champion  none yet: 'sluice run' makes the first")

@@ -8,8 +8,17 @@ from pathlib import Path
 
 PROGRESS = re.compile(r"^\S+  step (\d+)/(\d+)")
 QUIET_S = 10.0  # between two lines of progress where lines cannot be overwritten
-NOISE = ("Running stage", "> sluice stage", "Updating lock file", "Generating lock file", "To track the changes", "git add", "Use `dvc push`",
-         "To enable auto", "dvc config")  # DVC's own words; they stay in the log file
+NOISE = (
+    "Running stage",
+    "> sluice stage",
+    "Updating lock file",
+    "Generating lock file",
+    "To track the changes",
+    "git add",
+    "Use `dvc push`",
+    "To enable auto",
+    "dvc config",
+)  # DVC's own words; they stay in the log file
 
 
 class TerminalHandler(logging.Handler):

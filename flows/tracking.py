@@ -23,7 +23,9 @@ def owner_tags() -> dict[str, str]:
 
 def git_commit(root: Path) -> str:
     """The checked-out commit, "-dirty" after it where tracked files differ; "" outside git."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=root, capture_output=True, text=True
+    )
     return done.stdout.strip()
 
 
@@ -55,7 +57,7 @@ class Tracker:
         """The one line for a tracking store that does not answer."""
         cause = " ".join(str(error).split())[:160]
         return Unavailable(
-            f"MLflow at {self.uri} does not answer ({cause}); start it ('sluice up' starts a local one), or correct or unset MLFLOW_TRACKING_URI"
+            f"MLflow at {self.uri} does not answer ({cause}); start it ('sluice up' does), or correct or unset MLFLOW_TRACKING_URI"
         )
 
     def _ensure_experiment(self, client: Any, kind: str) -> None:

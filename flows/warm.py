@@ -1,7 +1,7 @@
 """A warm process: imports the heavy libraries once and forks a child for each stage.
 
-Importing PyTorch, Transformers, TRL, lm-eval and MLflow takes 10 to 20 s, and a pipeline starts a dozen processes. A flow starts this server
-beside its first stage; `sluice stage`, called by DVC as ever, hands its arguments, environment and standard streams over a socket,
+Importing PyTorch, Transformers, TRL, lm-eval and MLflow takes 10 to 20 s, and a pipeline starts a dozen processes. A flow starts this
+server beside its first stage; `sluice stage`, called by DVC as ever, hands its arguments, environment and standard streams over a socket,
 and a forked child does the work in the caller's process group, so that whatever kills the caller's group kills it too. Without the socket
 (`dvc repro`) the same command does its own imports. Only imports are shared: no thread runs and no device is touched before the fork.
 """
@@ -22,8 +22,20 @@ from flows import processes
 from flows.workspace import Workspace
 
 VARIABLE = "SLUICE_WARM"  # names the socket, relative to the workspace: socket addresses hold 107 bytes
-MODULES = ("mlflow", "great_expectations", "transformers.models.llama.modeling_llama", "trl.trainer.sft_trainer", "trl.trainer.reward_trainer",
-           "trl.trainer.grpo_trainer", "peft", "lm_eval.models.huggingface", "lm_eval.evaluator", "dvc.repo", "rensa", "scipy.stats")
+MODULES = (
+    "mlflow",
+    "great_expectations",
+    "transformers.models.llama.modeling_llama",
+    "trl.trainer.sft_trainer",
+    "trl.trainer.reward_trainer",
+    "trl.trainer.grpo_trainer",
+    "peft",
+    "lm_eval.models.huggingface",
+    "lm_eval.evaluator",
+    "dvc.repo",
+    "rensa",
+    "scipy.stats",
+)
 
 
 def start(workspace: Workspace, env: dict[str, str]) -> str:

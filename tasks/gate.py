@@ -7,7 +7,7 @@ exact McNemar test. Every suite must pass, each at alpha (intersection-union). W
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -104,7 +104,7 @@ def judge_suite(suite: str, policy: SuitePolicy, alpha: float, candidate: Eviden
     assert candidate.scores is not None
     n = len(candidate.scores)
     mean = math.fsum(candidate.scores.values()) / n if n else 0.0
-    facts = {"suite": suite, "n": n, "candidate": mean}
+    facts: dict[str, Any] = {"suite": suite, "n": n, "candidate": mean}
     if not n:
         return SuiteVerdict(**facts, verdict="invalid", passed=False, reason="no item was scored")
     if policy.floor is not None and mean < policy.floor:
@@ -112,37 +112,39 @@ def judge_suite(suite: str, policy: SuitePolicy, alpha: float, candidate: Eviden
     if champion is None:
         floor = "no floor is set" if policy.floor is None else f"{mean:.3f} reaches the floor {policy.floor:.3f}"
         return SuiteVerdict(**facts, verdict="floor", passed=True, reason=f"no champion yet; {floor}")
-    return _compare(facts, policy, alpha, candidate, champion)
-
-
-def _compare(facts: dict[str, object], policy: SuitePolicy, alpha: float, candidate: Evidence, champion: Evidence) -> SuiteVerdict:
-    assert candidate.scores is not None
-    if champion.scores is None or champion.identity != candidate.identity or champion.scores.keys() != candidate.scores.keys():
-        differing = [key for key in candidate.identity if candidate.identity[key] != champion.identity.get(key)] or ["items"]
+    differing = _differences(candidate, champion)
+    if differing:
         reason = f"the champion was scored otherwise ({', '.join(differing)}): scores of two evaluations are not compared"
-        return SuiteVerdict(**facts, verdict="invalid", passed=False, reason=reason)  # type: ignore[arg-type]
-    n, pairs = len(candidate.scores), [(score, champion.scores[item]) for item, score in candidate.scores.items()]
+        return SuiteVerdict(**facts, verdict="invalid", passed=False, reason=reason)
+    return _compare(facts, policy, alpha, candidate.scores, champion)
+
+
+def _differences(candidate: Evidence, champion: Evidence) -> list[str]:
+    keys = [key for key, value in candidate.identity.items() if champion.identity.get(key) != value]
+    same_items = candidate.scores is not None and champion.scores is not None and candidate.scores.keys() == champion.scores.keys()
+    return keys or ([] if same_items else ["items"])
+
+
+def _compare(facts: dict[str, Any], policy: SuitePolicy, alpha: float, scores: Mapping[str, float], champion: Evidence) -> SuiteVerdict:
+    assert champion.scores is not None
+    n, pairs = len(scores), [(score, champion.scores[item]) for item, score in scores.items()]
     gained, lost = sum(ours > theirs for ours, theirs in pairs), sum(ours < theirs for ours, theirs in pairs)
-    lower, upper = tango_interval(gained, lost, n, alpha)
     before = math.fsum(champion.scores.values()) / n
-    p_value = mcnemar_p(gained, lost)
-    verdict = _verdict(before, champion.chance, n, alpha, p_value, lower, upper, policy.margin)
+    lower, upper = tango_interval(gained, lost, n, alpha)
+    facts |= {"champion": before, "gained": gained, "lost": lost, "lower": lower, "upper": upper}
+    verdict: Verdict = "underpowered"
+    if not _above_chance(before, champion.chance, n, alpha):
+        verdict = "uninformative"
+    elif mcnemar_p(gained, lost) <= alpha:
+        verdict = "better"
+    elif upper < -policy.margin:
+        verdict = "worse"
+    elif lower > -policy.margin:
+        verdict = "non-inferior"
     passed = verdict == "better" or (policy.require == "non-inferior" and verdict in PASSES)
     small = ", a small loss" if verdict == "non-inferior" and upper < 0 else ""
     reason = f"{facts['candidate']:.3f} against {before:.3f}: difference {lower:+.3f} to {upper:+.3f}, margin {policy.margin:.3f}{small}"
-    return SuiteVerdict(
-        **facts, verdict=verdict, passed=passed, reason=reason, champion=before, gained=gained, lost=lost, lower=lower, upper=upper  # type: ignore[arg-type]
-    )
-
-
-def _verdict(before: float, chance: float, n: int, alpha: float, p_value: float, lower: float, upper: float, margin: float) -> Verdict:
-    if p_value <= alpha:
-        return "better"
-    if not _above_chance(before, chance, n, alpha):
-        return "uninformative"
-    if upper < -margin:
-        return "worse"
-    return "non-inferior" if lower > -margin else "underpowered"
+    return SuiteVerdict(**facts, verdict=verdict, passed=passed, reason=reason)
 
 
 def _above_chance(accuracy: float, chance: float, n: int, alpha: float) -> bool:
@@ -171,7 +173,9 @@ def judge(policy: Policy, candidate: Mapping[str, Evidence], champion: Mapping[s
     return GateResult(decision=decision, reason="; ".join(f"{v.suite} is {v.verdict}: {v.reason}" for v in failed), suites=verdicts)
 
 
-def _judge_or_explain(suite: str, rules: SuitePolicy, policy: Policy, candidate: Evidence | None, champion: Evidence | None) -> SuiteVerdict:
+def _judge_or_explain(
+    suite: str, rules: SuitePolicy, policy: Policy, candidate: Evidence | None, champion: Evidence | None
+) -> SuiteVerdict:
     if candidate is None:
         return SuiteVerdict(suite=suite, verdict="invalid", passed=False, reason="the candidate was not scored on this suite")
     if candidate.scores is None:

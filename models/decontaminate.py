@@ -1,0 +1,160 @@
+"""Whether a training text holds a benchmark item: by word n-grams, and for programs by their normalised syntax trees."""
+
+import ast
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+WORD = re.compile(r"\w+")
+FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+"""Where a statement holds other statements."""
+FUNCTION = re.compile(r"^[ \t]*(?:async )?def ", re.MULTILINE)
+
+
+class Benchmark:
+    """The items to keep out of the training text.
+
+    An item is hit by any run of `ngram_words` words that it shares with a text; case, punctuation and line ends do not count.
+    An item with fewer words is hit by all of them in a row, one with fewer than `min_words` by its syntax tree only. A program is
+    also hit by a function whose tree is that of one of its own functions, once docstrings and annotations are left out and names and
+    constants replaced. Brown et al. (2020), appendix C, use 13-grams and drop those that come often; here every hit counts.
+    """
+
+    def __init__(self, items: Iterable[tuple[str, str]], ngram_words: int, min_words: int) -> None:
+        self._size, self._least = ngram_words, min(min_words, ngram_words)
+        self._grams: dict[str, str] = {}
+        self._short: dict[str, str] = {}
+        self._sizes: defaultdict[str, set[int]] = defaultdict(set)  # of the short items that begin with these words
+        self._trees: dict[str, str] = {}
+        names = set()
+        for name, text in items:
+            names.add(name)
+            self._add(name, text)
+        self.items = len(names)
+
+    def _add(self, name: str, text: str) -> None:
+        words = _words(text)
+        self._grams.update(dict.fromkeys(_runs(words, self._size), name))
+        if self._least <= len(words) < self._size:
+            self._short[" ".join(words)] = name
+            self._sizes[" ".join(words[: self._least])].add(len(words))
+        self._trees.update(dict.fromkeys(trees(text), name))
+
+    def hit(self, text: str) -> str | None:
+        """Return the name of an item that the text holds, or None."""
+        words = _words(text)
+        return self._long_item(words) or self._short_item(words) or next(filter(None, map(self._trees.get, trees(text))), None)
+
+    def _long_item(self, words: list[str]) -> str | None:
+        if self._grams.keys().isdisjoint(_runs(words, self._size)):  # nearly always
+            return None
+        return next(self._grams[run] for run in _runs(words, self._size) if run in self._grams)
+
+    def _short_item(self, words: list[str]) -> str | None:
+        if self._sizes.keys().isdisjoint(_runs(words, self._least)):
+            return None
+        for start, run in enumerate(_runs(words, self._least)):
+            for size in sorted(self._sizes.get(run, ())):
+                name = self._short.get(" ".join(words[start : start + size]))
+                if name is not None:
+                    return name
+        return None
+
+
+def _runs(words: list[str], size: int) -> Iterator[str]:
+    """All runs of `size` words; none where there are fewer."""
+    return map(" ".join, zip(*(words[start:] for start in range(size)), strict=False))
+
+
+def _words(text: str) -> list[str]:
+    return WORD.findall(text.casefold())
+
+
+def trees(text: str) -> Iterator[str]:
+    """Yield the normalised syntax tree of every function in the text, fenced blocks and code among prose included."""
+    if FUNCTION.search(text) is None:
+        return
+    for program in _programs(text):
+        for function in _functions(program):
+            yield normal_form(function)
+
+
+def _functions(node: ast.AST) -> Iterator[ast.AST]:
+    """All functions below a node, those inside functions, classes and branches included."""
+    for block in BLOCKS:
+        for part in getattr(node, block, ()):
+            if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield part
+            yield from _functions(part)
+
+
+def _programs(text: str) -> list[ast.Module]:
+    """The text as a program; where it is none, its fenced blocks and the parts that begin with def."""
+    whole = _parsed(text)
+    if whole is not None:
+        return [whole]
+    parts = (part for source in (*FENCE.findall(text), *_definitions(text)) if (part := _parsed(source)) is not None)
+    return list(parts)
+
+
+def _definitions(text: str) -> Iterator[str]:
+    """Each line that begins a function, with the deeper or empty lines below it, moved to the margin."""
+    lines = text.split("\n")
+    for start, line in enumerate(lines):
+        if FUNCTION.match(line):
+            margin = len(line) - len(line.lstrip())
+            end = start + 1
+            while end < len(lines) and (not lines[end].strip() or len(lines[end]) - len(lines[end].lstrip()) > margin):
+                end += 1
+            yield "\n".join(line[margin:] for line in lines[start:end])
+
+
+def _parsed(source: str) -> ast.Module | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of invalid escapes in other people's code
+        try:
+            return ast.parse(source)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
+
+
+def normal_form(function: ast.AST) -> str:
+    """Return the function's tree without docstring and annotations, every name and every constant replaced by one placeholder.
+
+    Two functions that differ in names and constants only have one form.
+    """
+    out: list[str] = []
+    _write(function, out)
+    return "".join(out)
+
+
+IGNORED = frozenset(("returns", "annotation", "type_comment", "type_params", "decorator_list", "ctx"))
+
+
+def _parts(kind: type[ast.AST]) -> tuple[str, ...]:
+    """The fields of a node that shape a program; none for names and constants, which all look alike."""
+    return () if kind in (ast.Name, ast.Constant) else tuple(field for field in kind._fields if field not in IGNORED)
+
+
+def _write(node: ast.AST, out: list[str]) -> None:
+    """Append the form of a node: its kind, then its parts in brackets, each after its field: x[1:] and x[:1] differ by that."""
+    kind = type(node)
+    out.append(kind.__name__)
+    for field in _parts(kind):
+        value = getattr(node, field, None)
+        if isinstance(value, ast.AST):
+            out.append(f"({field} ")
+            _write(value, out)
+            out.append(")")
+        elif isinstance(value, list):
+            out.append(f"({field}")
+            for part in value[1:] if field == "body" and _has_docstring(node) else value:
+                out.append(" ")
+                _write(part, out) if isinstance(part, ast.AST) else out.append("_")
+            out.append(")")
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False) is not None

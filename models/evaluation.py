@@ -1,0 +1,368 @@
+"""Scores of one model on one suite, item by item: the one door to lm-eval.
+
+lm-eval reads the task (models/suite_tasks/SUITE.yaml), writes the prompts, asks the model and picks the likeliest choice.
+What it would write itself is left aside, because its samples carry the text of every question: items.jsonl and evidence.json are ours.
+
+We call its `evaluate`, not `simple_evaluate`: that one asks a model hub for the model's revision, starts a dozen processes to describe the
+machine and puts a date into the results.
+"""
+
+import contextlib
+import hashlib
+import io
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from lm_eval.api.instance import Instance
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from pydantic import Field
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from models import sandbox, suites
+from models.errors import StageError
+from models.records import Record, folder_md5, write_json, write_lines
+
+TASKS = Path(__file__).with_name("suite_tasks")
+Progress = Callable[[int, int], None]
+
+
+class Settings(Record):
+    """How a suite is asked; all of it may move a score, so all of it is in the evidence."""
+
+    batch_size: int = Field(ge=1)
+    dtype: str
+    items: int | None = Field(description="size of the subset; None for all")
+    items_seed: int
+    max_new_tokens: int = Field(ge=1)
+    limits: sandbox.Limits
+
+
+class Reply(Record):
+    """A generated text: `complete` says that it ended by itself, `whole_prompt` that the model saw all of the prompt."""
+
+    text: str
+    complete: bool
+    whole_prompt: bool
+
+
+class Result(Record):
+    """The items as they were written, None where programs cannot be run safely; chance is the score of random answers."""
+
+    items: list[dict[str, Any]] | None
+    chance: float
+
+
+def score(model: Path, suite: Path, output: Path, settings: Settings, device: str, progress: Progress) -> Result:
+    """Write items.jsonl and evidence.json into `output` and return the items.
+
+    Raises UserError for a broken suite and StageError for a model that the suite cannot ask.
+    """
+    items = suites.subset(suites.suite_items(suite), settings.items, settings.items_seed)
+    isolation = sandbox.isolation() if suites.is_code(suite) else None
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    tasks = _tasks(suite, settings, tokenizer)
+    meta = tasks["tasks"][suite.name].config.metadata
+    if meta["chat"] and not tokenizer.chat_template:
+        raise StageError(f"the model's tokenizer has no chat template, but suite {suite.name} asks in chat form: train it with one")
+    results, heard = None, _heard(progress)
+    if isolation is None or isolation.backend:
+        with _quiet():
+            asked = LocalModel(model, tokenizer, settings, device, heard)
+            samples = evaluate(asked, tasks, bootstrap_iters=0, apply_chat_template=bool(meta["chat"]))["samples"][suite.name]
+        results = _choice_items(asked, samples) if isolation is None else _code_items(asked, items, settings, meta["chat"])
+    write_lines(output / "items.jsonl", results or [])
+    write_json(output / "evidence.json", _evidence(model, suite, settings, items, tokenizer, meta, isolation))
+    return Result(items=results, chance=_chance(items))
+
+
+def _tasks(suite: Path, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The suite's task with its documents; what is given here reaches `documents` through the task's metadata."""
+    turn_end = _turn_end(tokenizer) if tokenizer.chat_template else ""
+    given = {"suite": str(suite), "items": settings.items, "items_seed": settings.items_seed, "turn_end": turn_end}
+    with _quiet():
+        return TaskManager(include_path=str(TASKS), include_defaults=False, metadata=given).load([suite.name])
+
+
+def _chance(items: list[suites.Item]) -> float:
+    return sum(1 / len(item.choices) if isinstance(item, suites.MultipleChoice) else 0 for item in items) / len(items)
+
+
+def documents(suite: str, items: int | None, items_seed: int, turn_end: str, shots: int, **_: Any) -> dict[str, Dataset]:
+    """Return the suite as lm-eval wants it, held in memory only; lm-eval calls this with a task's metadata.
+
+    `turns` are the choices as whole turns, closed as the chat template closes them: without the end, "3" would be at least as likely
+    as "37" by construction.
+    """
+    folder = Path(suite)
+    examples = {subject: [item.model_dump() for item in group[:shots]] for subject, group in suites.shots(folder).items()}
+    rows = []
+    for item in suites.subset(suites.suite_items(folder), items, items_seed):
+        row = item.model_dump()
+        if isinstance(item, suites.MultipleChoice):
+            row |= {"turns": [choice + turn_end for choice in item.choices], "shots": examples.get(item.subject, []) if shots else []}
+        rows.append(row)
+    return {"test": Dataset.from_list(rows)}
+
+
+class LocalModel(HFLM):
+    """lm-eval's Hugging Face model with our own two loops over batches, and a note of every prompt that did not fit.
+
+    Its own loops compute logits for all tokens of a prompt, go on with rows that are finished until the last one of the batch is, and
+    do not tell why a text ended.
+    """
+
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase, settings: Settings, device: str, progress: Progress) -> None:
+        network = AutoModelForCausalLM.from_pretrained(folder, dtype=settings.dtype, local_files_only=True).to(device)
+        super().__init__(pretrained=network, tokenizer=tokenizer, backend="causal", batch_size=settings.batch_size)
+        self._head_in_single_precision()
+        self.new_tokens = settings.max_new_tokens
+        configured = getattr(network.generation_config, "eos_token_id", None)
+        self.ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+        self.told = progress
+        self.rows = (0, 0)  # computed, in all
+        self.cut: list[bool] = []  # one a log-likelihood request, in their order
+        self.replies: list[Reply] = []  # one a generation request, in their order
+
+    def _head_in_single_precision(self) -> None:
+        """Keep the last layer in float32: logits rounded to bfloat16 give choices equal likelihoods, and the first letter wins ties."""
+        head = self.model.get_output_embeddings()
+        if head.weight.dtype != torch.float32:
+            head.weight = torch.nn.Parameter(head.weight.float(), requires_grad=False)
+            head.register_forward_pre_hook(lambda _, states: (states[0].float(),))
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Split the tokens of the joined text where they stop being the context's own.
+
+        lm-eval moves the context's trailing white space into the continuation, which would count the template's line break as an answer's.
+        """
+        joined, alone = self.tok_encode(context + continuation), self.tok_encode(context)
+        shared = next((place for place, (one, other) in enumerate(zip(joined, alone, strict=False)) if one != other), len(alone))
+        shared = min(shared, len(joined) - 1)
+        return joined[:shared], joined[shared:]
+
+    @torch.inference_mode()
+    def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation, and whether it is the greedy one.
+
+        Requests that differ in their last token only, such as letters, share a row. Rows are padded on the right, longest first, and
+        logits are computed where a continuation is read and nowhere else.
+        """
+        self.cut = [len(context) + len(continuation) > self.max_length + 1 for _, context, continuation in requests]
+        rows: dict[tuple[int, ...], list[int]] = {}
+        for place, (_, context, continuation) in enumerate(requests):
+            rows.setdefault(tuple([*context, *continuation][-self.max_length - 1 : -1]), []).append(place)
+        order = sorted(rows, key=lambda row: (-len(row), row))
+        self.rows = (0, len(order))
+        found: dict[int, tuple[float, bool]] = {}
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            reads = {row: max(len(requests[place][2]) for place in rows[row]) for row in batch}
+            kept = sorted({place for row, count in reads.items() for place in range(len(row) - count, len(row))})
+            ids = torch.tensor([[*row, *[0] * (len(batch[0]) - len(row))] for row in batch], device=self.device)
+            logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(kept, device=self.device)).logits
+            for row, row_logits in zip(batch, logits, strict=True):
+                read = [kept.index(place) for place in range(len(row) - reads[row], len(row))]
+                log_likelihoods = row_logits[read].log_softmax(-1)
+                for place in rows[row]:
+                    target = torch.tensor(requests[place][2], device=self.device)
+                    own = log_likelihoods[-len(target) :]
+                    total = own.gather(-1, target[:, None]).sum()
+                    found[place] = (float(total), bool((own.argmax(-1) == target).all()))
+            self._tell(len(batch))
+        return [found[place] for place in range(len(requests))]
+
+    def generate_until(self, requests: list[Instance], **_: Any) -> list[str]:
+        """Longest prompts first, ties in the order given, so that equal requests always share their batches and paddings."""
+        if self.new_tokens >= self.max_length:
+            raise StageError(
+                f"max_new_tokens is {self.new_tokens}, must be below the model's {self.max_length} positions: lower it in params"
+            )
+        prompts = [self.tok_encode(request.args[0]) for request in requests]
+        order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
+        self.rows = (0, len(order))
+        replies: dict[int, Reply] = {}
+        for start in range(0, len(order), self.batch_size):
+            places = order[start : start + self.batch_size]
+            batch = self._replies([prompts[place] for place in places], requests[places[0]].args[1]["until"])
+            replies.update(zip(places, batch, strict=True))
+            self._tell(len(places))
+        self.replies = [replies[place] for place in range(len(requests))]
+        return [reply.text for reply in self.replies]
+
+    @torch.inference_mode()
+    def _replies(self, prompts: list[list[int]], stops: list[str]) -> list[Reply]:
+        """Greedy continuation of prompts, left-padded to [batch, tokens]; a row leaves the batch as soon as it has ended."""
+        room = self.max_length - self.new_tokens
+        kept = [prompt[-room:] for prompt in prompts]
+        longest = max(map(len, kept))
+        ids = torch.tensor([[0] * (longest - len(row)) + row for row in kept], device=self.device)
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in kept], device=self.device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        written: list[list[int]] = [[] for _ in kept]
+        done = [False] * len(kept)
+        rows, cache = list(range(len(kept))), None
+        for _ in range(self.new_tokens):
+            step = self.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
+            cache, ids = step.past_key_values, step.logits[:, -1].argmax(-1, keepdim=True)
+            for row, token in zip(rows, ids[:, 0].tolist(), strict=True):
+                written[row].append(token)
+                done[row] = token in self.ends or self._stopped(written[row], stops)
+            left = [place for place, row in enumerate(rows) if not done[row]]
+            if not left:
+                break
+            if len(left) < len(rows):
+                keep = torch.tensor(left, device=self.device)
+                ids, mask, positions, rows = ids[keep], mask[keep], positions[keep], [rows[place] for place in left]
+                cache.batch_select_indices(keep)
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], -1)
+            positions = positions[:, -1:] + 1
+        return [
+            Reply(text=self._text(tokens, stops), complete=ended, whole_prompt=len(prompt) <= room)
+            for tokens, ended, prompt in zip(written, done, prompts, strict=True)
+        ]
+
+    def _stopped(self, tokens: list[int], stops: list[str]) -> bool:
+        """Whether a stop string ends in the newest token; a token is at least one byte, so the longest stop bounds the look back."""
+        tail = self.tokenizer.decode(tokens[-max(map(len, stops)) :])
+        return any(stop in tail for stop in stops)
+
+    def _text(self, tokens: list[int], stops: list[str]) -> str:
+        text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+        return text[: min((place for place in map(text.find, stops) if place >= 0), default=len(text))]
+
+    def _tell(self, rows: int) -> None:
+        self.rows = (self.rows[0] + rows, self.rows[1])
+        self.told(*self.rows)
+
+
+def _choice_items(asked: LocalModel, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One record an item; a likelihood that is not a number makes the item invalid, never a lucky guess."""
+    cut = iter(asked.cut)
+    items = []
+    for sample in samples:
+        likelihoods = [likelihood for likelihood, _ in sample["filtered_resps"]]
+        sound = all(math.isfinite(value) for value in likelihoods)
+        flags = ["truncated"] * any(list(islice(cut, len(likelihoods)))) + ["extraction-failed"] * (not sound)
+        items.append(
+            {
+                "id": sample["doc"]["id"],
+                "subject": sample["doc"]["subject"],
+                "score": int(sample["acc"]) if sound else 0,
+                "answer": sample["doc"]["answer"],
+                "predicted": max(range(len(likelihoods)), key=likelihoods.__getitem__) if sound else None,
+                "log_likelihoods": [round(value, 6) if math.isfinite(value) else None for value in likelihoods],
+                "flags": flags,
+            }
+        )
+    return items
+
+
+def _code_items(asked: LocalModel, items: list[suites.Item], settings: Settings, chat: bool) -> list[dict[str, Any]]:
+    """One record an item, with the response and, where it failed, why."""
+    tasks = [item for item in items if isinstance(item, suites.Code)]
+    programs = [_program(item, reply.text, chat) for item, reply in zip(tasks, asked.replies, strict=True)]
+    jobs = [
+        sandbox.Job(program=program or "", preamble=item.prompt, entry_point=item.entry_point, test=item.test)
+        for item, program in zip(tasks, programs, strict=True)
+    ]
+    records = []
+    verdicts = sandbox.check_all(jobs, settings.limits)
+    for item, reply, program, verdict in zip(tasks, asked.replies, programs, verdicts, strict=True):
+        flags = {
+            "empty": not reply.text.strip(),
+            "truncated": not (reply.complete and reply.whole_prompt),
+            "extraction-failed": program is None,
+            "timeout": verdict.timeout,
+        }
+        record = {"id": item.id, "subject": item.subject, "score": int(verdict.passed), "response": reply.text}
+        records.append({**record, "reason": verdict.reason, "flags": [name for name, holds in flags.items() if holds]})
+    return records
+
+
+def _program(item: suites.Code, response: str, chat: bool) -> str | None:
+    """The program that a response makes: a completion goes on from the prompt, an answer in chat brings the function in a code block."""
+    if not chat:
+        return item.prompt.rstrip() + response + "\n"
+    blocks = response.split("```")
+    code = blocks[1].removeprefix("python") if len(blocks) > 1 else response
+    return f"{item.prompt}\n{code}\n" if f"def {item.entry_point}" in code else None
+
+
+def _evidence(
+    model: Path,
+    suite: Path,
+    settings: Settings,
+    items: list[suites.Item],
+    tokenizer: PreTrainedTokenizerBase,
+    meta: dict[str, Any],
+    isolation: sandbox.Isolation | None,
+) -> dict[str, Any]:
+    """What a comparison of two scores must find equal, and what ran the programs; suite_md5 covers the file and the choice of items."""
+    template = tokenizer.chat_template
+    return {
+        "suite": suite.name,
+        "suite_md5": _md5("\n".join([folder_md5(suite), *(item.id for item in items)])),
+        "available": isolation is None or isolation.backend is not None,
+        "items": len(items),
+        "seed": settings.items_seed,
+        "chance": round(_chance(items), 6),
+        "harness": f"lm-eval {version('lm-eval')}",
+        "task_version": meta["version"],
+        "shots": meta["shots"],
+        "chat": meta["chat"],
+        "template_md5": _md5(template) if isinstance(template, str) else None,
+        "model_md5": folder_md5(model),
+        "dtype": settings.dtype,
+        "batch_size": settings.batch_size,
+        "max_new_tokens": settings.max_new_tokens if isolation else None,
+        "limits": settings.limits.model_dump() if isolation else None,
+        "sandbox": (isolation.backend or f"unavailable: {isolation.reason}") if isolation else None,
+    }
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the chat template writes right after the assistant's words, without trailing white space."""
+    asked = [{"role": "user", "content": "q"}]
+    before = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": "a"}], tokenize=False)
+    return str(whole).removeprefix(f"{before}a").rstrip() if str(whole).startswith(f"{before}a") else ""
+
+
+def _heard(progress: Progress) -> Progress:
+    """Progress that keeps today's standard error: what it has to say is not lm-eval's."""
+    errors = sys.stderr
+
+    def tell(step: int, total: int) -> None:
+        with contextlib.redirect_stderr(errors):
+            progress(step, total)
+
+    return tell
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep lm-eval's bars and notices, which would fill a log file, to itself."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,107 @@
+"""Pretraining: texts packed into blocks of equal length, and a plain loop over them."""
+
+import math
+import random
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from models.settings import Pretraining
+from models.training import precision, rate
+
+IGNORED = -100
+
+
+def pack(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_tokens: int) -> Tensor:
+    """Token ids [blocks, block_tokens]: whole texts, each with the end token, put where they fit best; the rest of a block is padding.
+
+    Best fit, longest first, leaves a few per cent of padding and cuts no text that fits a block; longer ones are cut into blocks.
+    """
+    every = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    pieces = [
+        ids[at : at + block_tokens]
+        for ids in ([*text, tokenizer.eos_token_id] for text in every)
+        for at in range(0, len(ids), block_tokens)
+    ]
+    blocks: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free tokens, block), ascending
+    for piece in sorted(pieces, key=len, reverse=True):
+        at = bisect_left(room, (len(piece), 0))
+        free, block = room.pop(at) if at < len(room) else (block_tokens, len(blocks))
+        if block == len(blocks):
+            blocks.append([])
+        blocks[block].extend(piece)
+        if free > len(piece):
+            insort(room, (free - len(piece), block))
+    padding = tokenizer.pad_token_id
+    return torch.tensor([block + [padding] * (block_tokens - len(block)) for block in blocks])
+
+
+def _batches(blocks: Tensor, size: int, steps: int, seed: int) -> Iterator[Tensor]:
+    source, order = random.Random(seed), list[int]()
+    for _ in range(steps):
+        while len(order) < size:
+            epoch = list(range(len(blocks)))
+            source.shuffle(epoch)
+            order = epoch[::-1] + order
+        yield blocks[[order.pop() for _ in range(size)]]
+
+
+def _loss(model: PreTrainedModel, batch: Tensor, padding: int, precision_name: str) -> Tensor:
+    with precision(precision_name, batch.device.type):
+        logits = model(input_ids=batch).logits
+    targets = batch[:, 1:].masked_fill(batch[:, 1:] == padding, IGNORED)
+    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+
+
+def _optimizers(model: PreTrainedModel, plan: Pretraining) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for the embedding and the norms.
+
+    Muon (Jordan et al., 2024) with its update scaled to AdamW's size (Liu et al., 2025, "Muon is scalable", eq. 4), so that one rate serves
+    both. At this size it needs about half the tokens of AdamW alone.
+    """
+    embeddings = {id(weight) for module in (model.get_input_embeddings(), model.get_output_embeddings()) for weight in module.parameters()}
+    matrices = [weight for weight in model.parameters() if weight.ndim == 2 and id(weight) not in embeddings]
+    others = [weight for weight in model.parameters() if weight.ndim != 2 or id(weight) in embeddings]
+    return [
+        torch.optim.Muon(matrices, lr=plan.learning_rate, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+
+
+def fit(
+    model: PreTrainedModel, blocks: Tensor, plan: Pretraining, seed: int, progress: Callable[[int, int, dict[str, float]], None]
+) -> float:
+    """Train in place on `plan.steps` batches of `blocks` [blocks, tokens]; the mean loss of the last tenth, in nats a token."""
+    model.train()
+    optimizers, losses = _optimizers(model, plan), list[float]()
+    for step, batch in enumerate(_batches(blocks, plan.batch_blocks, plan.steps, seed)):
+        loss = _loss(model, batch.to(model.device), model.config.pad_token_id, plan.precision)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = plan.learning_rate * rate(step, plan.steps, plan.warmup_share)
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+        if step % 10 == 9 or step + 1 == plan.steps:
+            progress(step + 1, plan.steps, {"loss": sum(losses[-10:]) / len(losses[-10:])})
+    last = losses[-max(1, plan.steps // 10) :]
+    return sum(last) / len(last)
+
+
+@torch.no_grad()
+def loss(model: PreTrainedModel, blocks: Tensor, batch_blocks: int, precision_name: str) -> float:
+    """Mean loss over the tokens of `blocks` [blocks, tokens] that are not padding, in nats."""
+    model.eval()
+    padding, total, count = model.config.pad_token_id, 0.0, 0
+    for batch in blocks.split(batch_blocks):
+        tokens = int((batch[:, 1:] != padding).sum())
+        total += _loss(model, batch.to(model.device), padding, precision_name).item() * tokens
+        count += tokens
+    return total / count if count else math.nan

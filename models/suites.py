@@ -1,0 +1,228 @@
+"""Benchmark suites: typed items from a folder that holds one published or generated file.
+
+name             file                  what
+mmlu-mini        items.jsonl           generated, the format of MultipleChoice
+gpqa-mini        items.jsonl           generated, the format of MultipleChoice
+humaneval-mini   items.jsonl           generated, the format of Code
+mmlu             mmlu.zip              MMLU as published: CSV files; test items, and the dev items as shots
+gpqa             dataset.zip           GPQA diamond as published: read in memory, its text is never written anywhere
+humaneval        HumanEval.jsonl.gz    HumanEval as published
+
+The folder's name is the suite's name. A file that is missing, cut short or not what its name says raises UserError.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import random
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from models.errors import UserError
+from models.records import Record, read_lines
+
+GPQA_PASSWORD = b"deserted-untie-orchid"  # published with the data: it keeps the questions from crawlers, not from people
+GPQA_FILE = "dataset/gpqa_diamond.csv"
+LETTERS = "ABCD"
+
+
+class MultipleChoice(Record):
+    """One question and its choices; `answer` counts from 0."""
+
+    id: str = Field(min_length=1)
+    question: str = Field(min_length=1)
+    choices: tuple[str, ...] = Field(min_length=2)
+    answer: int = Field(ge=0)
+    subject: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def answer_is_a_choice(self) -> "MultipleChoice":
+        if self.answer >= len(self.choices):
+            raise ValueError(f"answer is {self.answer}, must be below the number of choices, {len(self.choices)}")
+        return self
+
+
+class Code(Record):
+    """One function to complete: `test` defines `check(candidate)`, which fails by raising."""
+
+    task_id: str = Field(min_length=1)
+    prompt: str = Field(min_length=1)
+    entry_point: str = Field(min_length=1)
+    canonical_solution: str
+    test: str = Field(min_length=1)
+
+    @property
+    def id(self) -> str:
+        return self.task_id
+
+    @property
+    def subject(self) -> str:
+        return "code"
+
+
+Item = MultipleChoice | Code
+AnyItem = TypeVar("AnyItem", bound=Item)
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a suite's folder is read: the file in it, the items of that file, and whether their text must stay unwritten."""
+
+    file: str
+    read: Callable[[Path], Iterator[Item]]
+    secret: bool = False
+
+
+def suite_items(folder: Path) -> list[Item]:
+    """Return all items of the suite in `folder`, in the file's order.
+
+    Raises UserError where the suite is unknown, its file missing, broken or empty, or an item's id comes twice.
+    """
+    form = suite_format(folder)
+    path = folder / form.file
+    if not path.is_file():
+        raise UserError(f"{path} is missing: suite {folder.name} must have it; bring it in with 'dvc pull' or run the stage sources")
+    items = list(form.read(path))
+    if not items:
+        raise UserError(f"{path} holds no item: a suite must have at least one; restore the file")
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise UserError(f"{path}: the id {item.id} comes twice; every item must have its own: rename or remove one")
+        seen.add(item.id)
+    return items
+
+
+def suite_format(folder: Path) -> Format:
+    """Return how the suite of this folder's name is read; raises UserError where no such suite is known."""
+    try:
+        return FORMATS[folder.name]
+    except KeyError:
+        raise UserError(f"{folder}: no suite is named {folder.name!r}; must be one of {', '.join(FORMATS)}: rename the folder") from None
+
+
+def is_code(folder: Path) -> bool:
+    """Whether the items are programs to write."""
+    return suite_format(folder).read in (_code_lines, _humaneval)
+
+
+def texts(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield (item id, text) for decontamination: question and right answer, or prompt and canonical solution."""
+    for item in suite_items(folder):
+        if isinstance(item, MultipleChoice):
+            yield item.id, f"{item.question}\n{item.choices[item.answer]}"
+        else:
+            yield item.id, f"{item.prompt}{item.canonical_solution}"
+
+
+def shots(folder: Path) -> dict[str, list[MultipleChoice]]:
+    """Return the worked examples of each subject: MMLU's dev items; nothing for every other suite."""
+    if folder.name != "mmlu":
+        return {}
+    examples: dict[str, list[MultipleChoice]] = defaultdict(list)
+    for item in _mmlu(folder / FORMATS["mmlu"].file, part="dev"):
+        examples[item.subject].append(item)
+    return dict(examples)
+
+
+def subset(items: Sequence[AnyItem], limit: int | None, seed: int) -> list[AnyItem]:
+    """Return `limit` items, in their order, each subject with its share; all of them where there are no more or `limit` is None.
+
+    Shares are rounded by largest remainder. Within a subject an item's place depends on `seed` and its own id only,
+    so that another item added to the suite moves few others.
+    """
+    if limit is None or limit >= len(items):
+        return list(items)
+    groups: dict[str, list[AnyItem]] = defaultdict(list)
+    for item in sorted(items, key=lambda item: hashlib.sha256(f"{seed} {item.id}".encode()).digest()):
+        groups[item.subject].append(item)
+    exact = {subject: limit * len(group) / len(items) for subject, group in groups.items()}
+    by_remainder = sorted(exact, key=lambda subject: (int(exact[subject]) - exact[subject], subject))
+    extra = set(by_remainder[: limit - sum(int(share) for share in exact.values())])
+    chosen = {item.id for subject, group in groups.items() for item in group[: int(exact[subject]) + (subject in extra)]}
+    return [item for item in items if item.id in chosen]
+
+
+def _choice_lines(path: Path) -> Iterator[MultipleChoice]:
+    for number, value in enumerate(read_lines(path), 1):
+        yield _checked(MultipleChoice, value, f"{path}, item {number}")
+
+
+def _code_lines(path: Path) -> Iterator[Code]:
+    for number, value in enumerate(read_lines(path), 1):
+        yield _checked(Code, value, f"{path}, item {number}")
+
+
+def _humaneval(path: Path) -> Iterator[Code]:
+    with _named(path), gzip.open(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _checked(Code, json.loads(line), f"{path}, line {number}")
+
+
+def _mmlu(path: Path, part: str = "test") -> Iterator[MultipleChoice]:
+    suffix = f"_{part}.csv"
+    with _named(path), zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            if not (name.startswith(f"data/{part}/") and name.endswith(suffix)):
+                continue
+            subject = name.rsplit("/", 1)[-1].removesuffix(suffix)
+            for number, row in enumerate(csv.reader(io.StringIO(archive.read(name).decode("utf-8"), newline="")), 1):
+                where = f"{path}, {name}, row {number}"
+                if len(row) != 6 or row[5] not in LETTERS:
+                    raise UserError(f"{where}: must be question, A, B, C, D, answer letter; restore the published file")
+                value = {"id": f"{subject}/{number}", "question": row[0], "choices": row[1:5], "subject": subject}
+                yield _checked(MultipleChoice, {**value, "answer": LETTERS.index(row[5])}, where)
+
+
+def _gpqa(path: Path) -> Iterator[MultipleChoice]:
+    """The published order puts the right answer first, so the choices are shuffled, each item by its own id: always the same."""
+    with _named(path), zipfile.ZipFile(path) as archive:
+        text = archive.read(GPQA_FILE, pwd=GPQA_PASSWORD).decode("utf-8")
+        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1):
+            choices = [row[name].strip() for name in ("Correct Answer", *(f"Incorrect Answer {count}" for count in (1, 2, 3)))]
+            order = list(range(len(choices)))
+            random.Random(f"gpqa {row['Record ID']}").shuffle(order)
+            value = {"id": row["Record ID"], "question": row["Question"].strip(), "subject": row["High-level domain"]}
+            value |= {"choices": [choices[place] for place in order], "answer": order.index(0)}
+            yield _checked(MultipleChoice, value, f"{path}, row {number}")
+
+
+def _checked(kind: type[AnyRecord], value: Mapping[str, Any], where: str) -> AnyRecord:
+    """Build one item; the message names the key and the fault, never the value, which may be text that must not be shown."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'item'}: {fault['msg']}" for fault in error.errors())
+        raise UserError(f"{where}: {faults}; must be one {kind.__name__} item with {', '.join(kind.model_fields)}") from None
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn whatever a broken file makes its reader raise into one line that names the file and shows none of its text."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, KeyError, AttributeError, ValueError, csv.Error) as error:
+        kind = type(error).__name__
+        raise UserError(f"{path} cannot be read ({kind}): must be the published {path.name}, whole; bring it in again") from None
+
+
+FORMATS: Mapping[str, Format] = {
+    "mmlu-mini": Format("items.jsonl", _choice_lines),
+    "gpqa-mini": Format("items.jsonl", _choice_lines),
+    "humaneval-mini": Format("items.jsonl", _code_lines),
+    "mmlu": Format("mmlu.zip", _mmlu),
+    "gpqa": Format("dataset.zip", _gpqa, secret=True),
+    "humaneval": Format("HumanEval.jsonl.gz", _humaneval),
+}

@@ -1,0 +1,97 @@
+"""What every training stage shares: equal runs, the trainer's options, progress, and the rate over time."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+
+from models.work import Work
+
+
+def make_repeatable(seed: int) -> None:
+    """From here on, equal work gives equal bytes, and numbers below 1e-38 count as zero.
+
+    On a CPU such numbers (the gradient of an unlikely token) cost a hundred times the others: a well-trained model trained six times slower.
+    """
+    set_seed(seed)
+    torch.use_deterministic_algorithms(True)
+    torch.set_flush_denormal(True)
+
+
+def precision(name: str, device: str) -> Any:
+    """The context in which forward passes run: bfloat16 where asked, else float32."""
+    return torch.autocast(device, torch.bfloat16, enabled=name == "bfloat16")
+
+
+def rate(step: int, steps: int, warmup_share: float) -> float:
+    """The share of the peak rate at a step counted from 0: up linearly over the warm-up, then down linearly to nearly 0."""
+    warmup = max(1, round(steps * warmup_share))
+    return (step + 1) / warmup if step < warmup else (steps - step) / max(1, steps - warmup + 1)
+
+
+def options(work: Work, seed: int, precision: str, logging_steps: int = 5) -> dict[str, Any]:
+    """Arguments of every Hugging Face trainer: nothing saved, nothing reported, and only the precision that was asked for."""
+    return {
+        "output_dir": str(work.folder / "trainer"),
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": logging_steps,
+        "seed": seed,
+        "data_seed": seed,
+        "use_cpu": work.device == "cpu",
+        "bf16": precision == "bfloat16",
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "optim": "adamw_torch_fused",
+    }
+
+
+class Progress(TrainerCallback):
+    """Tells `work` how far a Hugging Face trainer is."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def on_log(
+        self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        # The last call of a training reports its mean loss, under another name.
+        known = {"loss": "loss", "train_loss": "loss", "reward": "reward", "kl": "kl", "accuracy": "accuracy"}
+        values = {known[name]: float(value) for name, value in (logs or {}).items() if name in known}
+        if values:
+            self.work.progress(state.global_step, state.max_steps, values)
+
+
+def run(trainer: Trainer) -> Any:
+    """Train, and print nothing: progress is `work`'s to show."""
+    trainer.remove_callback(PrinterCallback)
+    return trainer.train()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the libraries' bars and their hints about what we decided knowingly."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def texts(path: Path) -> Iterator[str]:
+    """The `text` of every record of a JSON Lines file."""
+    from models.records import read_lines
+
+    return (record["text"] for record in read_lines(path))

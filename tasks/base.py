@@ -1,0 +1,58 @@
+"""Base stage: a language model pretrained from scratch, or a published one, trained further where steps are given. SFT reads it next."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from models.errors import StageError
+from models.settings import Pretraining
+from tasks.stage import Inputs, Metrics, Outputs, Params, Work
+
+
+class BaseParams(Pretraining, Params):
+    seed: int = Field(ge=0, description="of the first weights and of the order of the texts")
+    pretrained: str | None = Field(description="a published model, or null to train from scratch")
+
+
+class BaseInputs(Inputs):
+    tokenizer: Path
+    documents: Path
+
+
+class BaseOutputs(Outputs):
+    base: Path
+
+
+class BaseMetrics(Metrics):
+    held_out_loss: float = Field(description="nats a token, on held-out documents")
+    train_loss: float | None = Field(description="nats a token, mean of the last tenth of the steps; none without steps")
+    parameters: int
+    training_tokens: int = Field(description="tokens seen, padding included")
+
+
+def base(params: BaseParams, inputs: BaseInputs, outputs: BaseOutputs, work: Work) -> BaseMetrics:
+    from models import policy, pretrained, pretraining, training, vocabulary
+
+    training.make_repeatable(params.seed)
+    tokenizer = vocabulary.load(inputs.tokenizer)
+    if params.pretrained is not None:
+        model = pretrained.model(params.pretrained)
+        policy.fit_vocabulary(model, tokenizer)
+    elif params.steps:
+        model = policy.new(params.shape, tokenizer, tokenizer.model_max_length)
+    else:
+        raise StageError("base.steps is 0 and pretrained is null: there is nothing to train and nothing to take; set one of the two")
+    model.to(work.device)
+    train_loss = None
+    if params.steps:
+        blocks = pretraining.pack(training.texts(inputs.documents / "train.jsonl"), tokenizer, params.block_tokens)
+        train_loss = pretraining.fit(model, blocks, params, params.seed, work.progress)
+    held_out = pretraining.pack(training.texts(inputs.documents / "held_out.jsonl"), tokenizer, params.block_tokens)
+    held_out_loss = pretraining.loss(model, held_out, params.batch_blocks, params.precision)
+    policy.save(model, tokenizer, outputs.base)
+    return BaseMetrics(
+        held_out_loss=held_out_loss,
+        train_loss=train_loss,
+        parameters=model.num_parameters(),
+        training_tokens=params.steps * params.batch_blocks * params.block_tokens,
+    )

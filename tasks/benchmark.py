@@ -1,0 +1,86 @@
+"""Benchmark stage: one model on one suite, item by item. The gate compares the items, people read the scores."""
+
+from math import sqrt
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from models.errors import UserError
+from models.sandbox import Limits
+from tasks.stage import Inputs, Metrics, Outputs, Params, Work
+
+
+class BenchmarkParams(Params):
+    batch_size: int = Field(ge=1, le=4096, description="prompts computed at once; low precision scores may move with it")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(description="of the weights while scoring")
+    items: dict[str, PositiveInt | None] = Field(
+        description="suite: size of its fixed, stratified subset, or null for all; one key for each suite"
+    )
+    items_seed: int = Field(ge=0, description="picks the subset; apart from `seed`, so that retraining is scored on the same items")
+    max_new_tokens: int = Field(ge=1, le=32768, description="a longer program counts as truncated")
+    program: Limits = Field(description="what one generated program may use")
+
+
+class BenchmarkInputs(Inputs):
+    model: Path
+    suite: Path
+
+
+class BenchmarkOutputs(Outputs):
+    items: Path
+
+
+class BenchmarkMetrics(Metrics):
+    value: float | None = Field(description="share of items answered right, 0-1; null where the suite could not be run")
+    stderr: float | None = Field(description="standard error of value over items")
+    n: int = Field(description="items scored")
+    chance: float = Field(description="value expected of random answers")
+    available: bool = Field(description="false where nothing isolates generated programs here")
+    empty: int = Field(description="items with an empty response")
+    truncated: int = Field(description="items whose prompt or response was cut")
+    extraction_failed: int = Field(description="items without a readable answer")
+    timeouts: int = Field(description="programs stopped at a time limit")
+
+
+def summary(items: list[dict[str, object]] | None, chance: float) -> BenchmarkMetrics:
+    """Mean and standard error of the items' scores, and how many items carry each flag; no value without items."""
+    scored = items or []
+    scores = [float(str(item["score"])) for item in scored]
+    n = len(scores)
+    mean = sum(scores) / n if n else None
+    spread = sqrt(sum((score - mean) ** 2 for score in scores) / (n - 1) / n) if mean is not None and n > 1 else None
+    flags = [flag for item in scored for flag in item["flags"]]  # type: ignore[attr-defined]
+    return BenchmarkMetrics(
+        value=None if mean is None else round(mean, 6),
+        stderr=None if spread is None else round(spread, 6),
+        n=n,
+        chance=round(chance, 6),
+        available=items is not None,
+        empty=flags.count("empty"),
+        truncated=flags.count("truncated"),
+        extraction_failed=flags.count("extraction-failed"),
+        timeouts=flags.count("timeout"),
+    )
+
+
+def benchmark(params: BenchmarkParams, inputs: BenchmarkInputs, outputs: BenchmarkOutputs, work: Work) -> BenchmarkMetrics:
+    from models import evaluation  # torch and lm-eval load here
+
+    suite = inputs.suite.name
+    if suite not in params.items:
+        raise UserError(
+            f"benchmark.items has no key {suite!r}, must have one for each suite: add '{suite}: null' for all its items to params.yaml"
+        )
+    settings = evaluation.Settings(
+        batch_size=params.batch_size,
+        dtype=params.dtype,
+        items=params.items[suite],
+        items_seed=params.items_seed,
+        max_new_tokens=params.max_new_tokens,
+        limits=params.program,
+    )
+    result = evaluation.score(
+        inputs.model, inputs.suite, outputs.items, settings, work.device, lambda step, total: work.progress(step, total, {})
+    )
+    return summary(result.items, result.chance)

@@ -1,0 +1,229 @@
+"""Prepare stage: normalise, decontaminate, redact, remove duplicates, split; every drop is written down with its reason."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from models import kinds, suites
+from models.cleaning import normalise
+from models.decontaminate import Benchmark
+from models.dedupe import Nearness, first_equal, first_near
+from models.errors import StageError
+from models.records import read_lines, write_lines
+from models.redact import redact
+from tasks.stage import Inputs, Metrics, Outputs, Params, Record
+
+Rows = list[dict[str, Any]]
+SPLITS = ("train", "held_out")
+
+
+class Characters(Record):
+    min: int = Field(ge=1, description="characters of all texts of a record together; shorter ones are dropped")
+    max: int = Field(ge=1, description="longer ones are dropped, never cut")
+
+    @model_validator(mode="after")
+    def bounds_are_in_order(self) -> "Characters":
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min}, must not be above max, {self.max}")
+        return self
+
+
+class Lengths(Record):
+    documents: Characters
+    instructions: Characters
+    preferences: Characters
+    prompts: Characters
+
+
+class NearDuplicates(Record):
+    shingle_words: int = Field(ge=1, le=20, description="words in a row that are compared as one")
+    min_words: int = Field(ge=1, description="shorter records are compared for equality only")
+    threshold: float = Field(ge=0.7, le=1, description="least Jaccard similarity of the shingles of near-duplicates")
+
+
+class Decontamination(Record):
+    ngram_words: int = Field(ge=5, le=50, description="words in a row shared with a suite item that make a record contaminated")
+    min_words: int = Field(ge=3, description="an item with fewer words than ngram_words is looked for as a whole, if it has this many")
+
+
+class HeldOutShare(Record):
+    documents: float = Field(gt=0, le=0.5, description="share of the documents that no training stage sees")
+    conversations: float = Field(
+        gt=0, le=0.5, description="share of the questions that no training stage sees, in whichever kind they come"
+    )
+
+
+class PrepareParams(Params):
+    seed: int = Field(ge=0, description="decides, with a document's id or a conversation's question, which records are held out")
+    characters: Lengths
+    near_duplicates: NearDuplicates
+    decontamination: Decontamination
+    phone_regions: tuple[str, ...] = Field(
+        description="countries (US, GB, ...) whose national phone numbers are redacted; + numbers always are"
+    )
+    held_out_share: HeldOutShare
+
+
+class PrepareInputs(Inputs):
+    records: Path
+    suites: Path
+    validation: Path
+
+
+class PrepareOutputs(Outputs):
+    documents: Path
+    instructions: Path
+    preferences: Path
+    prompts: Path
+    dropped: Path
+
+
+class PrepareMetrics(Metrics):
+    kept: int = Field(description="records of all kinds that training may see or hold out")
+    read: dict[str, int] = Field(description="records read, by kind: kept and dropped together")
+    kept_by_kind: dict[str, int]
+    held_out: dict[str, int] = Field(description="kept records that are held out, by kind")
+    dropped: dict[str, dict[str, int]] = Field(description="records dropped, by kind and reason")
+    redacted: dict[str, int] = Field(description="pieces of personal data replaced, by what they were")
+    suite_items: int = Field(description="items that the records were compared with")
+    contaminated_left: int = Field(description="written records that hold an item, counted anew from the written files: always 0")
+
+
+def prepare(params: PrepareParams, inputs: PrepareInputs, outputs: PrepareOutputs) -> PrepareMetrics:
+    """Write what may be trained on, in two splits a kind, and one line for each record that may not.
+
+    Raises StageError where a kind has no two records left, or a written file still holds a suite item.
+    """
+    benchmark = _benchmark(params, inputs.suites)
+    read, kept, held_out, dropped, redacted = dict[str, int](), dict[str, int](), dict[str, int](), Rows(), Counter[str]()
+    for kind in kinds.FIELDS:
+        records = list(read_lines(inputs.records / f"{kind}.jsonl"))
+        rows, lost = _clean(kind, records, params, benchmark, redacted)
+        splits = _split(kind, rows, params)
+        for name, part in splits.items():
+            write_lines(getattr(outputs, kind) / f"{name}.jsonl", part)
+        dropped += lost
+        read[kind], kept[kind], held_out[kind] = len(records), len(rows), len(splits["held_out"])
+    write_lines(outputs.dropped, dropped)
+    return PrepareMetrics(
+        kept=sum(kept.values()),
+        read=read,
+        kept_by_kind=kept,
+        held_out=held_out,
+        dropped=_tally(dropped),
+        redacted=dict(sorted(redacted.items())),
+        suite_items=benchmark.items,
+        contaminated_left=_contaminated_left(params, inputs.suites, outputs),
+    )
+
+
+def _benchmark(params: PrepareParams, folder: Path) -> Benchmark:
+    """All items of all suites; where a question alone gives an item away, it counts without its answer too."""
+    return Benchmark(_items(folder), params.decontamination.ngram_words, params.decontamination.min_words)
+
+
+def _items(folder: Path) -> Iterator[tuple[str, str]]:
+    for suite in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for item in suites.suite_items(suite):
+            if isinstance(item, suites.MultipleChoice):
+                yield f"{suite.name}/{item.id}", item.question
+        for item_id, text in suites.texts(suite):
+            yield f"{suite.name}/{item_id}", text
+
+
+def _clean(kind: str, records: Rows, params: PrepareParams, benchmark: Benchmark, redacted: Counter[str]) -> tuple[Rows, Rows]:
+    """Return the records that stay, cleaned, and a line for each that does not: {kind, id, reason} and `by`, what it is too near to."""
+    kept, dropped = Rows(), Rows()
+    for number, record in enumerate(records, 1):
+        drop = {"kind": kind, "id": kinds.name_of(record, number)}
+        if kinds.is_broken(kind, record):
+            dropped.append(drop | {"reason": "broken"})
+            continue
+        record = kinds.rewritten(kind, record, normalise)
+        texts = [text for _, text in kinds.texts(kind, record)]
+        reason = _unusable(kind, record, texts, getattr(params.characters, kind))
+        if reason:
+            dropped.append(drop | {"reason": reason})
+        elif item := _item_in(texts, benchmark):
+            dropped.append(drop | {"reason": "contaminated", "by": item})
+        else:
+            kept.append(kinds.rewritten(kind, record, lambda text: redact(text, params.phone_regions, redacted)))
+    return _without_repeats(kind, kept, params.near_duplicates, dropped), dropped
+
+
+def _item_in(texts: Sequence[str], benchmark: Benchmark) -> str | None:
+    """The first item that a text holds, or a head in one message with its indented body in the next."""
+    bodies = (f"{head}\n{body}" for head, body in pairwise(texts) if body[:1].isspace())
+    return next(filter(None, map(benchmark.hit, chain(texts, bodies))), None)
+
+
+def _unusable(kind: str, record: Mapping[str, Any], texts: Sequence[str], characters: Characters) -> str | None:
+    """Why nothing can be learned from the record, or None."""
+    if not all(text.strip() for text in texts):
+        return "empty"
+    if sum(map(len, texts)) < characters.min:
+        return "too-short"
+    if sum(map(len, texts)) > characters.max:
+        return "too-long"
+    if kind == "preferences" and record["chosen"] == record["rejected"]:
+        return "same-answers"
+    return None
+
+
+def _without_repeats(kind: str, records: Rows, near: NearDuplicates, dropped: Rows) -> Rows:
+    """Return the records without equal and nearly equal later ones, which go to `dropped`."""
+    nearness = Nearness(near.shingle_words, near.min_words, near.threshold)
+    for reason, repeats in (("duplicate", first_equal), ("near-duplicate", lambda fields: first_near(fields, nearness))):
+        found = repeats([list(kinds.texts(kind, record)) for record in records])
+        for later, earlier in sorted(found.items()):
+            dropped.append({"kind": kind, "id": records[later]["id"], "reason": reason, "by": records[earlier]["id"]})
+        records = [record for place, record in enumerate(records) if place not in found]
+    return records
+
+
+def _split(kind: str, records: Rows, params: PrepareParams) -> dict[str, Rows]:
+    """Return the two splits. A record's own hash decides, so that new records move none; at least one is held out.
+
+    Conversations go by what the user first asks, the same way in every kind: what is held out of one kind is trained on in none.
+    """
+    if len(records) < 2:
+        raise StageError(
+            f"{kind}: {len(records)} of the records can be used, must be 2 at least; see the reasons in dropped.jsonl or its metrics"
+        )
+    places = [_place(record, params.seed) for record in records]
+    share = params.held_out_share.documents if kind == "documents" else params.held_out_share.conversations
+    limit = max(share, min(places))
+    held_out = [place <= limit for place in places]
+    return {
+        "train": [record for record, out in zip(records, held_out, strict=True) if not out],
+        "held_out": [record for record, out in zip(records, held_out, strict=True) if out],
+    }
+
+
+def _place(record: Mapping[str, Any], seed: int) -> float:
+    """A number in 0-1 that follows from the seed and a document's id or a conversation's first question."""
+    messages = record.get("messages") or record.get("prompt") or ()
+    key = next((message["content"] for message in messages if message["role"] == "user"), record["id"])
+    return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:8]) / 2**64
+
+
+def _tally(dropped: Rows) -> dict[str, dict[str, int]]:
+    """Count the dropped records by kind and reason."""
+    counts = Counter((drop["kind"], drop["reason"]) for drop in dropped)
+    return {kind: {reason: count for (of, reason), count in sorted(counts.items()) if of == kind} for kind in kinds.FIELDS}
+
+
+def _contaminated_left(params: PrepareParams, folder: Path, outputs: PrepareOutputs) -> int:
+    """Compare what was written with the items once more, from the files; return 0 or raise StageError naming a record and an item."""
+    benchmark = _benchmark(params, folder)
+    for kind in kinds.FIELDS:
+        for split in SPLITS:
+            for record in read_lines(getattr(outputs, kind) / f"{split}.jsonl"):
+                if item := _item_in([text for _, text in kinds.texts(kind, record)], benchmark):
+                    raise StageError(f"{kind}, {record['id']}: holds suite item {item} after decontamination, must hold none")
+    return 0

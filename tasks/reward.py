@@ -1,0 +1,64 @@
+"""Reward stage: a scalar preference model from (chosen, rejected) pairs. RLHF reads it next."""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from models.settings import Finetuning
+from tasks.stage import Inputs, Metrics, Outputs, Params, Work
+
+
+class RewardParams(Finetuning, Params):
+    seed: int = Field(ge=0, description="of the head's first weights and of the order of the pairs")
+
+
+class RewardInputs(Inputs):
+    sft: Path
+    preferences: Path
+
+
+class RewardOutputs(Outputs):
+    reward: Path
+
+
+class RewardMetrics(Metrics):
+    accuracy: float = Field(description="held-out pairs ranked as the annotator did, 0-1; a tie counts half")
+    margin: float = Field(description="mean chosen - rejected on held-out pairs, nats")
+    held_out_pairs: int
+    train_loss: float = Field(description="nats a pair, mean over training")
+    pairs: int = Field(description="trained on")
+    too_long: int = Field(description="left out because longer than max_tokens, held-out ones included")
+
+
+def score(chosen: np.ndarray, rejected: np.ndarray) -> tuple[float, float]:
+    """Accuracy and mean margin of held-out rewards of shape [pairs], in nats: chosen - rejected is the log-odds of the preference.
+
+    A tie counts half, so that a model which cannot tell scores 0.5. Raises ValueError where the shapes differ or
+    no pair is left. Source: Bradley & Terry (1952); Ouyang et al. (2022), eq. 1.
+    """
+    if chosen.shape != rejected.shape or not chosen.size:
+        raise ValueError(f"need two equal, non-empty [pairs] arrays, got {chosen.shape} and {rejected.shape}")
+    gap = chosen - rejected
+    return float(np.mean((np.sign(gap) + 1) / 2)), float(gap.mean())
+
+
+def reward(params: RewardParams, inputs: RewardInputs, outputs: RewardOutputs, work: Work) -> RewardMetrics:
+    from models import policy, preference, training, vocabulary
+
+    training.make_repeatable(params.seed)
+    tokenizer = vocabulary.load(inputs.sft)
+    train, train_dropped = preference.pairs(inputs.preferences / "train.jsonl", tokenizer, params.max_tokens)
+    held_out, held_out_dropped = preference.pairs(inputs.preferences / "held_out.jsonl", tokenizer, params.max_tokens)
+    model, train_loss = preference.fit(preference.load(inputs.sft), tokenizer, train, params, params.seed, work)
+    policy.save(model, tokenizer, outputs.reward)
+    sides = ([pair["prompt"] + pair[side] for pair in held_out] for side in ("chosen", "rejected"))
+    accuracy, margin = score(*(preference.rewards(model, tokenizer, side, params.batch_size) for side in sides))
+    return RewardMetrics(
+        accuracy=accuracy,
+        margin=margin,
+        held_out_pairs=len(held_out),
+        train_loss=train_loss,
+        pairs=len(train),
+        too_long=train_dropped + held_out_dropped,
+    )

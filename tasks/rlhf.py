@@ -1,0 +1,81 @@
+"""RLHF stage: reinforcement learning from the learned reward, with a KL term to sft. The benchmark and the gate read it next."""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from models.errors import StageError
+from models.settings import Reinforcement
+from tasks.stage import Inputs, Metrics, Outputs, Params, Work
+
+
+class RlhfParams(Reinforcement, Params):
+    seed: int = Field(ge=0, description="of the order of the prompts and of the sampling")
+
+
+class RlhfInputs(Inputs):
+    sft: Path
+    reward: Path
+    prompts: Path
+
+
+class RlhfOutputs(Outputs):
+    rlhf: Path
+
+
+class RlhfMetrics(Metrics):
+    reward_gain: float = Field(description="learned reward on held-out prompts, after minus before, nats")
+    reward_gain_stderr: float = Field(description="its standard error, paired over prompts")
+    reward_before: float
+    reward_after: float
+    kl: float = Field(description="KL to sft on held-out prompts' answers, nats an answer")
+    kl_per_token: float
+    tokens_before: float = Field(description="mean length of an answer")
+    tokens_after: float
+    held_out_prompts: int
+
+
+def gain(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """Mean of after - before over prompts [prompts], and its standard error: prompts are paired, so their own spread cancels.
+
+    Raises ValueError for fewer than two prompts or unequal shapes.
+    """
+    if before.shape != after.shape or before.size < 2:
+        raise ValueError(f"need two equal [prompts] arrays of two or more, got {before.shape} and {after.shape}")
+    difference = after - before
+    return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size))
+
+
+def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Work) -> RlhfMetrics:
+    from models import policy, preference, reinforce, training, vocabulary
+
+    training.make_repeatable(params.seed)
+    tokenizer = vocabulary.load(inputs.sft)
+    sft, reward = policy.load(inputs.sft).to(work.device), preference.load(inputs.reward).to(work.device)
+    held_out = reinforce.prompts(inputs.prompts / "held_out.jsonl", params.measured_prompts)
+    before = reinforce.sample(sft, tokenizer, held_out, params, params.seed)
+    train = reinforce.prompts(inputs.prompts / "train.jsonl")
+    model = reinforce.fit(policy.load(inputs.sft), reward, tokenizer, train, params, params.seed, work)
+    after = reinforce.sample(model, tokenizer, held_out, params, params.seed)
+    divergence = reinforce.divergence(model, sft, after, 32)
+    kl, tokens = float(divergence.mean()), float(after.said.sum())
+    if kl > params.max_kl:
+        raise StageError(
+            f"rlhf moved {kl:.2f} nats an answer away from sft, must be at most rlhf.max_kl = {params.max_kl}: "
+            "raise rlhf.beta, or lower rlhf.learning_rate or rlhf.steps"
+        )
+    rewards = [reinforce.mean_rewards(reward, tokenizer, answers, params) for answers in (before, after)]
+    reward_gain, error = gain(*rewards)
+    policy.save(model, tokenizer, outputs.rlhf)
+    return RlhfMetrics(
+        reward_gain=reward_gain,
+        reward_gain_stderr=error,
+        reward_before=float(rewards[0].mean()),
+        reward_after=float(rewards[1].mean()),
+        kl=kl,
+        kl_per_token=float(divergence.sum()) / tokens,
+        tokens_before=float(before.said.sum()) / len(before.said),
+        tokens_after=tokens / len(after.said),
+        held_out_prompts=len(held_out),
+    )

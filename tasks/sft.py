@@ -1,0 +1,49 @@
+"""SFT stage: supervised fine-tuning on conversations. The reward stage and RLHF read it next."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from models.settings import Finetuning
+from tasks.stage import Inputs, Metrics, Outputs, Params, Work
+
+
+class SftParams(Finetuning, Params):
+    seed: int = Field(ge=0, description="of the order of the conversations")
+
+
+class SftInputs(Inputs):
+    base: Path
+    instructions: Path
+
+
+class SftOutputs(Outputs):
+    sft: Path
+
+
+class SftMetrics(Metrics):
+    held_out_loss: float = Field(description="nats a token of the assistant's, on held-out conversations")
+    held_out_loss_before: float = Field(description="the same of the base model")
+    train_loss: float = Field(description="nats a token of the assistant's, mean over training")
+    conversations: int = Field(description="trained on")
+    too_long: int = Field(description="left out because longer than max_tokens, held-out ones included")
+
+
+def sft(params: SftParams, inputs: SftInputs, outputs: SftOutputs, work: Work) -> SftMetrics:
+    from models import finetune, policy, training, vocabulary
+
+    training.make_repeatable(params.seed)
+    tokenizer = vocabulary.load(inputs.base)
+    model = policy.load(inputs.base)
+    train, train_dropped = finetune.conversations(inputs.instructions / "train.jsonl", tokenizer, params.max_tokens)
+    held_out, held_out_dropped = finetune.conversations(inputs.instructions / "held_out.jsonl", tokenizer, params.max_tokens)
+    before = finetune.loss(model, tokenizer, held_out, params.batch_size)
+    model, train_loss = finetune.fit(model, tokenizer, train, params, params.seed, work)
+    policy.save(model, tokenizer, outputs.sft)
+    return SftMetrics(
+        held_out_loss=finetune.loss(model, tokenizer, held_out, params.batch_size),
+        held_out_loss_before=before,
+        train_loss=train_loss,
+        conversations=len(train),
+        too_long=train_dropped + held_out_dropped,
+    )

@@ -1,0 +1,85 @@
+"""Sources stage: the raw records and the benchmark suites, generated or taken from data/raw. Validation reads them next."""
+
+from pathlib import Path
+from shutil import copyfile, copytree
+from typing import Literal
+
+from pydantic import Field
+
+from models.errors import UserError
+from models.records import read_lines, write_lines
+from models.world import Size, generate
+from tasks.stage import Inputs, Metrics, Outputs, Params
+
+KINDS = {
+    "documents": {"id", "text", "source"},
+    "instructions": {"id", "messages", "source"},
+    "preferences": {"id", "prompt", "chosen", "rejected", "source"},
+    "prompts": {"id", "prompt"},
+}
+
+
+class SourcesParams(Params):
+    seed: int = Field(ge=0, description="the world follows from it")
+    suites: tuple[str, ...] = Field(min_length=1, description="the benchmark suites, by name")
+    kind: Literal["world", "files"] = Field(description="world: the generated micro-world; files: what data/raw holds")
+    world: Size = Field(description="how large the micro-world is; not read where kind is files")
+
+
+class SourcesInputs(Inputs):
+    raw: Path
+
+
+class SourcesOutputs(Outputs):
+    records: Path
+    suites: Path
+
+
+class SourcesMetrics(Metrics):
+    records: int = Field(description="records of all kinds")
+    documents: int
+    instructions: int
+    preferences: int
+    prompts: int
+    suite_items: dict[str, int] = Field(description="JSON Lines items by suite; 0 where a suite comes in another form")
+
+
+def _copy_records(raw: Path, records: Path) -> dict[str, int]:
+    records.mkdir(parents=True)
+    counts = {}
+    for kind, fields in KINDS.items():
+        path = raw / f"{kind}.jsonl"
+        counts[kind] = 0
+        for record in read_lines(path):
+            counts[kind] += 1
+            if missing := sorted(fields - set(record)):
+                raise UserError(
+                    f"{path}, record {counts[kind]}: {', '.join(missing)} is missing; a record of {kind} has "
+                    f"{', '.join(sorted(fields))}: mend or remove it"
+                )
+        if not counts[kind]:
+            raise UserError(f"{path} is empty: at least one record must be there; see data/raw/README.md")
+        copyfile(path, records / path.name)
+    return counts
+
+
+def _copy_suites(raw: Path, names: tuple[str, ...], suites: Path) -> dict[str, int]:
+    counts = {}
+    for name in names:
+        folder = raw / "suites" / name
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise UserError(f"{folder} is missing or empty: it must hold the files of suite {name}; add them, or change the key 'suites'")
+        copytree(folder, suites / name)
+        counts[name] = sum(1 for path in sorted(folder.glob("*.jsonl")) for _ in read_lines(path))
+    return counts
+
+
+def sources(params: SourcesParams, inputs: SourcesInputs, outputs: SourcesOutputs) -> SourcesMetrics:
+    if params.kind == "files":
+        counts = _copy_records(inputs.raw, outputs.records)
+        suite_items = _copy_suites(inputs.raw, params.suites, outputs.suites)
+    else:
+        records, suites = generate(params.seed, params.world, params.suites)
+        counts = {kind: write_lines(outputs.records / f"{kind}.jsonl", rows) for kind, rows in records.items()}
+        suite_items = {name: write_lines(outputs.suites / name / "items.jsonl", rows) for name, rows in suites.items()}
+    return SourcesMetrics(records=sum(counts.values()), suite_items=suite_items, **counts)

@@ -1,0 +1,20 @@
+"""One nano retraining for all tests that look at a finished run."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.workspaces import make_workspace, run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A workspace in which `sluice run` has taken the nano recipe from data to champion. Read it; copy it to change it."""
+    workspace = make_workspace(tmp_path_factory.mktemp("finished") / "sluice")
+    done = run(workspace, "sluice", "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (workspace / "first-run.txt").write_text(done.stdout)
+    return workspace

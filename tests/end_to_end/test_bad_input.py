@@ -1,0 +1,120 @@
+"""A person's mistake, or a machine's, is one clear line and the right exit code; nothing is half-written."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.workspaces import PROGRAMS, copy_of, environment, make_workspace, run
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    return make_workspace(tmp_path_factory.mktemp("untouched") / "sluice")
+
+
+@pytest.fixture
+def workspace(untouched, tmp_path):
+    return copy_of(untouched, tmp_path / "sluice")
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def assert_one_line_each(done, code, *parts):
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert all(line.startswith("sluice: ") for line in lines), done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+def test_every_typo_in_params_is_named_at_once_with_the_nearest_key(workspace):
+    edit(workspace / "params.yaml", "vocabulary_size:", "vocabulary_sise:")
+    edit(workspace / "params.yaml", "max_kl: ", "max_kl: -")
+    done = run(workspace, "sluice", "run")
+    assert_one_line_each(done, 2, "tokenizer.vocabulary_sise", "did you mean tokenizer.vocabulary_size?", "rlhf.max_kl")
+    assert not (workspace / "artifacts").exists()
+
+
+def test_broken_yaml_names_the_line(workspace):
+    (workspace / "params.yaml").write_text("seed: 1\nmodel: [\n")
+    assert_one_line_each(run(workspace, "sluice", "run"), 2, "params.yaml, line")
+
+
+def test_outside_a_workspace_the_command_says_where_to_go(workspace, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = subprocess.run([PROGRAMS / "sluice", "status"], cwd=elsewhere, env=environment(workspace), capture_output=True, text=True)
+    assert_one_line_each(done, 2, "not in a Sluice workspace")
+
+
+def test_an_unknown_stage_lists_the_stages(workspace):
+    assert_one_line_each(run(workspace, "sluice", "stage", "polish"), 2, "no stage 'polish'", "rlhf")
+
+
+def test_a_missing_input_says_how_to_get_it(workspace):
+    assert_one_line_each(run(workspace, "sluice", "stage", "prepare"), 2, "artifacts/records", "sluice run")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("PREFECT_API_URL", "http://127.0.0.1:9/api"), ("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")]
+)
+def test_an_unreachable_server_is_named(workspace, variable, value):
+    done = run(workspace, "sluice", "run", **{variable: value})
+    assert_one_line_each(done, 1, value, variable)
+
+
+def use_files(workspace, records):
+    """Switch the sources to files in data/raw, and put these records there."""
+    edit(workspace / "params.yaml", "kind: world", "kind: files")
+    for kind, text in records.items():
+        (workspace / "data" / "raw" / f"{kind}.jsonl").write_text(text)
+
+
+def test_a_missing_data_file_is_named(workspace):
+    use_files(workspace, {})
+    assert_one_line_each(run(workspace, "sluice", "stage", "sources"), 2, "documents.jsonl", "missing")
+
+
+def test_invalid_json_names_file_and_line(workspace):
+    use_files(workspace, {"documents": '{"id": "a", "text": "x", "source": "s"}\n{"id": \n'})
+    assert_one_line_each(run(workspace, "sluice", "stage", "sources"), 2, "documents.jsonl, line 2")
+    assert not (workspace / "artifacts" / "records").exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(workspace):
+    if os.getuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    disk = workspace / "artifacts"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    try:
+        assert_one_line_each(run(workspace, "sluice", "stage", "sources"), 1, "disk is full")
+        assert list(disk.rglob("*.jsonl")) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    done = run(workspace, "sluice", "stage", "sources")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_second_run_is_refused_and_ctrl_c_stops_the_first(workspace):
+    first = subprocess.Popen(
+        [PROGRAMS / "sluice", "run"], cwd=workspace, env=environment(workspace), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((workspace / ".sluice" / "outcomes").glob("*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert_one_line_each(run(workspace, "sluice", "run"), 2, "another 'sluice run'", str(first.pid))
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "the next run carries on" in errors

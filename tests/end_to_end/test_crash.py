@@ -1,0 +1,93 @@
+"""Kill the flow's whole process tree at any instant: the next run carries on and ends as an uninterrupted one."""
+
+import json
+import random
+import subprocess
+import time
+
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from models.records import folder_md5
+from tests.workspaces import PROGRAMS, environment, make_workspace, run
+
+INSTANTS = [random.Random(seed).random() for seed in range(20)]  # shares of an uninterrupted run
+IN_CI = INSTANTS[:3]
+
+
+def kill_after(workspace, seconds):
+    """Start a run and SIGKILL it with all its descendants after `seconds`; return whether it was still at work."""
+    flow = subprocess.Popen(
+        [str(PROGRAMS / "sluice"), "run"], cwd=workspace, env=environment(workspace), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        flow.wait(seconds)
+        return False
+    except subprocess.TimeoutExpired:
+        tree = [psutil.Process(flow.pid), *psutil.Process(flow.pid).children(recursive=True)]
+        for process in tree:
+            process.kill()
+        psutil.wait_procs(tree, 10)
+        flow.wait()
+        return True
+
+
+def processes_of(workspace):
+    """Every process that works in the workspace or names it."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "cwd"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if str(workspace) in words or str(process.info["cwd"] or "").startswith(str(workspace)):
+            found.append(words)
+    return found
+
+
+def finished_stages(workspace):
+    path = workspace / "dvc.lock"
+    return set((YAML(typ="safe").load(path.read_text()) or {}).get("stages", {})) if path.exists() else set()
+
+
+def check_recovery(finished, workspace, share):
+    uninterrupted = json.loads(run(finished, "sluice", "status", "--json").stdout)
+    kill_after(workspace, share * uninterrupted["last_run"]["seconds"])
+    before = finished_stages(workspace)
+    done = run(workspace, "sluice", "run")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    found = json.loads(run(workspace, "sluice", "status", "--json").stdout)
+    assert folder_md5(workspace / "artifacts" / "rlhf") == uninterrupted["champion"]["model_md5"]
+    assert found["champion"]["model_md5"] == uninterrupted["champion"]["model_md5"]
+    assert found["champion"]["version"] == "1"
+    again = {stage["name"] for stage in found["last_run"]["stages"] if stage["state"] == "ran"} & before
+    assert not again, f"finished before the kill, ran again: {again}"
+    assert run(workspace, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    time.sleep(0.5)
+    assert processes_of(workspace) == []
+
+
+@pytest.mark.parametrize("share", IN_CI)
+def test_a_killed_run_is_carried_on_to_the_same_model(finished, tmp_path, share):
+    check_recovery(finished, make_workspace(tmp_path / "sluice"), share)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", INSTANTS[3:])
+def test_a_killed_run_is_carried_on_to_the_same_model_wherever_it_was(finished, tmp_path, share):
+    check_recovery(finished, make_workspace(tmp_path / "sluice"), share)
+
+
+def test_killing_the_flow_alone_leaves_no_process_behind(tmp_path):
+    workspace = make_workspace(tmp_path / "sluice")
+    flow = subprocess.Popen(
+        [str(PROGRAMS / "sluice"), "run"], cwd=workspace, env=environment(workspace), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (workspace / ".sluice" / "outcomes").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    flow.kill()
+    flow.wait()
+    for _ in range(50):
+        if not processes_of(workspace):
+            break
+        time.sleep(0.1)
+    assert processes_of(workspace) == []

@@ -1,0 +1,69 @@
+"""params.yaml is checked whole: every fault at once, each with its key and what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.parameters import check, load
+from flows.pipeline import Pipeline
+from flows.workspace import Workspace
+from models.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+STAGES = list(Pipeline(Workspace(ROOT)).stages.values())
+
+
+def faults(values):
+    with pytest.raises(UserError) as caught:
+        check(values, STAGES)
+    return str(caught.value).splitlines()
+
+
+@pytest.fixture
+def values():
+    return load(ROOT / "params.yaml")
+
+
+def test_the_default_is_accepted(values):
+    check(values, STAGES)
+
+
+def test_an_unknown_key_names_the_nearest_valid_one(values):
+    values["rlhf"]["learning_rat"] = values["rlhf"].pop("learning_rate")
+    assert "params.yaml: rlhf.learning_rat is not a known key; did you mean rlhf.learning_rate?" in faults(values)
+
+
+def test_a_missing_key_is_named(values):
+    del values["sft"]["epochs"]
+    assert faults(values) == ["params.yaml: sft.epochs is missing; 'sluice recipe show tiny' prints the default"]
+
+
+def test_a_value_out_of_bounds_says_the_bound(values):
+    values["rlhf"]["learning_rate"] = 5
+    [fault] = faults(values)
+    assert "rlhf.learning_rate is 5" in fault
+    assert "less than or equal to" in fault
+
+
+def test_an_unknown_section_and_a_wrong_type_are_told_together(values):
+    values["sftt"] = {}
+    values["base"]["steps"] = "many"
+    found = faults(values)
+    assert any("sftt is not a known key; did you mean sft?" in fault for fault in found)
+    assert any("base.steps is 'many'" in fault for fault in found)
+
+
+def test_the_gates_policy_is_checked_too(values):
+    values["gate"]["alpha"] = 0.9
+    assert any("gate.alpha is 0.9" in fault for fault in faults(values))
+
+
+def test_a_number_such_as_1e_4_is_a_number(tmp_path):
+    (tmp_path / "params.yaml").write_text("rate: 1e-4\n")
+    assert load(tmp_path / "params.yaml") == {"rate": 1e-4}
+
+
+def test_a_duplicate_key_is_refused_with_its_line(tmp_path):
+    (tmp_path / "params.yaml").write_text("seed: 1\nseed: 2\n")
+    with pytest.raises(UserError, match="line 2"):
+        load(tmp_path / "params.yaml")

@@ -1,0 +1,77 @@
+"""Packing loses and cuts nothing that fits, and equal training gives equal weights."""
+
+import pytest
+import torch
+
+from models import policy, pretraining, training, vocabulary
+from models.settings import Pretraining, Shape
+
+TEXTS = [f"the {word} is {number}." for number in range(40) for word in ("river", "town", "house that is far away from here")]
+PLAN = Pretraining(
+    shape=Shape(layers=2, hidden_size=32, feed_forward_size=64, heads=2),
+    block_tokens=32,
+    batch_blocks=4,
+    steps=30,
+    learning_rate=0.01,
+    warmup_share=0.1,
+    weight_decay=0.0,
+    precision="float32",
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return vocabulary.train(TEXTS, 320, 64)
+
+
+def trained(tokenizer):
+    training.make_repeatable(3)
+    model = policy.new(PLAN.shape, tokenizer, 64)
+    blocks = pretraining.pack(TEXTS, tokenizer, PLAN.block_tokens)
+    before = pretraining.loss(model, blocks, 4, "float32")
+    pretraining.fit(model, blocks, PLAN, 3, lambda *_: None)
+    return model, before, pretraining.loss(model, blocks, 4, "float32")
+
+
+def test_every_text_that_fits_a_block_stands_whole_in_one_block(tokenizer):
+    blocks = pretraining.pack(TEXTS, tokenizer, 32)
+    found = [text for block in blocks for text in tokenizer.decode(block).replace(vocabulary.PAD, "").split(vocabulary.END) if text]
+    assert sorted(found) == sorted(TEXTS)
+
+
+def test_best_fit_leaves_little_padding(tokenizer):
+    blocks = pretraining.pack(TEXTS, tokenizer, 64)
+    assert (blocks == tokenizer.pad_token_id).float().mean() < 0.1
+
+
+def test_a_text_longer_than_a_block_is_cut_into_blocks_and_keeps_every_token(tokenizer):
+    text = " ".join(TEXTS)
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    blocks = pretraining.pack([text], tokenizer, 16)
+    assert sorted(token for block in blocks.tolist() for token in block if token != tokenizer.pad_token_id) == sorted(
+        [*tokens, tokenizer.eos_token_id]
+    )
+
+
+def test_padding_has_no_loss(tokenizer):
+    model = policy.new(PLAN.shape, tokenizer, 64)
+    row = tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"]
+    padded = [*row, *[tokenizer.pad_token_id] * 9]
+    assert pretraining.loss(model, torch.tensor([padded]), 1, "float32") == pytest.approx(
+        pretraining.loss(model, torch.tensor([row]), 1, "float32"), abs=1e-5
+    )
+
+
+def test_training_lowers_the_loss_and_equal_runs_give_equal_weights(tokenizer):
+    (model, before, after), (again, _, _) = trained(tokenizer), trained(tokenizer)
+    assert after < before - 1
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_nearly_nothing():
+    rates = [training.rate(step, 100, 0.1) for step in range(100)]
+    assert rates[9] == 1.0
+    assert rates[0] == 0.1
+    assert 0 < rates[-1] < 0.02
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[9:] == sorted(rates[9:], reverse=True)

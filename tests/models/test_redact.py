@@ -1,0 +1,60 @@
+from collections import Counter
+
+import pytest
+
+from models.redact import redact
+
+REGIONS = ("US", "GB")
+
+
+def redacted(text):
+    counts = Counter()
+    return redact(text, REGIONS, counts), dict(counts)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "kind"),
+    [
+        ("Write to john.doe+x@mail.example.co.uk.", "Write to [EMAIL].", "email"),
+        ("Call +44 20 7946 0958 now", "Call [PHONE] now", "phone"),
+        ("Call (212) 555-0123 now", "Call [PHONE] now", "phone"),
+        ("Call 212-555-0123, or write", "Call [PHONE], or write", "phone"),
+        ("Call 020 7946 0123.", "Call [PHONE].", "phone"),
+        ("Pay with 4111 1111 1111 1111 today", "Pay with [CARD] today", "card"),
+        ("Pay with 378282246310005", "Pay with [CARD]", "card"),
+        ("To GB82 WEST 1234 5698 7654 32, soon", "To [IBAN], soon", "iban"),
+        ("From 192.0.2.17.", "From [IP].", "ip"),
+        ("From 2001:db8:85a3::8a2e:370:7334 at noon", "From [IP] at noon", "ip"),
+    ],
+)
+def test_personal_data_is_replaced_by_its_kind_and_counted(text, expected, kind):
+    assert redacted(text) == (expected, {kind: 1})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12345678 * 2125550123 = 26241",
+        "2125550123 - 2125550100 = 23",
+        "So 7 + 42429371 = 4826456718935123",
+        "The number is 4111111111111112.",  # fails Luhn's check
+        "def f(a):\n    return a[::2] + a[1:2:3]",
+        "at 12:30:45 on 2024-05-17, 10:20:30:40",
+        "version 1.2.3.4 and v1.2.3.4 on 127.0.0.1 or 0.0.0.0",
+        "@dataclass\nclass A: x@y",
+        "GB83 WEST 1234 5698 7654 32",  # fails IBAN's check
+        "3.141592653589793 and 1,000,000,000",
+        "ISBN 978-3-16-148410-0",
+    ],
+)
+def test_numbers_code_and_dates_stay(text):
+    assert redacted(text) == (text, {})
+
+
+def test_two_of_one_kind_count_two():
+    assert redacted("a@example.org, b@example.org") == ("[EMAIL], [EMAIL]", {"email": 2})
+
+
+def test_redacting_twice_changes_nothing_more():
+    once, _ = redacted("a@example.org +44 20 7946 0958 192.0.2.17")
+    assert redacted(once) == (once, {})

@@ -1,0 +1,152 @@
+"""Suites are read whole or refused in one line, and subsets are fixed."""
+
+import csv
+import gzip
+import io
+import json
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models import suites
+from models.errors import UserError
+
+BENCHMARKS = Path(__file__).parents[2] / "../shared/data/benchmarks"
+published = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no ../shared/data/benchmarks beside the repository")
+QUESTION = {"id": "a", "question": "Which is even?", "choices": ["1", "2"], "answer": 1, "subject": "numbers"}
+
+
+def make(folder: Path, name: str, rows: list[Any]) -> Path:
+    suite = folder / name
+    suite.mkdir()
+    (suite / "items.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return suite
+
+
+def items_of(counts: dict[str, int]) -> list[suites.MultipleChoice]:
+    return [
+        suites.MultipleChoice(**{**QUESTION, "id": f"{subject}/{number}", "subject": subject})  # type: ignore[arg-type]
+        for subject, count in counts.items()
+        for number in range(count)
+    ]
+
+
+def test_a_generated_suite_is_read_and_its_texts_hold_question_and_answer(tmp_path: Path) -> None:
+    suite = make(tmp_path, "mmlu-mini", [QUESTION])
+    assert suites.suite_items(suite) == [suites.MultipleChoice(**QUESTION)]  # type: ignore[arg-type]
+    assert list(suites.texts(suite)) == [("a", "Which is even?\n2")]
+
+
+def test_texts_of_code_are_whole_functions(tmp_path: Path) -> None:
+    row = {
+        "task_id": "m/0",
+        "prompt": "def f():\n",
+        "entry_point": "f",
+        "canonical_solution": "    return 1\n",
+        "test": "def check(c): ...",
+    }
+    assert list(suites.texts(make(tmp_path, "humaneval-mini", [row]))) == [("m/0", "def f():\n    return 1\n")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "holds no item"),
+        ([QUESTION, QUESTION], "the id a comes twice"),
+        ([{**QUESTION, "answer": 2}], "answer is 2, must be below the number of choices, 2"),
+        ([{**QUESTION, "choices": ["1"]}], "choices"),
+        ([{**QUESTION, "label": 1}], "label"),
+    ],
+)
+def test_a_bad_item_is_refused_in_one_line_that_names_the_file(tmp_path: Path, rows: list[Any], said: str) -> None:
+    with pytest.raises(UserError, match=r"items\.jsonl") as error:
+        suites.suite_items(make(tmp_path, "mmlu-mini", rows))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_suite_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no suite is named"):
+        suites.suite_items(make(tmp_path, "mmlu-maxi", [QUESTION]))
+    (tmp_path / "mmlu").mkdir()
+    with pytest.raises(UserError, match=r"mmlu\.zip is missing"):
+        suites.suite_items(tmp_path / "mmlu")
+
+
+def test_a_subset_gives_each_subject_its_share_and_is_always_the_same() -> None:
+    items = items_of({"large": 60, "middle": 30, "small": 10})
+    chosen = suites.subset(items, 21, seed=1)
+    assert Counter(item.subject for item in chosen) == {"large": 13, "middle": 6, "small": 2}
+    assert chosen == suites.subset(items, 21, seed=1)
+    assert chosen != suites.subset(items, 21, seed=2)
+    assert [items.index(item) for item in chosen] == sorted(items.index(item) for item in chosen)
+
+
+def test_a_subset_as_large_as_the_suite_is_the_suite() -> None:
+    items = items_of({"one": 3})
+    assert suites.subset(items, None, 0) == suites.subset(items, 3, 0) == suites.subset(items, 9, 0) == items
+
+
+def test_a_larger_subset_of_one_subject_holds_the_smaller() -> None:
+    items = items_of({"one": 50})
+    assert {item.id for item in suites.subset(items, 10, 3)} < {item.id for item in suites.subset(items, 11, 3)}
+
+
+def zipped(path: Path, members: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+
+
+def test_mmlu_as_published_has_test_items_and_dev_shots(tmp_path: Path) -> None:
+    rows = io.StringIO()
+    csv.writer(rows).writerow(["2 + 2,\nin words?", "three", "four", "five", "six", "B"])
+    zipped(tmp_path / "mmlu" / "mmlu.zip", {"data/test/sums_test.csv": rows.getvalue(), "data/dev/sums_dev.csv": "1+1?,1,2,3,4,B\n"})
+    (item,) = suites.suite_items(tmp_path / "mmlu")
+    assert isinstance(item, suites.MultipleChoice)
+    assert (item.id, item.subject, item.choices[item.answer]) == ("sums/1", "sums", "four")
+    assert [shot.question for shot in suites.shots(tmp_path / "mmlu")["sums"]] == ["1+1?"]
+
+
+def test_gpqa_is_shuffled_the_same_way_each_time_and_its_text_is_in_no_message(tmp_path: Path) -> None:
+    head = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3,High-level domain\n"
+    rows = "".join(f"rec{number},What? , right ,w1,w2,w3,Physics\n" for number in range(40))
+    zipped(tmp_path / "gpqa" / "dataset.zip", {suites.GPQA_FILE: head + rows})
+    items = [item for item in suites.suite_items(tmp_path / "gpqa") if isinstance(item, suites.MultipleChoice)]
+    assert all(item.choices[item.answer] == "right" for item in items)
+    assert set(Counter(item.answer for item in items)) == {0, 1, 2, 3}
+    assert items == suites.suite_items(tmp_path / "gpqa")
+    zipped(tmp_path / "again" / "gpqa" / "dataset.zip", {suites.GPQA_FILE: head + "rec1,,SECRET,SECRET,SECRET,SECRET,SECRET\n"})
+    with pytest.raises(UserError) as error:
+        suites.suite_items(tmp_path / "again" / "gpqa")
+    assert "SECRET" not in str(error.value)
+
+
+@published
+@pytest.mark.parametrize(("name", "count"), [("mmlu", 14042), ("gpqa", 198), ("humaneval", 164)])
+def test_the_published_suites_have_their_published_sizes(name: str, count: int) -> None:
+    assert len(suites.suite_items(BENCHMARKS / name)) == count
+
+
+@published
+@pytest.mark.parametrize(("name", "keep"), [("mmlu", 0.9), ("gpqa", 0.5), ("humaneval", 0.7), ("humaneval", 0.0)])
+def test_a_published_file_cut_short_is_refused_in_one_line(tmp_path: Path, name: str, keep: float) -> None:
+    file = suites.FORMATS[name].file
+    content = (BENCHMARKS / name / file).read_bytes()
+    (tmp_path / name).mkdir()
+    (tmp_path / name / file).write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(UserError) as error:
+        suites.suite_items(tmp_path / name)
+    assert file in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_line_of_humaneval_that_is_no_item_is_named(tmp_path: Path) -> None:
+    (tmp_path / "humaneval").mkdir()
+    (tmp_path / "humaneval" / "HumanEval.jsonl.gz").write_bytes(gzip.compress(b'{"task_id": "x"}\n'))
+    with pytest.raises(UserError, match="line 1"):
+        suites.suite_items(tmp_path / "humaneval")

@@ -1,0 +1,68 @@
+"""Sources come from the world or from files, and a broken file is named."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from models.errors import UserError
+from models.records import folder_md5, read_lines, write_lines
+from tasks.sources import SourcesInputs, SourcesOutputs, SourcesParams, sources
+
+SUITES = ("mmlu-mini", "gpqa-mini", "humaneval-mini")
+WORLD = YAML(typ="safe").load(Path(__file__).parents[2] / "models" / "recipes" / "nano.yaml")["sources"]["world"]
+
+
+def run(raw, target, kind="files", suites=SUITES, seed=3):
+    params = SourcesParams(seed=seed, suites=suites, kind=kind, world=WORLD)
+    outputs = SourcesOutputs(records=target / "records", suites=target / "suites")
+    return sources(params, SourcesInputs(raw=raw), outputs)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    folder = tmp_path / "raw"
+    write_lines(folder / "documents.jsonl", [{"id": "1", "text": "a", "source": "s"}])
+    write_lines(folder / "instructions.jsonl", [{"id": "1", "messages": messages, "source": "s"}])
+    pair = {"prompt": messages[:1], "chosen": messages[1:], "rejected": messages[1:]}
+    write_lines(folder / "preferences.jsonl", [{"id": "1", **pair, "source": "s"}])
+    write_lines(folder / "prompts.jsonl", [{"id": "1", "prompt": messages[:1]}])
+    (folder / "suites" / "gpqa").mkdir(parents=True)
+    (folder / "suites" / "gpqa" / "dataset.zip").write_bytes(b"any file")
+    return folder
+
+
+def test_the_world_gives_equal_bytes_for_equal_seeds_and_counts_what_it_wrote(tmp_path):
+    one, other = (run(tmp_path, tmp_path / name, kind="world") for name in ("one", "other"))
+    assert one == other
+    assert folder_md5(tmp_path / "one") == folder_md5(tmp_path / "other")
+    assert one.documents == len(list(read_lines(tmp_path / "one" / "records" / "documents.jsonl")))
+    assert one.records == one.documents + one.instructions + one.preferences + one.prompts
+    assert set(one.suite_items) == set(SUITES)
+
+
+def test_files_are_copied_as_they_are(raw, tmp_path):
+    metrics = run(raw, tmp_path / "out", suites=("gpqa",))
+    assert metrics.records == 4
+    assert metrics.suite_items == {"gpqa": 0}
+    assert (tmp_path / "out" / "suites" / "gpqa" / "dataset.zip").read_bytes() == b"any file"
+    for path in raw.glob("*.jsonl"):
+        assert (tmp_path / "out" / "records" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "is missing"), ("", "is empty"), ('{"id": "1"}\n', "prompt is missing"), ("{\n", "line 1: not valid JSON")],
+)
+def test_a_broken_file_is_a_user_error_that_names_it(raw, tmp_path, content, message):
+    (raw / "prompts.jsonl").unlink()
+    if content is not None:
+        (raw / "prompts.jsonl").write_text(content)
+    with pytest.raises(UserError, match=f"prompts.jsonl.*{message}"):
+        run(raw, tmp_path / "out", suites=("gpqa",))
+
+
+def test_a_suite_without_files_is_a_user_error(raw, tmp_path):
+    with pytest.raises(UserError, match="suites/mmlu is missing or empty"):
+        run(raw, tmp_path / "out", suites=("gpqa", "mmlu"))

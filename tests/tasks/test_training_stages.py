@@ -1,0 +1,176 @@
+"""Tokenizer, base, sft, reward and rlhf on a handful of records: whole model folders, equal for equal runs."""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from models import world
+from models.errors import StageError
+from models.records import folder_md5, write_lines
+from models.settings import Finetuning, Method, Pretraining, Reinforcement, Shape
+from models.work import Work
+from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
+from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
+from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
+from tasks.sft import SftInputs, SftOutputs, SftParams, sft
+from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
+
+SIZE = world.Size(
+    people=16,
+    towns=8,
+    people_documents=40,
+    town_documents=10,
+    answer_documents=10,
+    sum_documents=10,
+    list_documents=10,
+    code_documents=20,
+    fact_conversations=30,
+    code_conversations=5,
+    open_conversations=5,
+    preferences=16,
+    items=20,
+    dirt=0,
+)
+SPEED = {"learning_rate": 1e-3, "warmup_share": 0.1, "precision": "float32"}
+PRETRAINING = Pretraining(
+    shape=Shape(layers=2, hidden_size=32, feed_forward_size=64, heads=2),
+    block_tokens=64,
+    batch_blocks=4,
+    steps=6,
+    weight_decay=0.0,
+    **SPEED,
+)
+
+
+def method(name):
+    return Method(name=name, rank=4, alpha=8, layers=1)
+
+
+def finetuning(name="full"):
+    return Finetuning(method=method(name), epochs=1, batch_size=8, max_tokens=256, weight_decay=0.0, **SPEED)
+
+
+def reinforcement(name="full", max_kl=50.0):
+    sampling = {"max_new_tokens": 8, "temperature": 1.0, "measured_answers": 2, "measured_prompts": 4}
+    sizes = {"steps": 2, "prompts_per_step": 2, "answers_per_prompt": 2}
+    return Reinforcement(method=method(name), beta=0.1, max_kl=max_kl, **sampling, **sizes, **SPEED)
+
+
+class Pipeline:
+    """The five stages over one folder of records."""
+
+    def __init__(self, records: Path, target: Path) -> None:
+        self.records, self.target = records, target
+        self.work = Work(folder=target / "work", reports=target / "reports")
+
+    def tokenizer(self):
+        params = TokenizerParams(pretrained=None, vocabulary_size=500, max_tokens=256)
+        inputs = TokenizerInputs(documents=self.records / "documents", instructions=self.records / "instructions")
+        return tokenizer(params, inputs, TokenizerOutputs(tokenizer=self.target / "tokenizer"))
+
+    def base(self, name="base", pretrained=None, plan=PRETRAINING):
+        inputs = BaseInputs(tokenizer=self.target / "tokenizer", documents=self.records / "documents")
+        params = BaseParams(seed=1, pretrained=pretrained, **dict(plan))
+        return base(params, inputs, BaseOutputs(base=self.target / name), self.work)
+
+    def sft(self, name="sft", plan=None):
+        inputs = SftInputs(base=self.target / "base", instructions=self.records / "instructions")
+        return sft(SftParams(seed=1, **dict(plan or finetuning())), inputs, SftOutputs(sft=self.target / name), self.work)
+
+    def reward(self, name="reward", plan=None):
+        inputs = RewardInputs(sft=self.target / "sft", preferences=self.records / "preferences")
+        return reward(RewardParams(seed=1, **dict(plan or finetuning())), inputs, RewardOutputs(reward=self.target / name), self.work)
+
+    def rlhf(self, name="rlhf", plan=None):
+        inputs = RlhfInputs(sft=self.target / "sft", reward=self.target / "reward", prompts=self.records / "prompts")
+        return rlhf(RlhfParams(seed=1, **dict(plan or reinforcement())), inputs, RlhfOutputs(rlhf=self.target / name), self.work)
+
+    def run(self):
+        self.metrics = [self.tokenizer(), self.base(), self.sft(), self.reward(), self.rlhf()]
+        return self
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    for kind, rows in world.generate(5, SIZE, ())[0].items():
+        write_lines(folder / kind / "train.jsonl", rows[4:])
+        write_lines(folder / kind / "held_out.jsonl", rows[:4])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(records, tmp_path_factory):
+    return Pipeline(records, tmp_path_factory.mktemp("one")).run()
+
+
+def test_every_language_model_is_a_whole_folder_that_answers(done):
+    for name in ("base", "sft", "rlhf"):
+        model, words = (kind.from_pretrained(done.target / name) for kind in (AutoModelForCausalLM, AutoTokenizer))
+        asked = words.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True, return_tensors="pt")
+        assert model.generate(**asked, max_new_tokens=3).shape[1] > asked["input_ids"].shape[1]
+
+
+def test_the_reward_model_gives_one_number(done):
+    assert AutoModelForSequenceClassification.from_pretrained(done.target / "reward").config.num_labels == 1
+
+
+def test_equal_runs_give_equal_metrics_and_equal_bytes(done, records, tmp_path):
+    again = Pipeline(records, tmp_path / "elsewhere").run()
+    assert again.metrics == done.metrics
+    for name in ("tokenizer", "base", "sft", "reward", "rlhf"):
+        assert folder_md5(again.target / name) == folder_md5(done.target / name)
+
+
+def test_no_out_holds_a_pickle_or_a_path(done):
+    for name in ("tokenizer", "base", "sft", "reward", "rlhf"):
+        for path in (done.target / name).rglob("*"):
+            assert path.suffix in (".json", ".jinja", ".safetensors")
+            assert str(done.target).encode() not in path.read_bytes()
+
+
+def test_each_stage_changes_the_weights(done):
+    assert len({folder_md5(done.target / name) for name in ("base", "sft", "rlhf")}) == 3
+
+
+def test_progress_ends_with_the_last_step(done):
+    told = []
+    done.work = Work(folder=done.work.folder, reports=done.work.reports, progress=lambda *call: told.append(call))
+    done.sft("sft-told")
+    assert told[-1][0] == told[-1][1] > 1
+    assert "loss" in told[-1][2]
+
+
+@pytest.mark.parametrize("name", ["lora", "last-layers"])
+def test_other_methods_give_whole_models_too(done, name):
+    done.sft(f"sft-{name}", finetuning(name))
+    done.reward(f"reward-{name}", finetuning(name))
+    done.rlhf(f"rlhf-{name}", reinforcement(name))
+    for stage in ("sft", "reward", "rlhf"):
+        same, other = ({path.name for path in (done.target / folder).iterdir()} for folder in (stage, f"{stage}-{name}"))
+        assert same == other
+        assert folder_md5(done.target / stage) != folder_md5(done.target / f"{stage}-{name}")
+
+
+def test_a_pretrained_model_without_steps_is_taken_as_it_is(done):
+    metrics = done.base("taken", str(done.target / "sft"), PRETRAINING.model_copy(update={"steps": 0}))
+    assert metrics.train_loss is None
+    assert metrics.training_tokens == 0
+    assert (done.target / "taken" / "model.safetensors").read_bytes() == (done.target / "sft" / "model.safetensors").read_bytes()
+
+
+def test_nothing_to_train_and_nothing_to_take_is_refused(done):
+    with pytest.raises(StageError, match="nothing to train and nothing to take"):
+        done.base("none", None, PRETRAINING.model_copy(update={"steps": 0}))
+
+
+def test_too_far_from_sft_fails_and_leaves_no_model(done):
+    with pytest.raises(StageError, match=r"must be at most rlhf.max_kl = 1e-09"):
+        done.rlhf("far", reinforcement(max_kl=1e-9))
+    assert not (done.target / "far").exists()
+
+
+def test_records_that_are_all_too_long_are_refused(done):
+    with pytest.raises(StageError, match="raise the key max_tokens"):
+        done.sft("none", finetuning().model_copy(update={"max_tokens": 16}))
