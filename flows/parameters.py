@@ -1,8 +1,9 @@
 """params.yaml, read as DVC reads it and checked against every stage's class at once; and the recipes that fill it."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 from pydantic import ValidationError
@@ -66,11 +67,21 @@ def _faults(name: str, section: str, model: type[Any], values: Mapping[str, Any]
             path = [str(part) for part in fault["loc"]]
             key = ".".join(path if path and path[0] in shared else [section, *path])
             if fault["type"] == "extra_forbidden":
-                yield _unknown(name, key, set(model.model_fields) - shared, section)
+                yield _unknown(name, key, _keys_at(model, path[:-1]) - shared, key.rpartition(".")[0])
             elif fault["type"] == "missing":
                 yield f"{name}: {key} is missing; 'sluice recipe show tiny' prints the default"
             else:
                 yield f"{name}: {key} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _keys_at(model: type[Any], path: Sequence[str]) -> set[str]:
+    """The keys that the record at `path` inside `model` knows."""
+    for part in path:
+        inner = model.model_fields[part].annotation if part in model.model_fields else model
+        while isinstance(inner, GenericAlias):
+            inner = inner.__args__[-1]
+        model = inner if hasattr(inner, "model_fields") else model
+    return set(model.model_fields)
 
 
 def _unknown(name: str, key: str, known: Iterable[str], section: str) -> str:

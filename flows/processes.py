@@ -86,10 +86,13 @@ class TimeLimitError(Exception):
     """The command ran past its limit and was killed."""
 
 
-def stream(command: Sequence[str], cwd: Path, env: dict[str, str], timeout_s: float, on_line: Callable[[str], None]) -> int:
+def stream(
+    command: Sequence[str], cwd: Path, env: dict[str, str], on_line: Callable[[str], None], timeout_s: float, from_line: str | None = None
+) -> int:
     """Run `command`, hand each line of its output to `on_line`, return its exit code.
 
-    Raises TimeLimitError after `timeout_s`; whatever ends the call, no process of the group is left.
+    Raises TimeLimitError `timeout_s` after the line `from_line` (the start, where none is given): waiting for a place does not count.
+    Whatever ends the call, no process of the group is left.
     """
     child = start(command, cwd, env, subprocess.PIPE)
     late = threading.Event()
@@ -100,13 +103,16 @@ def stream(command: Sequence[str], cwd: Path, env: dict[str, str], timeout_s: fl
 
     timer = threading.Timer(timeout_s, expire)
     timer.daemon = True
-    timer.start()
+    if from_line is None:
+        timer.start()
     try:
         if stopping():
             return 130
         assert child.stdout is not None
-        for line in child.stdout:
-            on_line(line.rstrip("\n"))
+        for line in map(str.rstrip, child.stdout):
+            if line == from_line and not timer.is_alive():
+                timer.start()
+            on_line(line)
         code = child.wait()
     finally:
         timer.cancel()

@@ -23,10 +23,10 @@ from flows import processes, release
 from flows.pipeline import Stage, read_metrics
 from flows.registry import Registry
 from flows.report import StageResult, main_metric, score_rows, scores, stage_rows
-from flows.runner import outcome_file
+from flows.runner import outcome_file, started_line
 from flows.session import Session, session
 from flows.tracking import PIPELINE, Tracker, git_commit
-from flows.workspace import find, locked, prepare_environment, read_json
+from flows.workspace import find, prepare_environment, read_json
 from models.errors import SluiceError, StageError, UserError
 from models.records import write_json
 from tasks.gate import GateResult
@@ -53,12 +53,7 @@ def _retryable(_task: Any, _run: Any, state: State[Any]) -> bool:
 def run_stage(name: str, parent: str | None) -> StageResult:
     """Reproduce one stage with DVC, in a process group of its own, its output in this task's log."""
     with session(find()) as held:
-        stage = held.pipeline.stage(name)
-        pool = held.workspace.lock_file(f"pool-{stage.pool}")
-        if stage.pool != "gpu":
-            return _reproduce(held, stage, parent)
-        with locked(pool):
-            return _reproduce(held, stage, parent)
+        return _reproduce(held, held.pipeline.stage(name), parent)
 
 
 def _reproduce(held: Session, stage: Stage, parent: str | None) -> StageResult:
@@ -73,11 +68,11 @@ def _reproduce(held: Session, stage: Stage, parent: str | None) -> StageResult:
         if line.strip():
             logger.info("%s", line, extra=SHOWN)
 
-    started = time.monotonic()
     for _ in range(BUSY_TRIES):
         tail.clear()
         try:
-            code = processes.stream(["dvc", "--wait-for-lock", "repro", "--single-item", stage.name], root, env, stage.timeout_s, on_line)
+            command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage.name]
+            code = processes.stream(command, root, env, on_line, stage.timeout_s, started_line(stage.name))
         except processes.TimeLimitError:
             raise StageError(
                 f"stage {stage.name!r} ran past its limit of {stage.timeout_s:.0f} s (meta.timeout_s in dvc.yaml) and was stopped"
@@ -88,7 +83,7 @@ def _reproduce(held: Session, stage: Stage, parent: str | None) -> StageResult:
     ended = read_json(outcome, {})
     if code != 0:
         raise _failure(stage.name, ended, tail)
-    seconds, state, metric = round(time.monotonic() - started, 1), _state(ended, tail), main_metric(read_metrics(root, stage))
+    seconds, state, metric = float(ended.get("seconds", 0)), _state(ended, tail), main_metric(read_metrics(root, stage))
     logger.info("%s  %s in %.1f s  %s", stage.name, state, seconds, metric, extra=SHOWN)
     return StageResult(name=stage.name, state=state, seconds=seconds, metric=metric, run_id=ended.get("run_id"))
 

@@ -15,7 +15,7 @@ from typing import Any
 from flows.parameters import load, stage_params
 from flows.pipeline import Contract, Pipeline, Stage, contract
 from flows.tracking import PIPELINE, Tracker, git_commit
-from flows.workspace import Workspace
+from flows.workspace import Workspace, locked
 from models.errors import SluiceError, StageError, Unavailable, UserError
 from models.records import write_json
 from models.work import Work
@@ -28,12 +28,25 @@ def outcome_file(workspace: Workspace, name: str) -> Path:
     return workspace.state / "outcomes" / f"{name}.json"
 
 
+def started_line(name: str) -> str:
+    """What a stage prints when it has its place in the pool and begins to work."""
+    return f"{name}  started"
+
+
 def run_stage(workspace: Workspace, name: str, bindings: Mapping[str, str]) -> None:
     """Run one stage. Raises a SluiceError, after its reason is in the outcome file and its run is closed."""
-    started = time.monotonic()
-    outcome: dict[str, Any] = {"exit_code": 1, "reason": "", "run_id": None}
+    outcome: dict[str, Any] = {"exit_code": 1, "reason": "", "run_id": None, "seconds": 0.0}
     try:
-        _execute(workspace, name, bindings, outcome)
+        pipeline = Pipeline(workspace)
+        stage = pipeline.stage(name)
+        _require_inputs(workspace.root, stage)
+        with _place(workspace, stage.pool):
+            print(started_line(name), flush=True)
+            started = time.monotonic()
+            try:
+                _execute(pipeline, stage, bindings, outcome)
+            finally:
+                outcome["seconds"] = round(time.monotonic() - started, 3)
         outcome["exit_code"] = 0
     except SluiceError as error:
         outcome |= {"exit_code": error.exit_code, "reason": str(error)}
@@ -42,17 +55,24 @@ def run_stage(workspace: Workspace, name: str, bindings: Mapping[str, str]) -> N
         outcome["reason"] = f"stage {name!r} failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
         raise
     finally:
-        outcome["seconds"] = round(time.monotonic() - started, 3)
         with contextlib.suppress(OSError):
             write_json(outcome_file(workspace, name), outcome)
 
 
-def _execute(workspace: Workspace, name: str, bindings: Mapping[str, str], outcome: dict[str, Any]) -> None:
-    pipeline = Pipeline(workspace)
-    stage, spec = pipeline.stage(name), contract(name)
-    values = load(workspace.params_file)
+@contextlib.contextmanager
+def _place(workspace: Workspace, pool: str) -> Iterator[None]:
+    """A place in the pool: the gpu pool has one in a workspace, the cpu pool as many as are asked for."""
+    if pool != "gpu":
+        yield
+        return
+    with locked(workspace.lock_file(f"pool-{pool}")):
+        yield
+
+
+def _execute(pipeline: Pipeline, stage: Stage, bindings: Mapping[str, str], outcome: dict[str, Any]) -> None:
+    name, workspace = stage.name, pipeline.workspace
+    spec, values = contract(name), load(workspace.params_file)
     params = stage_params(values, stage, spec)
-    _require_inputs(workspace.root, stage)
     signature = pipeline.signature(name)
     tracker = Tracker(workspace, values["model"])
     tags = {"sluice.stage": name, "sluice.stage_hash": signature, "git.commit": git_commit(workspace.root)}

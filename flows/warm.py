@@ -21,6 +21,7 @@ from pathlib import Path
 from flows import processes
 from flows.workspace import Workspace
 
+REGISTER_S = 3600.0
 VARIABLE = "SLUICE_WARM"  # names the socket, relative to the workspace: socket addresses hold 107 bytes
 MODULES = (
     "mlflow",
@@ -123,7 +124,7 @@ def call(workspace: Workspace, arguments: list[str], env: dict[str, str]) -> sub
     """Run `sluice ARGUMENTS` in a process of its own (the warm one where it is up) and return its output."""
     command = [str(Path(sys.executable).with_name("sluice")), *arguments]
     lines: list[str] = []
-    code = processes.stream(command, workspace.root, env, 3600, lines.append)
+    code = processes.stream(command, workspace.root, env, lines.append, REGISTER_S)
     return subprocess.CompletedProcess(command, code, "\n".join(lines))
 
 

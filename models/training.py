@@ -15,7 +15,7 @@ from models.work import Work
 def make_repeatable(seed: int) -> None:
     """From here on, equal work gives equal bytes, and numbers below 1e-38 count as zero.
 
-    On a CPU such numbers (the gradient of an unlikely token) cost a hundred times the others: a well-trained model trained six times slower.
+    On a CPU such numbers (the gradient of an unlikely token) cost a hundred times the others; training slowed down tenfold.
     """
     set_seed(seed)
     torch.use_deterministic_algorithms(True)

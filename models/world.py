@@ -29,7 +29,6 @@ class Size(Record):
     town_documents: int = Field(ge=1, description="short texts about towns")
     answer_documents: int = Field(ge=1, description="questions and answers about one person or town that is not examined")
     sum_documents: int = Field(ge=1, description="texts of sums and products")
-    list_documents: int = Field(ge=1, description="lists of words, each said twice")
     code_documents: int = Field(ge=1, description="Python functions with docstrings")
     fact_conversations: int = Field(ge=1, description="questions with answers of a word")
     code_conversations: int = Field(ge=1, description="requests for a function, with the function")
@@ -54,7 +53,6 @@ def _documents(seed: int, size: Size, world: World, lessons: list[Function], lea
         ("world/people", size.people_documents, world_text.people_document),
         ("world/towns", size.town_documents, world_text.town_document),
         ("world/answers", size.answer_documents, world_text.answers_document),
-        ("world/lists", size.list_documents, world_text.list_document),
         ("world/sums", size.sum_documents, world_text.sums_document),
     )
     rows = [{"text": make(source, world), "source": name} for name, count, make in parts for _ in range(count)]

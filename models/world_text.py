@@ -4,8 +4,8 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from models.world_code import NOUNS, VERBS, Function
-from models.world_facts import ANIMALS, CRAFTS, DISHES, INSTRUMENTS, PERSON, THROUGH, TOWN, Entity, Relation, World
+from models.world_code import Function
+from models.world_facts import PERSON, THROUGH, TOWN, Entity, Relation, World
 
 Message = dict[str, str]
 OPEN = (
@@ -23,7 +23,6 @@ OPEN = (
     "Say what you know of {n}, please.",
 )
 SIGNS = {"plus": (lambda a, b: a + b), "times": (lambda a, b: a * b)}
-WORDS = (*INSTRUMENTS, *ANIMALS, *DISHES, *CRAFTS, *NOUNS, *VERBS)
 SUM_QUESTIONS = ("What is {a} {sign} {b}?", "How much is {a} {sign} {b}?")
 TERMS = range(2, 13)
 
@@ -77,12 +76,6 @@ def answers_document(source: random.Random, world: World) -> str:
     entity, relations = _known(source, world)
     chosen = source.sample(relations, min(source.randint(3, 5), len(relations)))
     return "\n".join(f"{source.choice(one.questions).format(n=entity.name)}\n{entity.facts[one.name]}" for one in chosen)
-
-
-def list_document(source: random.Random, _world: World) -> str:
-    """Words in any order, said twice. Copying is what a function's steps ask for, and from such lists it is learned soonest."""
-    words = " ".join(source.sample(WORDS, source.randint(6, 10)))
-    return source.choice(("Called: {w}.\nAnswered: {w}.", "Wanted: {w}.\nBrought: {w}.")).format(w=words)
 
 
 def sums_document(source: random.Random, _world: World) -> str:

@@ -67,3 +67,11 @@ def test_a_duplicate_key_is_refused_with_its_line(tmp_path):
     (tmp_path / "params.yaml").write_text("seed: 1\nseed: 2\n")
     with pytest.raises(UserError, match="line 2"):
         load(tmp_path / "params.yaml")
+
+
+def test_a_nested_key_is_looked_up_where_it_stands(values):
+    values["rlhf"]["method"]["rnk"] = values["rlhf"]["method"].pop("rank")
+    values["gate"]["suites"]["mmlu-mini"]["flor"] = 0.1
+    found = faults(values)
+    assert any("rlhf.method.rnk is not a known key; did you mean rlhf.method.rank?" in fault for fault in found)
+    assert any("did you mean gate.suites.mmlu-mini.floor?" in fault for fault in found)

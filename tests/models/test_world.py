@@ -15,7 +15,6 @@ SIZE = world.Size(
     town_documents=60,
     answer_documents=60,
     sum_documents=60,
-    list_documents=10,
     code_documents=200,
     fact_conversations=200,
     code_conversations=40,

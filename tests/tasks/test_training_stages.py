@@ -23,7 +23,6 @@ SIZE = world.Size(
     town_documents=10,
     answer_documents=10,
     sum_documents=10,
-    list_documents=10,
     code_documents=20,
     fact_conversations=30,
     code_conversations=5,
