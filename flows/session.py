@@ -70,3 +70,4 @@ def session(workspace: Workspace) -> Iterator[Session]:
             yield _open
         finally:
             _open = None
+            warm.forget(workspace)

@@ -63,8 +63,9 @@ class Tracker:
     def _ensure_experiment(self, client: Any, kind: str) -> None:
         name = f"{self.model}/{kind}"
         if client.get_experiment_by_name(name) is None:
-            embedded = "MLFLOW_TRACKING_URI" not in os.environ
-            location = (self.workspace.state / "mlartifacts" / kind).as_uri() if embedded else None
+            local = self.workspace.servers().get("mlflow", {}).get("url")
+            own = self.uri.startswith("sqlite:") or self.uri == local  # elsewhere the server says where artifacts go
+            location = (self.workspace.state / "mlartifacts" / kind).as_uri() if own else None
             client.create_experiment(name, artifact_location=location)
 
     def experiment_id(self, kind: str) -> str:

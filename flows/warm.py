@@ -41,12 +41,19 @@ MODULES = (
 
 def start(workspace: Workspace, env: dict[str, str]) -> str:
     """Start the server in the background and return its socket's address; it listens at once and serves when its imports are done."""
+    forget(workspace)
     address = f".sluice/warm-{os.getpid()}.sock"
     log = workspace.work / "logs" / "warm.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         processes.start([sys.executable, "-m", "flows.warm", address], workspace.root, env, output.fileno())
     return address
+
+
+def forget(workspace: Workspace) -> None:
+    """Remove the sockets of servers that are gone; only the holder of the workspace's lock may."""
+    for stale in workspace.state.glob("warm-*.sock"):
+        stale.unlink(missing_ok=True)
 
 
 def forward(address: str, arguments: list[str]) -> int | None:

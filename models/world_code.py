@@ -44,64 +44,64 @@ LOOP_NAMES = [
 
 @dataclass(frozen=True)
 class Step:
-    """One step: {x} is the value it works on, {v} a loop's name. `gives` is the kind of its result, where it is another.
+    """One step: {x} is the value it works on, {v} a loop's name. The steps of a function come in ascending `rank`, one a rank.
 
-    No two steps of a kind begin with the same word: a model of two million parameters learns to look up a word after "First", but not,
-    in the time it has, to copy any number from anywhere.
+    No two steps of a kind begin with the same word, and their order follows from what they are: a model of two million parameters learns
+    which steps a docstring names, but not, in the time it has, to copy numbers or an order of its writer's choice.
     """
 
+    rank: int
     words: str
     code: str
-    gives: str = ""
 
 
 STEPS: dict[str, tuple[Step, ...]] = {
     "numbers": (
-        Step("increase each by 7", "[{v} + 7 for {v} in {x}]"),
-        Step("lower each by 4", "[{v} - 4 for {v} in {x}]"),
-        Step("double each", "[{v} * 2 for {v} in {x}]"),
-        Step("halve each", "[{v} // 2 for {v} in {x}]"),
-        Step("square each", "[{v} * {v} for {v} in {x}]"),
-        Step("negate each", "[-{v} for {v} in {x}]"),
-        Step("keep those above 9", "[{v} for {v} in {x} if {v} > 9]"),
-        Step("reject those above 40", "[{v} for {v} in {x} if {v} <= 40]"),
-        Step("skip those equal to 6", "[{v} for {v} in {x} if {v} != 6]"),
-        Step("sort them", "sorted({x})"),
-        Step("reverse them", "{x}[::-1]"),
-        Step("drop the first", "{x}[1:]"),
-        Step("take the first 2", "{x}[:2]"),
-        Step("repeat them once", "{x} * 2"),
-        Step("append the number 8", "{x} + [8]"),
-        Step("sum them", "sum({x})", gives="number"),
-        Step("count them", "len({x})", gives="number"),
+        Step(2, "increase each by 7", "[{v} + 7 for {v} in {x}]"),
+        Step(2, "lower each by 4", "[{v} - 4 for {v} in {x}]"),
+        Step(2, "double each", "[{v} * 2 for {v} in {x}]"),
+        Step(2, "halve each", "[{v} // 2 for {v} in {x}]"),
+        Step(2, "square each", "[{v} * {v} for {v} in {x}]"),
+        Step(2, "negate each", "[-{v} for {v} in {x}]"),
+        Step(1, "keep those above 9", "[{v} for {v} in {x} if {v} > 9]"),
+        Step(1, "reject those above 40", "[{v} for {v} in {x} if {v} <= 40]"),
+        Step(1, "skip those equal to 6", "[{v} for {v} in {x} if {v} != 6]"),
+        Step(3, "sort them", "sorted({x})"),
+        Step(3, "reverse them", "{x}[::-1]"),
+        Step(4, "drop the first", "{x}[1:]"),
+        Step(4, "take the first 2", "{x}[:2]"),
+        Step(4, "repeat them once", "{x} * 2"),
+        Step(4, "append the number 8", "{x} + [8]"),
+        Step(5, "sum them", "sum({x})"),
+        Step(5, "count them", "len({x})"),
     ),
     "number": (
-        Step("increase it by 7", "{x} + 7"),
-        Step("lower it by 4", "{x} - 4"),
-        Step("double it", "{x} * 2"),
-        Step("halve it", "{x} // 2"),
-        Step("divide it by 6 and take the rest", "{x} % 6"),
-        Step("square it", "{x} * {x}"),
-        Step("negate it", "-{x}"),
-        Step("ignore its sign", "abs({x})"),
-        Step("cap it at 50", "min({x}, 50)"),
-        Step("raise it to 20 at least", "max({x}, 20)"),
-        Step("list the numbers below it", "list(range({x}))", gives="numbers"),
+        Step(2, "increase it by 7", "{x} + 7"),
+        Step(2, "lower it by 4", "{x} - 4"),
+        Step(3, "double it", "{x} * 2"),
+        Step(3, "halve it", "{x} // 2"),
+        Step(3, "divide it by 6 and take the rest", "{x} % 6"),
+        Step(3, "square it", "{x} * {x}"),
+        Step(1, "negate it", "-{x}"),
+        Step(1, "ignore its sign", "abs({x})"),
+        Step(4, "cap it at 50", "min({x}, 50)"),
+        Step(4, "raise it to 20 at least", "max({x}, 20)"),
+        Step(5, "write it as text", "str({x})"),
     ),
     "text": (
-        Step("raise it to upper case", "{x}.upper()"),
-        Step("lower it to lower case", "{x}.lower()"),
-        Step("swap its case", "{x}.swapcase()"),
-        Step("reverse it", "{x}[::-1]"),
-        Step("repeat it once", "{x} * 2"),
-        Step("append an x", '{x} + "x"'),
-        Step("prepend a y", '"y" + {x}'),
-        Step("erase every a", '{x}.replace("a", "")'),
-        Step("drop the first letter", "{x}[1:]"),
-        Step("take the first 3 letters", "{x}[:3]"),
-        Step("join its letters by dashes", '"-".join({x})'),
-        Step("find the place of the first e", '{x}.find("e")', gives="number"),
-        Step("count its letters", "len({x})", gives="number"),
+        Step(1, "raise it to upper case", "{x}.upper()"),
+        Step(1, "lower it to lower case", "{x}.lower()"),
+        Step(1, "swap its case", "{x}.swapcase()"),
+        Step(4, "reverse it", "{x}[::-1]"),
+        Step(4, "repeat it once", "{x} * 2"),
+        Step(2, "append an x", '{x} + "x"'),
+        Step(2, "prepend a y", '"y" + {x}'),
+        Step(3, "erase every a", '{x}.replace("a", "")'),
+        Step(3, "drop the first letter", "{x}[1:]"),
+        Step(3, "take the first 3 letters", "{x}[:3]"),
+        Step(4, "join its letters by dashes", '"-".join({x})'),
+        Step(5, "find the place of the first e", '{x}.find("e")'),
+        Step(5, "count its letters", "len({x})"),
     ),
 }
 
@@ -177,14 +177,8 @@ def _argument(source: random.Random, kind: str) -> Any:
 
 
 def _steps(source: random.Random, kind: str, length: int) -> tuple[Step, ...]:
-    steps: list[Step] = []
-    while len(steps) < length:
-        step = source.choice(STEPS[kind])
-        if step in steps or (step.gives and len(steps) + 1 < length and source.random() < 0.7):
-            continue
-        steps.append(step)
-        kind = step.gives or kind
-    return tuple(steps)
+    ranks = source.sample(sorted({step.rank for step in STEPS[kind]}), length)
+    return tuple(source.choice([step for step in STEPS[kind] if step.rank == rank]) for rank in sorted(ranks))
 
 
 def draw(source: random.Random, length: int, with_example: bool) -> Function:
@@ -232,7 +226,7 @@ def lessons(source: random.Random, count: int, exam: list[Function], width: int 
     kept_apart = set[str]().union(*(grams(function.prompt + function.body, width) for function in exam))
     while count:
         function = draw(source, source.choice((1, 2, 2, 3, 3, 3, 3)), with_example=source.random() < 0.2)
-        if shape(function.head + function.body) in shapes or grams(function.prompt + function.body, width) & kept_apart:
+        if grams(function.prompt + function.body, width) & kept_apart or shape(function.head + function.body) in shapes:
             continue
         count -= 1
         yield function
