@@ -12,9 +12,9 @@ VERBS = ["make", "turn", "shape", "sort", "move", "build", "mix", "pick", "find"
 NOUNS = ["stone", "river", "cloud", "field", "tower", "garden", "basket", "window", "ladder", "bottle", "feather", "lantern"]
 # Names differ from function to function, so that what one learns is to use the names that are there.
 ARGUMENTS = {
-    "numbers": ["values", "numbers", "items", "data", "readings", "scores"],
-    "number": ["number", "amount", "size", "total", "level", "start"],
-    "text": ["text", "word", "line", "title", "phrase", "label"],
+    "numbers": ["values", "numbers", "items", "data", "readings", "scores", "sizes", "points", "marks", "prices", "counts", "weights"],
+    "number": ["number", "amount", "size", "total", "level", "start", "price", "count", "weight", "score", "age", "height"],
+    "text": ["text", "word", "line", "title", "phrase", "label", "name", "message", "answer", "note", "sentence", "letter"],
 }
 LOOP_NAMES = [
     "value",
@@ -44,64 +44,64 @@ LOOP_NAMES = [
 
 @dataclass(frozen=True)
 class Step:
-    """One step: {x} is the value it works on, {v} a loop's name. The steps of a function come in ascending `rank`, one a rank.
+    """One step: {x} is the value it works on, {v} a loop's name; after a `last` one comes no other.
 
-    No two steps of a kind begin with the same word, and their order follows from what they are: a model of two million parameters learns
-    which steps a docstring names, but not, in the time it has, to copy numbers or an order of its writer's choice.
+    No two steps of a kind begin with the same word: a model of two million parameters learns to look up the word after "First", but not,
+    in the time it has, to copy any number from anywhere.
     """
 
-    rank: int
     words: str
     code: str
+    last: bool = False
 
 
 STEPS: dict[str, tuple[Step, ...]] = {
     "numbers": (
-        Step(2, "increase each by 7", "[{v} + 7 for {v} in {x}]"),
-        Step(2, "lower each by 4", "[{v} - 4 for {v} in {x}]"),
-        Step(2, "double each", "[{v} * 2 for {v} in {x}]"),
-        Step(2, "halve each", "[{v} // 2 for {v} in {x}]"),
-        Step(2, "square each", "[{v} * {v} for {v} in {x}]"),
-        Step(2, "negate each", "[-{v} for {v} in {x}]"),
-        Step(1, "keep those above 9", "[{v} for {v} in {x} if {v} > 9]"),
-        Step(1, "reject those above 40", "[{v} for {v} in {x} if {v} <= 40]"),
-        Step(1, "skip those equal to 6", "[{v} for {v} in {x} if {v} != 6]"),
-        Step(3, "sort them", "sorted({x})"),
-        Step(3, "reverse them", "{x}[::-1]"),
-        Step(4, "drop the first", "{x}[1:]"),
-        Step(4, "take the first 2", "{x}[:2]"),
-        Step(4, "repeat them once", "{x} * 2"),
-        Step(4, "append the number 8", "{x} + [8]"),
-        Step(5, "sum them", "sum({x})"),
-        Step(5, "count them", "len({x})"),
+        Step("increase each by 7", "[{v} + 7 for {v} in {x}]"),
+        Step("lower each by 4", "[{v} - 4 for {v} in {x}]"),
+        Step("double each", "[{v} * 2 for {v} in {x}]"),
+        Step("halve each", "[{v} // 2 for {v} in {x}]"),
+        Step("square each", "[{v} * {v} for {v} in {x}]"),
+        Step("negate each", "[-{v} for {v} in {x}]"),
+        Step("keep those above 9", "[{v} for {v} in {x} if {v} > 9]"),
+        Step("reject those above 40", "[{v} for {v} in {x} if {v} <= 40]"),
+        Step("skip those equal to 6", "[{v} for {v} in {x} if {v} != 6]"),
+        Step("sort them", "sorted({x})"),
+        Step("reverse them", "{x}[::-1]"),
+        Step("drop the first", "{x}[1:]"),
+        Step("take the first 2", "{x}[:2]"),
+        Step("repeat them once", "{x} * 2"),
+        Step("append the number 8", "{x} + [8]"),
+        Step("sum them", "sum({x})", last=True),
+        Step("count them", "len({x})", last=True),
     ),
     "number": (
-        Step(2, "increase it by 7", "{x} + 7"),
-        Step(2, "lower it by 4", "{x} - 4"),
-        Step(3, "double it", "{x} * 2"),
-        Step(3, "halve it", "{x} // 2"),
-        Step(3, "divide it by 6 and take the rest", "{x} % 6"),
-        Step(3, "square it", "{x} * {x}"),
-        Step(1, "negate it", "-{x}"),
-        Step(1, "ignore its sign", "abs({x})"),
-        Step(4, "cap it at 50", "min({x}, 50)"),
-        Step(4, "raise it to 20 at least", "max({x}, 20)"),
-        Step(5, "write it as text", "str({x})"),
+        Step("increase it by 7", "{x} + 7"),
+        Step("lower it by 4", "{x} - 4"),
+        Step("double it", "{x} * 2"),
+        Step("halve it", "{x} // 2"),
+        Step("divide it by 6 and take the rest", "{x} % 6"),
+        Step("square it", "{x} * {x}"),
+        Step("negate it", "-{x}"),
+        Step("ignore its sign", "abs({x})"),
+        Step("cap it at 50", "min({x}, 50)"),
+        Step("raise it to 20 at least", "max({x}, 20)"),
+        Step("write it as text", "str({x})", last=True),
     ),
     "text": (
-        Step(1, "raise it to upper case", "{x}.upper()"),
-        Step(1, "lower it to lower case", "{x}.lower()"),
-        Step(1, "swap its case", "{x}.swapcase()"),
-        Step(4, "reverse it", "{x}[::-1]"),
-        Step(4, "repeat it once", "{x} * 2"),
-        Step(2, "append an x", '{x} + "x"'),
-        Step(2, "prepend a y", '"y" + {x}'),
-        Step(3, "erase every a", '{x}.replace("a", "")'),
-        Step(3, "drop the first letter", "{x}[1:]"),
-        Step(3, "take the first 3 letters", "{x}[:3]"),
-        Step(4, "join its letters by dashes", '"-".join({x})'),
-        Step(5, "find the place of the first e", '{x}.find("e")'),
-        Step(5, "count its letters", "len({x})"),
+        Step("raise it to upper case", "{x}.upper()"),
+        Step("lower it to lower case", "{x}.lower()"),
+        Step("swap its case", "{x}.swapcase()"),
+        Step("reverse it", "{x}[::-1]"),
+        Step("repeat it once", "{x} * 2"),
+        Step("append an x", '{x} + "x"'),
+        Step("prepend a y", '"y" + {x}'),
+        Step("erase every a", '{x}.replace("a", "")'),
+        Step("drop the first letter", "{x}[1:]"),
+        Step("take the first 3 letters", "{x}[:3]"),
+        Step("join its letters by dashes", '"-".join({x})'),
+        Step("find the place of the first e", '{x}.find("e")', last=True),
+        Step("count its letters", "len({x})", last=True),
     ),
 }
 
@@ -136,11 +136,10 @@ class Function:
     @property
     def body(self) -> str:
         """The code, each step under the line that asks for it: a small model writes down what comes next before it does it."""
-        text, last = "", self.argument
-        for order, line, step in zip(ORDINALS, self.lines, self.steps, strict=False):
-            text += f"    # {line}\n    {order} = {step.code.format(x=last, v=self.loop_name)}\n"
-            last = order
-        return text + f"    return {last}\n"
+        name, text = self.argument, ""
+        for line, step in zip(self.lines, self.steps, strict=True):
+            text += f"    # {line}\n    {name} = {step.code.format(x=name, v=self.loop_name)}\n"
+        return f"{text}    return {name}\n"
 
     def __call__(self, value: Any) -> Any:
         for step in self.steps:
@@ -177,8 +176,9 @@ def _argument(source: random.Random, kind: str) -> Any:
 
 
 def _steps(source: random.Random, kind: str, length: int) -> tuple[Step, ...]:
-    ranks = source.sample(sorted({step.rank for step in STEPS[kind]}), length)
-    return tuple(source.choice([step for step in STEPS[kind] if step.rank == rank]) for rank in sorted(ranks))
+    steps = source.sample([step for step in STEPS[kind] if not step.last], length)
+    ends = [step for step in STEPS[kind] if step.last]
+    return (*steps[:-1], source.choice(ends)) if source.random() < 0.2 else tuple(steps)
 
 
 def draw(source: random.Random, length: int, with_example: bool) -> Function:
@@ -206,10 +206,10 @@ def _cases(source: random.Random, function: Function, count: int) -> list[Any] |
 
 
 def problems(source: random.Random, count: int) -> Iterator[tuple[Function, dict[str, Any]]]:
-    """`count` functions of two and three steps with different shapes, each with its HumanEval record (without `task_id`)."""
+    """`count` functions of three steps with different shapes, each with its HumanEval record (without `task_id`)."""
     shapes = set[str]()
     while len(shapes) < count:
-        function = draw(source, 3 if source.random() < 0.75 else 2, with_example=True)
+        function = draw(source, 3, with_example=True)
         tree = shape(function.head + function.body)
         arguments = None if function.example is None or tree in shapes else _cases(source, function, 6)
         if arguments is None:
@@ -225,7 +225,7 @@ def lessons(source: random.Random, count: int, exam: list[Function], width: int 
     shapes = {shape(function.head + function.body) for function in exam}
     kept_apart = set[str]().union(*(grams(function.prompt + function.body, width) for function in exam))
     while count:
-        function = draw(source, source.choice((1, 2, 2, 3, 3, 3, 3)), with_example=source.random() < 0.2)
+        function = draw(source, source.choice((1, 2, 2, 3, 3, 3, 3)), with_example=source.random() < 0.9)
         if grams(function.prompt + function.body, width) & kept_apart or shape(function.head + function.body) in shapes:
             continue
         count -= 1

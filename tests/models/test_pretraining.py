@@ -41,7 +41,7 @@ def test_every_text_that_fits_a_block_stands_whole_in_one_block(tokenizer):
 
 def test_best_fit_leaves_little_padding(tokenizer):
     blocks = pretraining.pack(TEXTS, tokenizer, 64)
-    assert (blocks == tokenizer.pad_token_id).float().mean() < 0.1
+    assert (blocks == tokenizer.pad_token_id).float().mean() < 0.15
 
 
 def test_a_text_longer_than_a_block_is_cut_into_blocks_and_keeps_every_token(tokenizer):
