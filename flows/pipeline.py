@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from flows.workspace import Workspace
 from models.errors import SluiceError, Unavailable, UserError
 from tasks.stage import Inputs, Metrics, Outputs, Params
 
+PATIENCE = 30  # tenths of a second
 ARTIFACT_ROOTS = ("artifacts", "data")
 
 
@@ -86,11 +88,10 @@ class Pipeline:
         from dvc.repo import Repo
 
         self.workspace = workspace
-        with _translated():
-            try:
-                self.repo = Repo(str(workspace.root))
-            except DvcException as error:
-                raise UserError(f"{workspace.root}: DVC cannot open the workspace ({error})") from None
+        try:
+            self.repo = Repo(str(workspace.root))
+        except DvcException as error:
+            raise UserError(f"{workspace.root}: DVC cannot open the workspace ({error})") from None
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
@@ -98,8 +99,9 @@ class Pipeline:
         from graphlib import TopologicalSorter
 
         with _translated():
-            graph = self.repo.index.graph
-            nodes = {node.addressing: node for node in self.repo.index.stages if getattr(node, "name", None)}
+            index = self._patiently(lambda: self.repo.index)
+            graph = index.graph
+            nodes = {node.addressing: node for node in index.stages if getattr(node, "name", None)}
             edges = {name: [up.addressing for up in graph.successors(node) if up.addressing in nodes] for name, node in nodes.items()}
         order = TopologicalSorter(edges).static_order()
         return {name: self._stage(nodes[name], tuple(sorted(edges[name]))) for name in order}
@@ -147,10 +149,22 @@ class Pipeline:
         from dvc.stage.serialize import to_single_stage_lockfile
 
         with _translated():
-            node = self.repo.stage.load_one(name=name) if "@" not in name else self.repo.stage.collect(name)[0]
+            [node] = self._patiently(lambda: self.repo.stage.collect(name))
             node.save_deps()
             entry = to_single_stage_lockfile(node)
         return signature(entry)
+
+    def _patiently(self, read: Callable[[], Any]) -> Any:
+        """`read()`, repeated where dvc.lock was caught half-written: a sibling's DVC rewrites it in place when its stage ends."""
+        from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
+
+        for _ in range(PATIENCE):
+            try:
+                return read()
+            except (YAMLSyntaxError, YAMLValidationError):
+                time.sleep(0.1)
+                self.repo._reset()
+        return read()
 
     def recorded_signatures(self) -> dict[str, str]:
         """The signature of the execution that dvc.lock records, by stage."""

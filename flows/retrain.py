@@ -121,10 +121,12 @@ def _execute(held: Session, parent: str | None, started: float) -> list[StageRes
             results.append(StageResult(name=name, state="unchanged", seconds=0, metric=metric))
             continue
         future.wait()
+        if future.state.is_pending():  # for ever: a stage upstream failed
+            continue
         outcome = future.state.result(raise_on_failure=False)
         if isinstance(outcome, StageResult):
             results.append(outcome)
-        elif not future.state.is_pending():  # pending for ever: a stage upstream failed
+        else:
             results.append(StageResult(name=name, state="failed", seconds=0, metric=""))
             failures.append(outcome)
     if failures:
