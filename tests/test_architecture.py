@@ -37,6 +37,13 @@ def project_files(module: str) -> set[str]:
     return {path for path in found if path.split("/")[0] in PACKAGES}
 
 
+def tools_of(node: ast.AST) -> set[str]:
+    """The top-level packages that an import statement names; none for any other node."""
+    if isinstance(node, ast.Import):
+        return {alias.name.split(".")[0] for alias in node.names}
+    return {(node.module or "").split(".")[0]} if isinstance(node, ast.ImportFrom) else set()
+
+
 def given(stage) -> dict[str, str]:
     return parse_bindings(stage.command.split()[3:])
 
@@ -92,14 +99,7 @@ def test_stage_modules_import_nothing_heavy():
             if not path.startswith("tasks/"):
                 continue
             for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
-                names = (
-                    [alias.name for alias in node.names]
-                    if isinstance(node, ast.Import)
-                    else [node.module or ""]
-                    if isinstance(node, ast.ImportFrom)
-                    else []
-                )
-                assert not heavy & {name.split(".")[0] for name in names}, path
+                assert not heavy & tools_of(node), path
 
 
 DOORS = {
@@ -117,13 +117,6 @@ def test_each_tool_has_one_door(tool):
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                names = (
-                    [alias.name for alias in node.names]
-                    if isinstance(node, ast.Import)
-                    else [node.module or ""]
-                    if isinstance(node, ast.ImportFrom)
-                    else []
-                )
-                if tool in {name.split(".")[0] for name in names}:
+                if tool in tools_of(node):
                     users.add(path.relative_to(ROOT).as_posix())
     assert users == DOORS[tool] if DOORS[tool] else len(users) <= 2, users
