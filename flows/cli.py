@@ -54,18 +54,20 @@ def run() -> None:
     from datetime import datetime
 
     from flows import services
-    from flows.session import session
+    from flows.session import hold, session
 
     workspace = here()
     log = workspace.work / "logs" / f"run-{datetime.now():%Y%m%d-%H%M%S}.log"
-    with session(workspace) as held, services.prefect_api(workspace) as url:
-        names = ", ".join(held.changes) or "nothing"
-        print(f"sluice: to run: {names}", flush=True)
-        os.environ["PREFECT_API_URL"] = url or services.wait_for_own(workspace)
-        from flows import retraining_console
+    with hold(workspace), services.prefect_api(workspace) as prefect, session(workspace) as held:
+        print(f"sluice: to run: {', '.join(held.changes) or 'nothing'}", flush=True)
+        if not held.changes:
+            os.environ["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = "null"  # it takes up to a second to end
+        from flows import retraining_console, tracking
 
-        result = retraining_console.run(workspace, log)
-    retraining_console.show(workspace, result, log)
+        tracking.preload(workspace)
+        prefect.wait()
+        result = retraining_console.run(log)
+    retraining_console.show(held.pipeline, result, log)
     if result.decision in ("refuse", "undecided", "invalid"):
         raise Refused(f"the gate said {result.decision}: {result.reason}")
 

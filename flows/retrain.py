@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
@@ -150,6 +149,8 @@ def _watched() -> Iterator[threading.Event]:
     identity = UUID(str(flow_run.id))
 
     def watch() -> None:
+        if over.wait(WATCH_S):
+            return
         with get_client(sync_client=True) as client:
             while not over.wait(WATCH_S):
                 try:
@@ -181,12 +182,12 @@ def drain() -> None:
 
 
 @flow(name="retrain", task_runner=cast(Any, ThreadPoolTaskRunner(max_workers=32)), persist_result=False, log_prints=False)
-def retrain(root: str | None = None) -> Any:
-    """Retrain, benchmark, gate, register, promote: whatever DVC says must run, and nothing else.
+def retrain() -> Any:
+    """Retrain, benchmark, gate, register, promote, in the workspace of the current folder: whatever DVC says must run, and nothing else.
 
     Returns a RunResult; a refused version ends the run Completed under the name Refused, a cancelled run Cancelled.
     """
-    workspace = find(None if root is None else Path(root))
+    workspace = find()
     prepare_environment(workspace)
     started = time.monotonic()
     processes.reset()
@@ -278,8 +279,9 @@ def _link_skipped(held: Session, tracker: Tracker, parent: str, results: list[St
 
 
 def _finish(held: Session, outcome: release.Release, results: list[StageResult], started: float, url: str | None) -> RunResult:
-    create_table_artifact(table=stage_rows(results), key="stages", description="What ran, and its main metric")
-    create_table_artifact(table=score_rows(held.pipeline), key="scores", description="Score ± standard error (items)")
+    if held.changes:
+        create_table_artifact(table=stage_rows(results), key="stages", description="What ran, and its main metric")
+        create_table_artifact(table=score_rows(held.pipeline), key="scores", description="Score ± standard error (items)")
     lines = [f"**{outcome.decision}**: {outcome.reason}", *([f"[MLflow run]({url})"] if url else [])]
     create_markdown_artifact(markdown="\n\n".join(lines), key="verdict", description="The gate's decision")
     return RunResult(**outcome.model_dump(), stages=results, seconds=_remember(held, results, started))

@@ -7,15 +7,14 @@ from flows import terminal
 from flows.pipeline import Pipeline
 from flows.report import print_rows, score_rows, stage_rows
 from flows.retrain import RunResult, drain, retrain
-from flows.workspace import Workspace
 from models.errors import SluiceError, StageError
 
 
-def run(workspace: Workspace, log: Path) -> RunResult:
+def run(log: Path) -> RunResult:
     """Run the flow in this process. Raises what made it fail."""
     terminal.attach(log)
     try:
-        state: Any = retrain(str(workspace.root), return_state=True)
+        state: Any = retrain(return_state=True)
     finally:
         drain()
     if state.is_cancelled():
@@ -28,16 +27,17 @@ def run(workspace: Workspace, log: Path) -> RunResult:
     raise StageError(f"the run failed: {result}; the whole story is in {log}") from (result if isinstance(result, Exception) else None)
 
 
-def show(workspace: Workspace, result: RunResult, log: Path) -> None:
+def show(pipeline: Pipeline, result: RunResult, log: Path) -> None:
     """Print the tables of stages and scores, the verdict, the version, and how to look further."""
     print()
     print_rows("Stages", stage_rows(result.stages))
-    print_rows("Scores", score_rows(Pipeline(workspace)))
+    print_rows("Scores", score_rows(pipeline))
     if result.gate is not None:
         print_rows("Gate", [{"suite": v.suite, "verdict": v.verdict, "reason": v.reason} for v in result.gate.suites])
     names = [alias for alias, number in sorted(result.aliases.items()) if number == result.version]
     print(f"verdict   {result.decision}: {result.reason}")
     print(f"version   {result.version}{' (' + ', '.join(names) + ')' if names else ''}")
+    workspace = pipeline.workspace
     servers = workspace.servers()
     pages = (
         "  ".join(f"{name} {server['url']}" for name, server in servers.items())

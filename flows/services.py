@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -97,38 +98,45 @@ def down(workspace: Workspace) -> list[str]:
     return sorted(running)
 
 
-@contextlib.contextmanager
-def prefect_api(workspace: Workspace) -> Iterator[str | None]:
-    """The Prefect API to use: PREFECT_API_URL, else the local server; None where a server of this run's own has just been started.
+@dataclass(frozen=True)
+class PrefectApi:
+    """A Prefect server's API, and where to read why it does not answer."""
 
-    The run's own server starts in the background: `wait_for_own` says when it is there. It keeps its records where `sluice up` finds them.
+    url: str
+    log: Path
+
+    def wait(self) -> None:
+        """Return once it answers. Raises Unavailable after START_S."""
+        wait_until(lambda: answers(f"{self.url}/health"), START_S, f"this run's Prefect server did not start: see {self.log}")
+
+
+@contextlib.contextmanager
+def prefect_api(workspace: Workspace) -> Iterator[PrefectApi]:
+    """The Prefect API to use, in PREFECT_API_URL too: the one named there, else the local server, else one started for this run alone.
+
+    The last starts in the background, and keeps its records where `sluice up` finds them. Enter before Prefect is imported.
     Raises Unavailable where PREFECT_API_URL names a server that does not answer.
     """
     local = workspace.servers().get("prefect")
     url = os.environ.get("PREFECT_API_URL") or (f"{local['url']}/api" if local else None)
+    log = workspace.work / "logs" / "prefect-server.log"
     if url:
         if not answers(f"{url.rstrip('/')}/health"):
             raise Unavailable(
                 f"Prefect at {url} does not answer; start it ('sluice up' starts a local one), or correct or unset PREFECT_API_URL"
             )
-        yield url
+        os.environ["PREFECT_API_URL"] = url
+        yield PrefectApi(url.rstrip("/"), log)
         return
     port = free_port()
-    log = workspace.work / "logs" / "prefect-server.log"
+    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         command = commands(workspace, {"prefect": port, "mlflow": 0})["prefect"]
-        child = processes.start(command, workspace.root, dict(os.environ), output.fileno(), outlives_flow=True)
-    os.environ["SLUICE_OWN_PREFECT"] = f"http://{HOST}:{port}/api"
+        # Without the address of a server in its environment: it is the server.
+        env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+        child = processes.start(command, workspace.root, env, output.fileno(), outlives_flow=True)
     try:
-        yield None
+        yield PrefectApi(os.environ["PREFECT_API_URL"], log)
     finally:
         processes.stop(child, grace_s=10)
-
-
-def wait_for_own(workspace: Workspace) -> str:
-    """The address of this run's own server, once it answers."""
-    url = os.environ["SLUICE_OWN_PREFECT"]
-    log = workspace.work / "logs" / "prefect-server.log"
-    wait_until(lambda: answers(f"{url}/health"), START_S, f"this run's Prefect server did not start: see {log}")
-    return url

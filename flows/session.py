@@ -44,6 +44,22 @@ class Session:
 
 
 _open: Session | None = None
+_held = False
+
+
+@contextlib.contextmanager
+def hold(workspace: Workspace) -> Iterator[None]:
+    """Lock the workspace; within, nothing further. Raises UserError where another process holds it."""
+    global _held
+    if _held:
+        yield
+        return
+    with locked(workspace.lock_file("workspace"), BUSY):
+        _held = True
+        try:
+            yield
+        finally:
+            _held = False
 
 
 @contextlib.contextmanager
@@ -57,7 +73,7 @@ def session(workspace: Workspace) -> Iterator[Session]:
     if _open is not None:
         yield _open
         return
-    with locked(workspace.lock_file("workspace"), BUSY):
+    with hold(workspace):
         params = load(workspace.params_file)
         pipeline = Pipeline(workspace)
         check(params, pipeline.stages.values())

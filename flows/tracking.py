@@ -29,6 +29,12 @@ def git_commit(root: Path) -> str:
     return done.stdout.strip()
 
 
+def preload(workspace: Workspace) -> None:
+    """Import MLflow now, seconds that nobody waits for; a server's REST interface may do without."""
+    if not workspace.tracking_uri.startswith("http"):
+        import mlflow  # noqa: F401
+
+
 class Tracker:
     """The tracking server or database of a workspace. Raises Unavailable, in one line, where it does not answer."""
 

@@ -28,7 +28,6 @@ DEFAULTS = {
     "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "TOKENIZERS_PARALLELISM": "false",
-    "OMP_WAIT_POLICY": "passive",  # spinning threads cost a busy machine five to ten times the work
     "TQDM_DISABLE": "1",  # bars of libraries; stages say how far they are in lines
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.settings import Pretraining
-from models.training import precision, rate
+from models.training import attention, precision, rate
 
 IGNORED = -100
 
@@ -52,7 +52,7 @@ def _batches(blocks: Tensor, size: int, steps: int, seed: int) -> Iterator[Tenso
 
 
 def _loss(model: PreTrainedModel, batch: Tensor, padding: int, precision_name: str) -> Tensor:
-    with precision(precision_name, batch.device.type):
+    with precision(precision_name, batch.device.type), attention(batch.shape[1], batch.device.type):
         logits = model(input_ids=batch).logits
     targets = batch[:, 1:].masked_fill(batch[:, 1:] == padding, IGNORED)
     return cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
