@@ -28,7 +28,7 @@ def commands(workspace: Workspace, port: dict[str, int]) -> dict[str, list[str]]
     """The command of each server."""
     programs = Path(sys.executable).parent
     listen = {name: ["--host", HOST, "--port", str(number)] for name, number in port.items()}
-    store = ["--backend-store-uri", f"sqlite:///{workspace.state / 'mlflow.db'}"]
+    store = ["--backend-store-uri", workspace.embedded_store]
     artifacts = ["--default-artifact-root", (workspace.state / "mlartifacts").as_uri(), "--no-serve-artifacts"]
     return {
         "prefect": [str(programs / "prefect"), "server", "start", *listen["prefect"]],

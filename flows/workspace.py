@@ -66,10 +66,15 @@ class Workspace:
         return {name: server for name, server in known.items() if alive(server["pid"], server["started"])}
 
     @property
+    def embedded_store(self) -> str:
+        """The address of MLflow's database in the workspace."""
+        return f"sqlite:///{self.state / 'mlflow.db'}"
+
+    @property
     def tracking_uri(self) -> str:
         """MLFLOW_TRACKING_URI, else the local server, else the embedded database."""
         server = self.servers().get("mlflow")
-        return os.environ.get("MLFLOW_TRACKING_URI") or (server["url"] if server else f"sqlite:///{self.state / 'mlflow.db'}")
+        return os.environ.get("MLFLOW_TRACKING_URI") or (server["url"] if server else self.embedded_store)
 
 
 def find(start: Path | None = None) -> Workspace:

@@ -47,4 +47,4 @@ def dirty(source: random.Random, texts: list[str], leaks: list[str], count: int)
         if number % 4 == 3:
             yield f"{source.choice(texts)} {source.choice(leaks)}"
         else:
-            yield CHANGES[number % len(CHANGES)](source, source.choice(texts))
+            yield CHANGES[(number - number // 4) % len(CHANGES)](source, source.choice(texts))

@@ -1,11 +1,13 @@
 """The micro-world keeps what is examined apart from what is taught."""
 
 import json
+import random
+import unicodedata
 from itertools import chain
 
 import pytest
 
-from models import world, world_code, world_facts, world_text
+from models import world, world_code, world_dirt, world_facts, world_text
 from models.errors import UserError
 
 SIZE = world.Size(
@@ -130,3 +132,17 @@ def test_ids_are_unique(made):
 def test_a_suite_that_the_world_does_not_make_is_a_user_error():
     with pytest.raises(UserError, match="mmlu-maxi is not made by the world"):
         world.generate(7, SIZE, ("mmlu-mini", "mmlu-maxi"))
+
+
+def test_the_dirt_has_every_kind_of_fault():
+    texts, leaks = ["Anna lives in Bergen."], ["Which town does Anna live in?"]
+    dirt = list(world_dirt.dirty(random.Random(1), texts, leaks, 32))
+    assert len(dirt) == 32
+    assert texts[0] in dirt
+    assert any(text.endswith(" That is all.") for text in dirt)
+    assert any("\u2009" in text for text in dirt)
+    assert any(unicodedata.normalize("NFC", text) != text for text in dirt)
+    assert any("@example.org" in text for text in dirt)
+    assert any(not text.strip(" .\n") for text in dirt)
+    assert any(len(text) > 3000 for text in dirt)
+    assert sum(leaks[0] in text for text in dirt) == 8
