@@ -60,13 +60,11 @@ def run() -> None:
     log = workspace.work / "logs" / f"run-{datetime.now():%Y%m%d-%H%M%S}.log"
     with hold(workspace), services.prefect_api(workspace) as prefect, session(workspace) as held:
         print(f"sluice: to run: {', '.join(held.changes) or 'nothing'}", flush=True)
-        if not held.changes:
-            os.environ["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = "null"  # it takes up to a second to end
         from flows import retraining_console, tracking
 
         tracking.preload(workspace)
         prefect.wait()
-        result = retraining_console.run(log)
+        result = retraining_console.run(log, lasting=bool(held.changes))
     retraining_console.show(held.pipeline, result, log)
     if result.decision in ("refuse", "undecided", "invalid"):
         raise Refused(f"the gate said {result.decision}: {result.reason}")

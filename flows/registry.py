@@ -107,30 +107,29 @@ class Registry:
                 return known
             run_id = self.tracker.start(PIPELINE, "register", tags, parent)
             try:
-                source = self._log_model(folder, run_id)
+                logged = self._log_model(folder, run_id)
                 for suite, path in evidence.items():
                     self.client.log_artifacts(run_id, str(path), f"evidence/{suite}")
-                version = self._create_version(source, run_id, {**tags, "sluice.model_md5": model_md5, "sluice.scores": _scores(evidence)})
+                version = self._create_version(logged, run_id, {**tags, "sluice.model_md5": model_md5, "sluice.scores": _scores(evidence)})
             except BaseException as error:
                 self.tracker.end(run_id, "FAILED", str(error))
                 raise
             self.tracker.end(run_id, "FINISHED")
             return version
 
-    def _log_model(self, folder: Path, run_id: str) -> str:
+    def _log_model(self, folder: Path, run_id: str) -> Any:
         import mlflow
 
         mlflow.set_experiment(experiment_id=self.tracker.experiment_id(PIPELINE))
         with mlflow.start_run(run_id=run_id):
-            info = mlflow.transformers.log_model(
+            return mlflow.transformers.log_model(
                 str(folder),
                 name="model",
                 task="llm/v1/chat",
                 pip_requirements=[f"{name}=={package_version(name).partition('+')[0]}" for name in SERVING],
             )
-        return str(info.model_uri)
 
-    def _create_version(self, source: str, run_id: str, tags: Mapping[str, str]) -> Any:
+    def _create_version(self, logged: Any, run_id: str, tags: Mapping[str, str]) -> Any:
         from mlflow.exceptions import MlflowException
 
         try:
@@ -138,7 +137,7 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        return self.client.create_model_version(self.name, source, run_id, tags=dict(tags))
+        return self.client.create_model_version(self.name, logged.model_uri, run_id, tags=dict(tags), model_id=logged.model_id)
 
     def evidence_of(self, version: Any) -> dict[str, Evidence]:
         """The per-item evidence that was registered with a version, by suite."""

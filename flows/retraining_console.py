@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
 from flows import terminal
 from flows.pipeline import Pipeline
 from flows.report import print_rows, score_rows, stage_rows
@@ -10,11 +12,12 @@ from flows.retrain import RunResult, drain, retrain
 from models.errors import SluiceError, StageError
 
 
-def run(log: Path) -> RunResult:
-    """Run the flow in this process. Raises what made it fail."""
+def run(log: Path, lasting: bool) -> RunResult:
+    """Run the flow in this process; a `lasting` one sends heartbeats, which take up to a second to end. Raises what made it fail."""
     terminal.attach(log)
     try:
-        state: Any = retrain(return_state=True)
+        with temporary_settings({} if lasting else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            state: Any = retrain(return_state=True)
     finally:
         drain()
     if state.is_cancelled():

@@ -10,6 +10,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.workspaces import make_workspace, run
 
 
+def pytest_collection_modifyitems(items):
+    """Fast tests first."""
+    items.sort(key=lambda item: "end_to_end" in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
     """A workspace in which `sluice run` has taken the nano recipe from data to champion. Read it; copy it to change it."""
