@@ -212,6 +212,7 @@ def _retrain(held: Session, started: float) -> RunResult:
         same = release.unchanged(held)
         if same is not None:
             return _finish(held, same, _execute(held, None, started), started, None)
+    held.warm_up()
     tracker = Tracker(held.workspace, held.model)
     release.settle(tracker)
     parent = tracker.start(PIPELINE, f"retrain {flow_run.name}", _tags(held))

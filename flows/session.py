@@ -35,6 +35,10 @@ class Session:
         """What the gate asks."""
         return Policy.model_validate(self.params["gate"])
 
+    def warm_up(self) -> None:
+        """Start the warm process for the stages to come. Not before the server answers: its start would take twice as long."""
+        self.env[warm.VARIABLE] = warm.start(self.workspace, self.env)
+
     @classmethod
     def reading(cls, workspace: Workspace) -> "Session":
         """The workspace as it is, unlocked, for commands that change nothing."""
@@ -64,7 +68,7 @@ def hold(workspace: Workspace) -> Iterator[None]:
 
 @contextlib.contextmanager
 def session(workspace: Workspace) -> Iterator[Session]:
-    """Lock the workspace, check its params, ask DVC what changed; start the warm process where something must run.
+    """Lock the workspace, check its params, ask DVC what changed.
 
     Entered again in the same process (the command line opens it while the Prefect server starts, the flow uses it) it is the same session.
     Raises UserError where another run holds the workspace or params.yaml is wrong.
@@ -79,8 +83,6 @@ def session(workspace: Workspace) -> Iterator[Session]:
         check(params, pipeline.stages.values())
         changes = pipeline.changes()
         env = {**os.environ, "SHELL": "/bin/sh", "PYTHONUNBUFFERED": "1"}
-        if changes:
-            env[warm.VARIABLE] = warm.start(workspace, env)
         _open = Session(workspace, pipeline, params, changes, env)
         try:
             yield _open

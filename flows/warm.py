@@ -11,6 +11,7 @@ import contextlib
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -23,18 +24,23 @@ from flows.workspace import Workspace
 
 REGISTER_S = 3600.0
 VARIABLE = "SLUICE_WARM"  # names the socket, relative to the workspace: socket addresses hold 107 bytes
-MODULES = (
-    "mlflow",
+MODULES = (  # in the order in which stages need them
+    "flows.cli",
+    "dvc.repo",
+    "scmrepo.git",
+    "networkx",  # DVC's graph
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "alembic.command",
     "great_expectations",
+    "rensa",
     "transformers.models.llama.modeling_llama",
+    "peft",
     "trl.trainer.sft_trainer",
     "trl.trainer.reward_trainer",
     "trl.trainer.grpo_trainer",
-    "peft",
     "lm_eval.models.huggingface",
     "lm_eval.evaluator",
-    "dvc.repo",
-    "rensa",
     "scipy.stats",
 )
 
@@ -72,21 +78,27 @@ def forward(address: str, arguments: list[str]) -> int | None:
 
 
 def serve(address: str) -> None:
-    """Listen, import, then fork a child for each request until killed."""
+    """Listen, import, and fork a child for each request until killed; one forked early does the rest of its imports itself."""
     Path(address).unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         for module in MODULES:
             __import__(module)
+            while select.select([listener], [], [], 0)[0]:  # the first stages need little: they do not wait for all
+                _fork(listener)
         gc.freeze()  # what was imported stays shared between the children
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         while True:
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                _child(connection)
-            connection.close()
+            _fork(listener)
+
+
+def _fork(listener: socket.socket) -> None:
+    connection, _ = listener.accept()
+    if os.fork() == 0:
+        listener.close()
+        _child(connection)
+    connection.close()
 
 
 def _child(connection: socket.socket) -> None:

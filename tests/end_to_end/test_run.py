@@ -1,7 +1,6 @@
 """`sluice run`, whole and real, on the nano recipe."""
 
 import json
-import re
 import subprocess
 import time
 import urllib.error
@@ -58,23 +57,8 @@ def test_a_second_run_executes_nothing_and_registers_nothing(finished, tmp_path)
     assert status(workspace)["aliases"] == {"champion": "1"}
 
 
-def test_a_new_learning_rate_for_rlhf_runs_rlhf_and_what_follows_only(finished, tmp_path):
-    workspace = copy_of(finished, tmp_path / "changed")
-    params = (workspace / "params.yaml").read_text()
-    section = params[params.index("\nrlhf:") :]
-    old = re.search(r"learning_rate: (\S+)", section)[1]
-    (workspace / "params.yaml").write_text(
-        params.replace(section, section.replace(f"learning_rate: {old}", f"learning_rate: {float(old) * 2:.6f}", 1))
-    )
-    done = run(workspace, "sluice", "run")
-    assert done.returncode in (0, 3), done.stdout + done.stderr
-    ran = {name for name, state in states(workspace).items() if state == "ran"}
-    assert ran == {name for name in states(workspace) if name == "rlhf" or name.startswith("benchmark@rlhf")}
-    assert len(json.loads(run(workspace, "sluice", "history", "--json").stdout)) == 2
-
-
 @pytest.mark.parametrize(
-    "targets", [["benchmark@rlhf-mmlu-mini"], pytest.param([], marks=pytest.mark.slow)], ids=["one-cell", "everything"]
+    "targets", [["benchmark@base-mmlu-mini"], pytest.param([], marks=pytest.mark.slow)], ids=["one-cell", "everything"]
 )
 def test_dvc_repro_alone_gives_the_same_lock_as_the_flow_weights_included(finished, tmp_path, targets):
     workspace = make_workspace(tmp_path / "repro")
@@ -82,7 +66,7 @@ def test_dvc_repro_alone_gives_the_same_lock_as_the_flow_weights_included(finish
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     made = lock(workspace)
     assert made == {name: entry for name, entry in lock(finished).items() if name in made}
-    assert {"base", "sft", "reward", "rlhf"} <= made.keys()
+    assert "base" in made
     assert targets or made.keys() == lock(finished).keys()
 
 

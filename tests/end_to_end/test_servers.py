@@ -1,6 +1,7 @@
 """`sluice up` and `down`, runs against the local servers, and a run that is cancelled from the page."""
 
 import json
+import re
 import subprocess
 import time
 import urllib.request
@@ -56,7 +57,7 @@ def test_a_run_that_is_cancelled_stops_its_stages_and_leaves_no_process(up):
     assert not [words for words in processes_of(workspace) if "stage" in words or "repro" in words or "warm" in words]
 
 
-def test_the_pages_answer_and_an_unchanged_run_uses_them(finished, tmp_path):
+def test_the_pages_answer_and_runs_use_the_servers(finished, tmp_path):
     workspace = copy_of(finished, tmp_path / "sluice")
     urls = start(workspace)
     try:
@@ -71,9 +72,28 @@ def test_the_pages_answer_and_an_unchanged_run_uses_them(finished, tmp_path):
         keys = {artifact["key"] for artifact in api(urls["prefect"], "/artifacts/filter", {"limit": 50}, "POST")}
         assert {"stages", "scores", "verdict", "mlflow-run"} <= keys
         assert json.loads(run(workspace, "sluice", "status", "--json").stdout)["tracking_uri"] == urls["mlflow"]
+        check_a_new_learning_rate_for_rlhf_runs_rlhf_and_what_follows_only(workspace)
     finally:
         run(workspace, "sluice", "down")
     assert processes_of(workspace) == []
+
+
+def check_a_new_learning_rate_for_rlhf_runs_rlhf_and_what_follows_only(workspace):
+    params = (workspace / "params.yaml").read_text()
+    section = params[params.index("\nrlhf:") :]
+    old = re.search(r"learning_rate: (\S+)", section)[1]
+    (workspace / "params.yaml").write_text(
+        params.replace(section, section.replace(f"learning_rate: {old}", f"learning_rate: {float(old) * 2:.6f}", 1))
+    )
+    done = run(workspace, "sluice", "run")
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    states = {
+        stage["name"]: stage["state"] for stage in json.loads(run(workspace, "sluice", "status", "--json").stdout)["last_run"]["stages"]
+    }
+    ran = {name for name, state in states.items() if state == "ran"}
+    assert ran == {name for name in states if name == "rlhf" or name.startswith("benchmark@rlhf")}
+    history = json.loads(run(workspace, "sluice", "history", "--json").stdout)
+    assert [entry["version"] for entry in history] == ["2", "1"]
 
 
 def test_down_without_servers_says_so(finished):
