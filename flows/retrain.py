@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled, Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -172,15 +173,6 @@ def _watched() -> Iterator[threading.Event]:
         over.set()
 
 
-def drain() -> None:
-    """Hand the last log records and events to the server, before one that was started for this run alone is stopped."""
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
-
-    for worker in (APILogWorker, EventsWorker):
-        worker.drain_all(timeout=10)
-
-
 @flow(name="retrain", task_runner=cast(Any, ThreadPoolTaskRunner(max_workers=32)), persist_result=False, log_prints=False)
 def retrain() -> Any:
     """Retrain, benchmark, gate, register, promote, in the workspace of the current folder: whatever DVC says must run, and nothing else.
@@ -203,6 +195,22 @@ def retrain() -> Any:
     if result.decision in ("refuse", "undecided", "invalid"):
         return Completed(name="Refused", message=result.reason[:2000], data=result)
     return result
+
+
+def retrain_here(lasting: bool) -> Any:
+    """Run the flow in this process and return its state; heartbeats, which take up to a second to end, where it is a `lasting` one.
+
+    The last log records and events are handed over before it returns: the server may be this run's own, and stop.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    try:
+        with temporary_settings({} if lasting else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            return retrain(return_state=True)
+    finally:
+        for worker in (APILogWorker, EventsWorker):
+            worker.drain_all(timeout=10)
 
 
 def _retrain(held: Session, started: float) -> RunResult:

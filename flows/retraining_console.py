@@ -1,25 +1,18 @@
 """`sluice run` around the flow: its log on the terminal, its result as tables."""
 
 from pathlib import Path
-from typing import Any
-
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows import terminal
 from flows.pipeline import Pipeline
 from flows.report import print_rows, score_rows, stage_rows
-from flows.retrain import RunResult, drain, retrain
+from flows.retrain import RunResult, retrain_here
 from models.errors import SluiceError, StageError
 
 
 def run(log: Path, lasting: bool) -> RunResult:
-    """Run the flow in this process; a `lasting` one sends heartbeats, which take up to a second to end. Raises what made it fail."""
+    """Run the flow in this process; a `lasting` one sends heartbeats. Raises what made it fail."""
     terminal.attach(log)
-    try:
-        with temporary_settings({} if lasting else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            state: Any = retrain(return_state=True)
-    finally:
-        drain()
+    state = retrain_here(lasting)
     if state.is_cancelled():
         raise StageError("the run was cancelled; finished stages are kept, the next run carries on")
     result = state.result(raise_on_failure=False)
