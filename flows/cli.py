@@ -58,6 +58,7 @@ def run() -> None:
 
     workspace = here()
     log = workspace.work / "logs" / f"run-{datetime.now():%Y%m%d-%H%M%S}.log"
+    services.require_mlflow(workspace)
     with hold(workspace), services.prefect_api(workspace) as prefect, session(workspace) as held:
         print(f"sluice: to run: {', '.join(held.changes) or 'nothing'}", flush=True)
         from flows import retraining_console, tracking

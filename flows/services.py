@@ -50,6 +50,22 @@ def answers(url: str) -> bool:
         return False
 
 
+def require_mlflow(workspace: Workspace) -> None:
+    """Raise Unavailable, before anything is started, where MLflow is a server and nobody answers at its address."""
+    uri = workspace.tracking_uri
+    if not uri.startswith("http"):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
+    except urllib.error.HTTPError:
+        return  # somebody does answer
+    except OSError as error:
+        cause = getattr(error, "reason", error)
+        raise Unavailable(
+            f"MLflow at {uri} does not answer ({cause}); start it ('sluice up' starts a local one), or correct or unset MLFLOW_TRACKING_URI"
+        ) from None
+
+
 def free_port(preferred: int = 0) -> int:
     """`preferred` where it is free, else any free port of the loopback interface."""
     for port in (preferred, 0):

@@ -14,28 +14,20 @@ from models.records import folder_md5, read_lines
 from tests.workspaces import PROGRAMS, copy_of, environment, make_workspace, run
 
 
-def status(workspace):
-    return json.loads(run(workspace, "sluice", "status", "--json").stdout)
-
-
 def lock(workspace):
     return YAML(typ="safe").load((workspace / "dvc.lock").read_text())["stages"]
 
 
-def states(workspace):
-    return {stage["name"]: stage["state"] for stage in status(workspace)["last_run"]["stages"]}
-
-
 def test_every_stage_runs_and_the_candidate_becomes_champion(finished):
-    found = status(finished)
-    assert set(states(finished).values()) == {"ran"}
+    found = json.loads((finished / "status.json").read_text())
+    assert {stage["state"] for stage in found["last_run"]["stages"]} == {"ran"}
     assert found["aliases"] == {"champion": "1"}
     assert found["champion"]["model_md5"] == folder_md5(finished / "artifacts" / "rlhf")
     assert "promote" in (finished / "first-run.txt").read_text()
 
 
 def test_the_scores_shown_are_those_of_the_per_item_files(finished):
-    for suite, shown in status(finished)["champion"]["scores"].items():
+    for suite, shown in json.loads((finished / "status.json").read_text())["champion"]["scores"].items():
         scores = [item["score"] for item in read_lines(finished / "artifacts" / "benchmark" / f"rlhf-{suite}" / "items.jsonl")]
         if shown["value"] is not None:
             assert shown["n"] == len(scores)
@@ -53,13 +45,12 @@ def test_a_second_run_executes_nothing_and_registers_nothing(finished, tmp_path)
     done = run(workspace, "sluice", "run")
     assert done.returncode == 0, done.stderr
     assert "unchanged: version 1" in done.stdout
-    assert set(states(workspace).values()) == {"unchanged"}
-    assert status(workspace)["aliases"] == {"champion": "1"}
+    found = json.loads(run(workspace, "sluice", "status", "--json").stdout)
+    assert {stage["state"] for stage in found["last_run"]["stages"]} == {"unchanged"}
+    assert found["aliases"] == {"champion": "1"}
 
 
-@pytest.mark.parametrize(
-    "targets", [["benchmark@base-mmlu-mini"], pytest.param([], marks=pytest.mark.slow)], ids=["one-cell", "everything"]
-)
+@pytest.mark.parametrize("targets", [["base"], pytest.param([], marks=pytest.mark.slow)], ids=["base", "everything"])
 def test_dvc_repro_alone_gives_the_same_lock_as_the_flow_weights_included(finished, tmp_path, targets):
     workspace = make_workspace(tmp_path / "repro")
     done = run(workspace, "dvc", "repro", *targets, timeout=900)
