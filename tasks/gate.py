@@ -1,8 +1,8 @@
 """The gate: whether a candidate may become champion, from the per-item scores of both on the same items. Pure: no file, no clock.
 
 Per suite, in this order: `invalid`, `uninformative`, `better`, `worse`, `non-inferior`, `underpowered`. Non-inferiority and the interval
-come from one inversion of Tango's score test for paired proportions (Tango 1998, Statistics in Medicine 17:891-908); superiority from the
-exact McNemar test. Every suite must pass, each at alpha (intersection-union). Without a champion only the floors decide.
+come from one inversion of a test for paired proportions, superiority from the exact McNemar test: see tasks/paired.py. Every suite must
+pass, each at alpha (intersection-union). Without a champion only the floors decide.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from tasks.paired import bounds, items_to_decide, mcnemar_p
 from tasks.stage import Record
 
 Verdict = Literal["invalid", "uninformative", "better", "worse", "non-inferior", "underpowered", "floor", "below floor", "unavailable"]
@@ -58,47 +59,6 @@ class GateResult(Record):
     suites: list[SuiteVerdict]
 
 
-def tango_z(gained: int, lost: int, n: int, delta: float) -> float:
-    """The score statistic of H0: p(candidate) - p(champion) = -delta, from b = gained, c = lost of n pairs; positive favours the candidate.
-
-    z = (b - c + n delta) / sqrt(n (2q - delta (1 + delta))), q the restricted maximum-likelihood estimate of p(only champion right).
-    Source: Tango (1998), eq. 9; the statistic is 0 where its variance is.
-    """
-    a = 2.0 * n
-    b = -(gained + lost) - (2 * n - gained + lost) * delta
-    c = lost * delta * (1 + delta)
-    q = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
-    variance = n * (2 * q - delta * (1 + delta))
-    numerator = gained - lost + n * delta
-    return numerator / math.sqrt(variance) if variance > 1e-12 else math.copysign(math.inf, numerator) if abs(numerator) > 1e-9 else 0.0
-
-
-def tango_interval(gained: int, lost: int, n: int, alpha: float) -> tuple[float, float]:
-    """The bounds of candidate - champion, each one-sided at `alpha`: the differences that Tango's test does not reject."""
-    from scipy.stats import norm
-
-    critical = float(norm.ppf(1 - alpha))
-    estimate = (gained - lost) / n
-
-    def edge(accept: float, reject: float, sign: int) -> float:
-        for _ in range(60):
-            middle = (accept + reject) / 2
-            inside = sign * tango_z(gained, lost, n, -middle) <= critical
-            accept, reject = (middle, reject) if inside else (accept, middle)
-        return accept
-
-    lower = edge(estimate, -1.0, 1) if estimate > -1 else -1.0
-    upper = edge(estimate, 1.0, -1) if estimate < 1 else 1.0
-    return lower, upper
-
-
-def mcnemar_p(gained: int, lost: int) -> float:
-    """The exact one-sided p-value of "the candidate is no better": P(Binomial(b + c, 1/2) >= b). Source: McNemar (1947)."""
-    from scipy.stats import binom
-
-    return float(binom.sf(gained - 1, gained + lost, 0.5)) if gained + lost else 1.0
-
-
 def judge_suite(suite: str, policy: SuitePolicy, alpha: float, candidate: Evidence, champion: Evidence | None) -> SuiteVerdict:
     """The verdict on one suite whose candidate evidence is at hand; `champion` is None where there is no champion yet."""
     assert candidate.scores is not None
@@ -130,7 +90,7 @@ def _compare(facts: dict[str, Any], policy: SuitePolicy, alpha: float, scores: M
     n, pairs = len(scores), [(score, champion.scores[item]) for item, score in scores.items()]
     gained, lost = sum(ours > theirs for ours, theirs in pairs), sum(ours < theirs for ours, theirs in pairs)
     before = math.fsum(champion.scores.values()) / n
-    lower, upper = tango_interval(gained, lost, n, alpha)
+    lower, upper = bounds(gained, lost, n, alpha, policy.margin)
     facts |= {"champion": before, "gained": gained, "lost": lost, "lower": lower, "upper": upper}
     verdict: Verdict = "underpowered"
     if not _above_chance(before, champion.chance, n, alpha):
@@ -142,8 +102,11 @@ def _compare(facts: dict[str, Any], policy: SuitePolicy, alpha: float, scores: M
     elif lower > -policy.margin:
         verdict = "non-inferior"
     passed = verdict == "better" or (policy.require == "non-inferior" and verdict in PASSES)
-    small = ", a small loss" if verdict == "non-inferior" and upper < 0 else ""
-    reason = f"{facts['candidate']:.3f} against {before:.3f}: difference {lower:+.3f} to {upper:+.3f}, margin {policy.margin:.3f}{small}"
+    reason = f"{facts['candidate']:.3f} against {before:.3f}: difference {lower:+.3f} to {upper:+.3f}, margin {policy.margin:.3f}"
+    if verdict == "non-inferior" and upper < 0:
+        reason += ", a small loss"
+    if verdict == "underpowered":
+        reason += f"; about {items_to_decide(gained, lost, n, alpha, policy.margin)} items would decide between equals"
     return SuiteVerdict(**facts, verdict=verdict, passed=passed, reason=reason)
 
 

@@ -53,7 +53,7 @@ def stage_start(workspace: Path) -> None:
         .split()
     )
     address = warm.start(Workspace(workspace), environment(workspace))
-    succeed(run(workspace, "sluice", *arguments, SLUICE_WARM=address))  # waits for the imports
+    succeed(run(workspace, "sluice", *arguments, SLUICE_WARM=address))  # takes as long as the imports do
     try:
         compare(
             "start of a stage: warm process, cold process",

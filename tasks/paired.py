@@ -1,0 +1,148 @@
+"""Statistics of two models on the same items. Pure functions of counts and scores; `delta` is a loss of accuracy, 0-1.
+
+Of n items, `gained` (b) are those that only the candidate gets right, `lost` (c) those that only the champion does. The null hypothesis
+of non-inferiority is p(candidate) - p(champion) <= -delta; every p-value and bound here is one-sided.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+EXACT_ITEMS = 500  # up to here the exact test takes hundredths of a second; beyond, the score test's size is off by less than 0.001
+POWER = 0.8
+Counts = int | NDArray[Any]
+
+
+def tango_z(gained: Counts, lost: Counts, n: int, delta: float) -> Any:
+    """The score statistic of a difference of -delta; positive favours the candidate. Counts may be arrays that broadcast.
+
+    z = (b - c + n delta) / sqrt(n (2q - delta (1 + delta))), q the restricted maximum-likelihood estimate of p(only champion right);
+    0 or infinite where the variance is 0. Source: Tango (1998), Statistics in Medicine 17:891-908, eq. 9.
+    """
+    b, c = np.asarray(gained, dtype=float), np.asarray(lost, dtype=float)
+    linear = -(b + c) - (2 * n - b + c) * delta
+    q = (np.sqrt(np.maximum(linear**2 - 8 * n * c * delta * (1 + delta), 0.0)) - linear) / (4 * n)
+    variance = n * (2 * q - delta * (1 + delta))
+    numerator = b - c + n * delta
+    certain = variance <= 1e-12
+    edge = np.where(np.abs(numerator) > 1e-9, np.copysign(np.inf, numerator), 0.0)
+    return np.where(certain, edge, numerator / np.sqrt(np.where(certain, 1.0, variance)))[()]
+
+
+def non_inferiority_p(gained: int, lost: int, n: int, delta: float) -> float:
+    """The p-value of "the candidate loses delta or more": exact for up to EXACT_ITEMS items, else that of Tango's score test."""
+    from scipy.stats import norm
+
+    return _exact_p(gained, lost, n, delta) if n <= EXACT_ITEMS else float(norm.sf(tango_z(gained, lost, n, delta)))
+
+
+def _exact_p(gained: int, lost: int, n: int, delta: float) -> float:
+    """The probability of a score statistic at least as large, at its highest over p(only champion right), at a true difference of -delta.
+
+    Source: Hsueh, Liu & Chen (2001), Biometrics 57:478-483, the unconditional test on the score statistic with restricted estimates.
+    For a given c the statistic grows with b, so the rejection region is one least b for each c.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.stats import binom
+
+    counts = np.arange(n + 1)
+    b, c = counts[:, None], counts[None, :]
+    region = (tango_z(b, c, n, delta) >= tango_z(gained, lost, n, delta) - 1e-9) & (b + c <= n)
+    least = np.where(region.any(axis=0), region.argmax(axis=0), n + 1)
+
+    def tail(lost_share: Any) -> Any:
+        """P(region) at p(only champion right) = lost_share [...]; c is binomial, and b given c is."""
+        share = np.asarray(lost_share, dtype=float)[..., None]
+        given = np.clip((share - delta) / np.maximum(1 - share, 1e-12), 0.0, 1.0)
+        return (binom.pmf(counts, n, share) * binom.sf(least - 1, n - counts, given)).sum(-1)
+
+    grid = np.linspace(max(delta, 0.0), (1 + delta) / 2, 201)
+    found = tail(grid)
+    peak = int(found.argmax())
+    around = (grid[max(peak - 1, 0)], grid[min(peak + 1, len(grid) - 1)])
+    refined = minimize_scalar(lambda share: -float(tail(share)), bounds=around, method="bounded", options={"xatol": 1e-6})
+    return min(1.0, max(float(found[peak]), -float(refined.fun)))
+
+
+def bounds(gained: int, lost: int, n: int, alpha: float, margin: float) -> tuple[float, float]:
+    """The lower and the upper bound of candidate - champion, each one-sided at alpha: the inversion of `non_inferiority_p`.
+
+    The lower bound is above -margin exactly where the p-value at `margin` is at most alpha, the upper one below -margin where the mirrored
+    test says so: both searches start there, so that verdict and interval never disagree.
+    """
+    return _lower(gained, lost, n, alpha, margin), -_lower(lost, gained, n, alpha, -margin)
+
+
+def _lower(gained: int, lost: int, n: int, alpha: float, pivot: float) -> float:
+    """The largest loss that is rejected, negated, to 1e-6; searched on the side of `pivot` that its own test leaves open."""
+    estimate = (gained - lost) / n
+    rejected, kept = 1.0, -estimate
+    if kept < pivot < rejected:
+        rejected, kept = (pivot, kept) if non_inferiority_p(gained, lost, n, pivot) <= alpha else (rejected, pivot)
+    while rejected - kept > 1e-6:
+        middle = (rejected + kept) / 2
+        rejected, kept = (middle, kept) if non_inferiority_p(gained, lost, n, middle) <= alpha else (rejected, middle)
+    return -rejected
+
+
+def mcnemar_p(gained: int, lost: int) -> float:
+    """The exact p-value of "the candidate is no better": P(Binomial(b + c, 1/2) >= b). Source: McNemar (1947), Psychometrika 12:153-157."""
+    from scipy.stats import binom
+
+    return float(binom.sf(gained - 1, gained + lost, 0.5)) if gained + lost else 1.0
+
+
+def items_to_decide(gained: int, lost: int, n: int, alpha: float, margin: float) -> int:
+    """How many items would show non-inferiority with a power of 0.8 if the two models were equally good.
+
+    ceil((z(1 - alpha) + z(0.8))^2 p / margin^2), p the upper Clopper-Pearson bound, at alpha, of the share of items on which they differ.
+    """
+    from scipy.stats import beta
+
+    differing = gained + lost
+    share = 1.0 if differing == n else float(beta.ppf(1 - alpha, differing + 1, n - differing))
+    return items_for(share, alpha, margin)
+
+
+def items_for(discordance: float, alpha: float, margin: float) -> int:
+    """The same for a share of items, 0-1, on which two equally good models differ."""
+    from scipy.stats import norm
+
+    return math.ceil(float(norm.ppf(1 - alpha) + norm.ppf(POWER)) ** 2 * discordance / margin**2)
+
+
+def bootstrap_bounds(differences: Sequence[float], alpha: float, seed: int, resamples: int = 9999) -> tuple[float, float]:
+    """The lower and the upper bound of the mean of graded differences [items], each one-sided at alpha; resampled with `seed`.
+
+    Bias-corrected and accelerated (Efron 1987): differences of graded scores are skewed where one model is near an end of the scale, and
+    percentiles alone would be off by the skew. Equal differences have no spread to resample: both bounds are their value.
+    """
+    from scipy.stats import bootstrap
+
+    values = np.asarray(differences, dtype=float)
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    found = bootstrap(
+        (values,), np.mean, n_resamples=resamples, confidence_level=1 - 2 * alpha, method="BCa", vectorized=True, batch=1000, rng=seed
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def averages(groups: Sequence[Sequence[float]]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(micro average, standard error), (macro average, standard error) of scores in groups, such as MMLU's subjects.
+
+    Micro weighs items alike, macro groups. The groups are the benchmark's own and not a sample of groups, so errors come from the
+    spread inside them: a stratified mean. Source: Cochran (1977), Sampling Techniques, eq. 5.7.
+    A group of one shows no spread and adds none.
+    """
+    sizes = np.array([len(group) for group in groups], dtype=float)
+    means = np.array([math.fsum(group) / len(group) for group in groups])
+    errors = np.array([np.var(group, ddof=1) / len(group) if len(group) > 1 else 0.0 for group in groups])
+
+    def weighted(weights: NDArray[Any]) -> tuple[float, float]:
+        return float(weights @ means), math.sqrt(float(weights**2 @ errors))
+
+    return weighted(sizes / sizes.sum()), weighted(np.full(len(sizes), 1 / len(sizes)))

@@ -1,0 +1,76 @@
+"""What the default recipe must learn, measured on a whole run of it."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from flows.parameters import load
+from flows.registry import load_evidence
+from flows.workspace import read_json
+from tasks.gate import Policy, judge_suite
+from tasks.paired import mcnemar_p
+from tests.workspaces import make_workspace, run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+SUITES = ("mmlu-mini", "gpqa-mini", "humaneval-mini")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    workspace = make_workspace(tmp_path_factory.mktemp("tiny") / "sluice", "tiny")
+    done = run(workspace, "sluice", "run", timeout=1200)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return workspace
+
+
+def evidence(workspace, model, suite):
+    return load_evidence(workspace / "artifacts" / "benchmark" / f"{model}-{suite}")[0]
+
+
+def share(found):
+    return math.fsum(found.scores.values()) / len(found.scores)
+
+
+def test_every_suite_has_200_items_and_leaves_the_base_model_headroom(tiny):
+    for suite in SUITES:
+        found = evidence(tiny, "base", suite)
+        assert len(found.scores) >= 200
+        assert share(found) < 0.85
+
+
+@pytest.mark.parametrize("suite", ["mmlu-mini", "gpqa-mini"])
+def test_sft_beats_chance_by_three_standard_errors(tiny, suite):
+    found = evidence(tiny, "sft", suite)
+    mean, n = share(found), len(found.scores)
+    assert mean - found.chance >= 3 * math.sqrt(mean * (1 - mean) / n)
+
+
+def test_sft_writes_functions_that_pass(tiny):
+    found = evidence(tiny, "sft", "humaneval-mini")
+    mean, n = share(found), len(found.scores)
+    assert mean - 1.96 * math.sqrt(mean * (1 - mean) / n) >= 0.2
+
+
+def test_sft_is_better_than_base_on_two_suites_by_the_paired_test(tiny):
+    better = 0
+    for suite in SUITES:
+        before, after = (evidence(tiny, model, suite).scores for model in ("base", "sft"))
+        gained, lost = (sum(sign * (after[item] - before[item]) > 0 for item in before) for sign in (1, -1))
+        better += mcnemar_p(gained, lost) <= 0.05
+    assert better >= 2
+
+
+def test_rlhf_raises_the_reward_within_its_kl_limit_and_loses_no_suite(tiny):
+    found = read_json(tiny / "metrics" / "rlhf.json", None)
+    assert found["reward_gain"] >= 3 * found["reward_gain_stderr"] > 0
+    params = load(tiny / "params.yaml")
+    assert found["kl"] <= params["rlhf"]["max_kl"]
+    policy = Policy.model_validate(params["gate"])
+    for suite in SUITES:
+        verdict = judge_suite(suite, policy.suites[suite], policy.alpha, evidence(tiny, "rlhf", suite), evidence(tiny, "sft", suite))
+        assert verdict.verdict in ("better", "non-inferior"), verdict.reason
+
+
+def test_nothing_of_the_suites_is_left_in_the_training_text(tiny):
+    assert read_json(tiny / "metrics" / "prepare.json", None)["contaminated_left"] == 0
