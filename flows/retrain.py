@@ -10,7 +10,7 @@ from uuid import UUID
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
@@ -143,6 +143,17 @@ def _remember(held: Session, results: list[StageResult], started: float) -> floa
     return seconds
 
 
+def _is_cancelled(client: SyncPrefectClient, identity: UUID) -> bool:
+    """Whether the flow run is to stop: cancelled from the page, marked crashed, or deleted while it ran."""
+    try:
+        state = client.read_flow_run(identity).state
+    except ObjectNotFound:
+        return True
+    except Exception:
+        return False  # a server that is away for a moment is no reason to stop
+    return state is not None and (state.is_cancelling() or state.is_cancelled() or state.is_crashed())
+
+
 @contextmanager
 def _watched() -> Iterator[threading.Event]:
     """Look at the flow run's own state; kill every child when it is being cancelled. Prefect would leave them running."""
@@ -153,17 +164,11 @@ def _watched() -> Iterator[threading.Event]:
         if over.wait(WATCH_S):
             return
         with get_client(sync_client=True) as client:
-            while not over.wait(WATCH_S):
-                try:
-                    state = client.read_flow_run(identity).state
-                except ObjectNotFound:
-                    state = Cancelled()  # deleted while it ran
-                except Exception:
-                    continue  # a server that is away for a moment is no reason to stop
-                if state is not None and (state.is_cancelling() or state.is_cancelled() or state.is_crashed()):
-                    cancelled.set()
-                    processes.stop_all()
+            while not _is_cancelled(client, identity):
+                if over.wait(WATCH_S):
                     return
+        cancelled.set()
+        processes.stop_all()
 
     watcher = threading.Thread(target=watch, name="state-watcher", daemon=True)
     watcher.start()

@@ -84,20 +84,3 @@ def test_a_killed_run_is_carried_on_to_the_same_model_wherever_it_was(finished, 
     workspace = make_workspace(tmp_path / "sluice")
     kill_after(workspace, share * length_of(finished))
     check_carried_on(finished, workspace, finished_stages(workspace))
-
-
-def test_killing_the_flow_alone_leaves_no_process_behind(tmp_path):
-    workspace = make_workspace(tmp_path / "sluice")
-    flow = subprocess.Popen(
-        [str(PROGRAMS / "sluice"), "run"], cwd=workspace, env=environment(workspace), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while not (workspace / ".sluice" / "outcomes").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    flow.kill()
-    flow.wait()
-    for _ in range(50):
-        if not processes_of(workspace):
-            break
-        time.sleep(0.1)
-    assert processes_of(workspace) == []

@@ -1,4 +1,7 @@
-"""`sluice up` and `down`, runs against the local servers, and a run that is cancelled from the page."""
+"""`sluice up` and `down`, and runs against the local servers: unchanged, changed, cancelled from the page, killed.
+
+The tests share one workspace, a finished one with its servers up, and each change that they make is a new one.
+"""
 
 import json
 import re
@@ -9,22 +12,20 @@ import urllib.request
 import pytest
 
 from tests.end_to_end.test_crash import processes_of
-from tests.workspaces import PROGRAMS, copy_of, environment, make_workspace, run
+from tests.workspaces import PROGRAMS, copy_of, environment, run
 
 
-@pytest.fixture
-def up(tmp_path):
-    """A fresh workspace with its servers up; they are down afterwards whatever happens."""
-    workspace = make_workspace(tmp_path / "sluice")
-    yield workspace, start(workspace)
-    run(workspace, "sluice", "down")
+@pytest.fixture(scope="module")
+def up(finished, tmp_path_factory):
+    """A finished workspace with its servers up; they are down afterwards whatever happens."""
+    workspace = copy_of(finished, tmp_path_factory.mktemp("up") / "sluice")
+    try:
+        done = run(workspace, "sluice", "up")
+        assert done.returncode == 0, done.stderr
+        yield workspace, dict(line.split() for line in done.stdout.splitlines())
+    finally:
+        run(workspace, "sluice", "down")
     assert processes_of(workspace) == []
-
-
-def start(workspace):
-    done = run(workspace, "sluice", "up")
-    assert done.returncode == 0, done.stderr
-    return dict(line.split() for line in done.stdout.splitlines())
 
 
 def api(url, path, body=None, method=None):
@@ -34,57 +35,73 @@ def api(url, path, body=None, method=None):
         return json.load(reply)
 
 
+def new_learning_rate(workspace):
+    """Double rlhf's learning rate."""
+    params = (workspace / "params.yaml").read_text()
+    section = params[params.index("\nrlhf:") :]
+    old = re.search(r"learning_rate: (\S+)", section)[1]
+    changed = section.replace(f"learning_rate: {old}", f"learning_rate: {float(old) * 2:.6f}", 1)
+    (workspace / "params.yaml").write_text(params.replace(section, changed))
+
+
+def start_and_wait_for_rlhf(workspace):
+    """Start a run; return it when stage rlhf is at work."""
+    command = [str(PROGRAMS / "sluice"), "run"]
+    flow = subprocess.Popen(command, cwd=workspace, env=environment(workspace), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert any("rlhf  started" in line for line in flow.stdout), flow.stderr.read()
+    return flow
+
+
+def at_work(workspace):
+    """The workspace's processes, without its servers."""
+    return [words for words in processes_of(workspace) if any(name in words for name in ("stage", "repro", "warm", "guard"))]
+
+
+def test_the_pages_answer_and_an_unchanged_run_uses_them(up):
+    workspace, urls = up
+    for url in urls.values():
+        with urllib.request.urlopen(url, timeout=20) as page:
+            assert b"<html" in page.read().lower()
+    done = run(workspace, "sluice", "run")
+    assert done.returncode == 0, done.stderr
+    assert "unchanged: version 1" in done.stdout
+    first, latest = sorted(api(urls["prefect"], "/flow_runs/filter", {"limit": 10}, "POST"), key=lambda found: found["created"])
+    assert (first["state"]["type"], latest["state"]["type"]) == ("COMPLETED", "COMPLETED")
+    keys = {artifact["key"] for artifact in api(urls["prefect"], "/artifacts/filter", {"limit": 50}, "POST")}
+    assert {"stages", "scores", "verdict", "mlflow-run"} <= keys
+    assert json.loads(run(workspace, "sluice", "status", "--json").stdout)["tracking_uri"] == urls["mlflow"]
+
+
 def test_a_run_that_is_cancelled_stops_its_stages_and_leaves_no_process(up):
     workspace, urls = up
-    flow = subprocess.Popen(
-        [str(PROGRAMS / "sluice"), "run"],
-        cwd=workspace,
-        env=environment(workspace),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list((workspace / ".sluice" / "outcomes").glob("*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    [found] = api(urls["prefect"], "/flow_runs/filter", {"limit": 1}, "POST")
+    new_learning_rate(workspace)
+    flow = start_and_wait_for_rlhf(workspace)
+    [found] = api(urls["prefect"], "/flow_runs/filter", {"limit": 1, "sort": "START_TIME_DESC"}, "POST")
     api(urls["prefect"], f"/flow_runs/{found['id']}/set_state", {"state": {"type": "CANCELLING"}}, "POST")
     _, errors = flow.communicate(timeout=60)
     assert flow.returncode == 1
     assert "cancelled" in errors
     assert "Traceback" not in errors
     assert api(urls["prefect"], f"/flow_runs/{found['id']}")["state"]["type"] == "CANCELLED"
-    assert not [words for words in processes_of(workspace) if "stage" in words or "repro" in words or "warm" in words]
+    assert at_work(workspace) == []
 
 
-def test_the_pages_answer_and_runs_use_the_servers(finished, tmp_path):
-    workspace = copy_of(finished, tmp_path / "sluice")
-    urls = start(workspace)
-    try:
-        for url in urls.values():
-            with urllib.request.urlopen(url, timeout=20) as page:
-                assert b"<html" in page.read().lower()
-        done = run(workspace, "sluice", "run")
-        assert done.returncode == 0, done.stderr
-        assert "unchanged: version 1" in done.stdout
-        first, latest = sorted(api(urls["prefect"], "/flow_runs/filter", {"limit": 10}, "POST"), key=lambda found: found["created"])
-        assert (first["state"]["type"], latest["state"]["type"]) == ("COMPLETED", "COMPLETED")
-        keys = {artifact["key"] for artifact in api(urls["prefect"], "/artifacts/filter", {"limit": 50}, "POST")}
-        assert {"stages", "scores", "verdict", "mlflow-run"} <= keys
-        assert json.loads(run(workspace, "sluice", "status", "--json").stdout)["tracking_uri"] == urls["mlflow"]
-        check_a_new_learning_rate_for_rlhf_runs_rlhf_and_what_follows_only(workspace)
-    finally:
-        run(workspace, "sluice", "down")
-    assert processes_of(workspace) == []
+def test_killing_the_flow_alone_leaves_no_process_behind(up):
+    workspace, _ = up
+    new_learning_rate(workspace)
+    flow = start_and_wait_for_rlhf(workspace)
+    assert at_work(workspace)
+    flow.kill()
+    flow.communicate()
+    deadline = time.monotonic() + 5
+    while at_work(workspace) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert at_work(workspace) == []
 
 
-def check_a_new_learning_rate_for_rlhf_runs_rlhf_and_what_follows_only(workspace):
-    params = (workspace / "params.yaml").read_text()
-    section = params[params.index("\nrlhf:") :]
-    old = re.search(r"learning_rate: (\S+)", section)[1]
-    (workspace / "params.yaml").write_text(
-        params.replace(section, section.replace(f"learning_rate: {old}", f"learning_rate: {float(old) * 2:.6f}", 1))
-    )
+def test_a_new_learning_rate_for_rlhf_runs_rlhf_and_what_follows_only(up):
+    workspace, _ = up
+    new_learning_rate(workspace)
     done = run(workspace, "sluice", "run")
     assert done.returncode in (0, 3), done.stdout + done.stderr
     states = {
