@@ -53,15 +53,15 @@ def run() -> None:
     """Retrain: data to champion; only what changed runs. Exit code 3 where the gate refuses."""
     from datetime import datetime
 
-    from flows import services
+    from flows import services, tracking
     from flows.session import hold, session
 
     workspace = here()
     log = workspace.work / "logs" / f"run-{datetime.now():%Y%m%d-%H%M%S}.log"
-    services.require_mlflow(workspace)
+    tracking.require_server(workspace)
     with hold(workspace), services.prefect_api(workspace) as prefect, session(workspace) as held:
         print(f"sluice: to run: {', '.join(held.changes) or 'nothing'}", flush=True)
-        from flows import retraining_console, tracking
+        from flows import retraining_console
 
         tracking.preload(workspace)
         prefect.wait()

@@ -14,7 +14,7 @@ from typing import Any
 from flows import warm
 from flows.registry import CHAMPION, Decision, Registry, file_md5, load_evidence
 from flows.session import Session
-from flows.tracking import Tracker, git_commit
+from flows.tracking import Tracker, git_commit, unavailable
 from models.errors import StageError, Unavailable
 from models.records import Record, folder_md5
 from tasks.gate import Evidence, GateResult, judge
@@ -79,7 +79,7 @@ def _ask_server(uri: str, model: str) -> dict[str, Any] | None:
             return None
         raise Unavailable(f"MLflow at {uri} answers {error.code} ({error.reason}): check the server's log and your credentials") from None
     except OSError as error:
-        raise Unavailable(f"MLflow at {uri} does not answer ({error}); start it, or correct or unset MLFLOW_TRACKING_URI") from None
+        raise unavailable(uri, error) from None
     tags = {tag["key"]: tag["value"] for tag in version.get("tags", [])}
     return {"version": str(version["version"]), "md5": tags.get("sluice.model_md5"), "aliases": aliases}
 

@@ -50,22 +50,6 @@ def answers(url: str) -> bool:
         return False
 
 
-def require_mlflow(workspace: Workspace) -> None:
-    """Raise Unavailable, before anything is started, where MLflow is a server and nobody answers at its address."""
-    uri = workspace.tracking_uri
-    if not uri.startswith("http"):
-        return
-    try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
-    except urllib.error.HTTPError:
-        return  # somebody does answer
-    except OSError as error:
-        cause = getattr(error, "reason", error)
-        raise Unavailable(
-            f"MLflow at {uri} does not answer ({cause}); start it ('sluice up' starts a local one), or correct or unset MLFLOW_TRACKING_URI"
-        ) from None
-
-
 def free_port(preferred: int = 0) -> int:
     """`preferred` where it is free, else any free port of the loopback interface."""
     for port in (preferred, 0):
@@ -121,9 +105,12 @@ class PrefectApi:
     url: str
     log: Path
 
+    def answers(self) -> bool:
+        return answers(f"{self.url}/health")
+
     def wait(self) -> None:
         """Return once it answers. Raises Unavailable after START_S."""
-        wait_until(lambda: answers(f"{self.url}/health"), START_S, f"this run's Prefect server did not start: see {self.log}")
+        wait_until(self.answers, START_S, f"this run's Prefect server did not start: see {self.log}")
 
 
 @contextlib.contextmanager
@@ -137,21 +124,20 @@ def prefect_api(workspace: Workspace) -> Iterator[PrefectApi]:
     url = os.environ.get("PREFECT_API_URL") or (f"{local['url']}/api" if local else None)
     log = workspace.work / "logs" / "prefect-server.log"
     if url:
-        if not answers(f"{url.rstrip('/')}/health"):
+        api = PrefectApi(url.rstrip("/"), log)
+        if not api.answers():
             raise Unavailable(
                 f"Prefect at {url} does not answer; start it ('sluice up' starts a local one), or correct or unset PREFECT_API_URL"
             )
         os.environ["PREFECT_API_URL"] = url
-        yield PrefectApi(url.rstrip("/"), log)
+        yield api
         return
     port = free_port()
-    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
         command = commands(workspace, {"prefect": port, "mlflow": 0})["prefect"]
-        # Without the address of a server in its environment: it is the server.
-        env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-        child = processes.start(command, workspace.root, env, output.fileno(), outlives_flow=True)
+        child = processes.start(command, workspace.root, dict(os.environ), output.fileno(), outlives_flow=True)
+    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"  # not before: the server must not take itself for a client
     try:
         yield PrefectApi(os.environ["PREFECT_API_URL"], log)
     finally:

@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +37,24 @@ def preload(workspace: Workspace) -> None:
         import mlflow  # noqa: F401
 
 
+def require_server(workspace: Workspace) -> None:
+    """Raise Unavailable, before anything is started, where MLflow is a server and nobody answers at its address."""
+    uri = workspace.tracking_uri
+    if uri.startswith("http"):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
+        except urllib.error.HTTPError:
+            return  # somebody does answer
+        except OSError as error:
+            raise unavailable(uri, error) from None
+
+
+def unavailable(uri: str, error: Exception) -> Unavailable:
+    """The one line for a tracking store that does not answer."""
+    cause = " ".join(str(error).split())[:160]
+    return Unavailable(f"MLflow at {uri} does not answer ({cause}); start it ('sluice up' does), or correct or unset MLFLOW_TRACKING_URI")
+
+
 class Tracker:
     """The tracking server or database of a workspace. Raises Unavailable, in one line, where it does not answer."""
 
@@ -60,11 +80,8 @@ class Tracker:
         return client
 
     def unavailable(self, error: Exception) -> Unavailable:
-        """The one line for a tracking store that does not answer."""
-        cause = " ".join(str(error).split())[:160]
-        return Unavailable(
-            f"MLflow at {self.uri} does not answer ({cause}); start it ('sluice up' does), or correct or unset MLFLOW_TRACKING_URI"
-        )
+        """The one line for this store where it does not answer."""
+        return unavailable(self.uri, error)
 
     def _ensure_experiment(self, client: Any, kind: str) -> None:
         name = f"{self.model}/{kind}"

@@ -28,6 +28,14 @@ def evidence(workspace, model, suite):
     return load_evidence(workspace / "artifacts" / "benchmark" / f"{model}-{suite}")[0]
 
 
+def compare(workspace, suite, candidate, champion):
+    """The gate's verdict on one suite."""
+    policy = Policy.model_validate(load(workspace / "params.yaml")["gate"])
+    return judge_suite(
+        suite, policy.suites[suite], policy.alpha, evidence(workspace, candidate, suite), evidence(workspace, champion, suite)
+    )
+
+
 def share(found):
     return math.fsum(found.scores.values()) / len(found.scores)
 
@@ -53,22 +61,16 @@ def test_sft_writes_functions_that_pass(tiny):
 
 
 def test_sft_is_better_than_base_on_two_suites_by_the_paired_test(tiny):
-    better = 0
-    for suite in SUITES:
-        before, after = (evidence(tiny, model, suite).scores for model in ("base", "sft"))
-        gained, lost = (sum(sign * (after[item] - before[item]) > 0 for item in before) for sign in (1, -1))
-        better += mcnemar_p(gained, lost) <= 0.05
-    assert better >= 2
+    found = [compare(tiny, suite, "sft", "base") for suite in SUITES]
+    assert sum(mcnemar_p(verdict.gained, verdict.lost) <= 0.05 for verdict in found) >= 2
 
 
 def test_rlhf_raises_the_reward_within_its_kl_limit_and_loses_no_suite(tiny):
     found = read_json(tiny / "metrics" / "rlhf.json", None)
     assert found["reward_gain"] >= 3 * found["reward_gain_stderr"] > 0
-    params = load(tiny / "params.yaml")
-    assert found["kl"] <= params["rlhf"]["max_kl"]
-    policy = Policy.model_validate(params["gate"])
+    assert found["kl"] <= load(tiny / "params.yaml")["rlhf"]["max_kl"]
     for suite in SUITES:
-        verdict = judge_suite(suite, policy.suites[suite], policy.alpha, evidence(tiny, "rlhf", suite), evidence(tiny, "sft", suite))
+        verdict = compare(tiny, suite, "rlhf", "sft")
         assert verdict.verdict in ("better", "non-inferior"), verdict.reason
 
 
