@@ -40,6 +40,12 @@ def say(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def warn(held: Any) -> None:
+    """Say on standard error what the gate will not be able to show."""
+    for line in held.warnings():
+        print(f"sluice: warning: {line}", file=sys.stderr, flush=True)
+
+
 def open_registry(workspace: Workspace) -> Any:
     from flows.parameters import load
     from flows.registry import Registry
@@ -61,6 +67,7 @@ def run() -> None:
     tracking.require_server(workspace)
     with hold(workspace), services.prefect_api(workspace) as prefect, session(workspace) as held:
         print(f"sluice: to run: {', '.join(held.changes) or 'nothing'}", flush=True)
+        warn(held)
         from flows import retraining_console
 
         tracking.preload(workspace)
@@ -162,12 +169,13 @@ def import_data(
 def gate(as_json: Json = False) -> None:
     """Compare the candidate at hand with the champion; nothing is registered or moved. Exit code 3 where it would be refused."""
     from flows import release
-    from flows.report import print_rows
+    from flows.report import print_gate
     from flows.session import Session
 
     workspace = here()
     registry = open_registry(workspace)
     held = Session.reading(workspace)
+    warn(held)
     result = release.compare(held, registry)
     if result is None:
         print("unchanged: the candidate at hand is the champion")
@@ -175,7 +183,7 @@ def gate(as_json: Json = False) -> None:
     if as_json:
         say(result.model_dump(mode="json"))
     else:
-        print_rows("Gate", [{"suite": v.suite, "verdict": v.verdict, "n": str(v.n), "reason": v.reason} for v in result.suites])
+        print_gate(result)
         print(f"{result.decision}: {result.reason}")
     if result.decision != "promote":
         raise Refused(f"the gate says {result.decision}")

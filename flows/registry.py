@@ -14,6 +14,7 @@ from flows.workspace import locked, read_json
 from models.errors import Refused, StageError, UserError
 from models.records import folder_md5, read_lines, write_json, write_lines
 from tasks.gate import Evidence, GateResult
+from tasks.health import health
 
 CHAMPION, PREVIOUS = "champion", "previous"
 IDENTITY = (  # equal, or two scores are not comparable
@@ -42,14 +43,21 @@ class Decision:
     previous: str | None = None
 
 
-def load_evidence(folder: Path) -> tuple[Evidence, dict[str, Any]]:
-    """A benchmark folder's per-item scores, and everything that its evidence file says."""
+def load_evidence(folder: Path, contamination: Path) -> tuple[Evidence, dict[str, Any]]:
+    """A benchmark folder's per-item scores, and everything that its evidence file says; `contamination` lists the items that leaked."""
     facts = read_json(folder / "evidence.json", None)
     if facts is None:
         raise StageError(f"{folder / 'evidence.json'} is missing or cut off: delete the folder, then 'sluice run' restores or repeats it")
-    items = list(read_lines(folder / "items.jsonl")) if facts.get("available", True) else None
-    scores = None if items is None else {item["id"]: float(item["score"]) for item in items}
-    return Evidence(scores=scores, chance=facts["chance"], identity={key: facts.get(key) for key in IDENTITY}), facts
+    items = list(read_lines(folder / "items.jsonl"))
+    evidence = Evidence(
+        scores={item["id"]: float(item["score"]) for item in items} if facts.get("available", True) else None,
+        chance=facts["chance"],
+        identity={key: facts.get(key) for key in IDENTITY},
+        subjects={item["id"]: item["subject"] for item in items},
+        health=health(items),
+        contaminated={leak["id"]: leak["where"] for leak in read_lines(contamination)} if contamination.is_file() else {},
+    )
+    return evidence, facts
 
 
 class Registry:
@@ -98,7 +106,7 @@ class Registry:
         """The version with that content, or None."""
         return next((version for version in self.versions() if version.tags.get("sluice.model_md5") == model_md5), None)
 
-    def register(self, folder: Path, evidence: Mapping[str, Path], parent: str | None, tags: Mapping[str, str]) -> Any:
+    def register(self, folder: Path, evidence: Mapping[str, Path], contamination: Path, parent: str | None, tags: Mapping[str, str]) -> Any:
         """The version that holds exactly this folder: found by its md5, else logged with its evidence and created."""
         model_md5 = folder_md5(folder)
         with locked(self.lock_file):
@@ -110,7 +118,12 @@ class Registry:
                 logged = self._log_model(folder, run_id)
                 for suite, path in evidence.items():
                     self.client.log_artifacts(run_id, str(path), f"evidence/{suite}")
-                version = self._create_version(logged, run_id, {**tags, "sluice.model_md5": model_md5, "sluice.scores": _scores(evidence)})
+                self.client.log_artifacts(run_id, str(contamination), "contamination")
+                scores = json.dumps(
+                    {suite: score(load_evidence(path, contamination / f"{suite}.jsonl")[0]) for suite, path in evidence.items()},
+                    sort_keys=True,
+                )
+                version = self._create_version(logged, run_id, {**tags, "sluice.model_md5": model_md5, "sluice.scores": scores})
             except BaseException as error:
                 self.tracker.end(run_id, "FAILED", str(error))
                 raise
@@ -142,9 +155,11 @@ class Registry:
     def evidence_of(self, version: Any) -> dict[str, Evidence]:
         """The per-item evidence that was registered with a version, by suite."""
         with tempfile.TemporaryDirectory() as folder:
-            names = [entry.path for entry in self.client.list_artifacts(version.run_id, "evidence")]
-            paths = [Path(self.client.download_artifacts(version.run_id, name, folder)) for name in names]
-            return {path.name: load_evidence(path)[0] for path in paths}
+            for part in ("evidence", "contamination"):
+                if self.client.list_artifacts(version.run_id, part):
+                    self.client.download_artifacts(version.run_id, part, folder)
+            paths = sorted(path for path in (Path(folder) / "evidence").glob("*") if path.is_dir())
+            return {path.name: load_evidence(path, Path(folder) / "contamination" / f"{path.name}.jsonl")[0] for path in paths}
 
     def record(
         self, decision: Decision, parent: str | None = None, result: GateResult | None = None, items: Mapping[str, Any] | None = None
@@ -256,11 +271,6 @@ class Registry:
             if tags.get("sluice.alias") and aliases.get(tags["sluice.alias"]) == tags.get("sluice.version"):
                 self.tracker.end(run.info.run_id, "FINISHED")
         self.tracker.close_dead_runs()
-
-
-def _scores(evidence: Mapping[str, Path]) -> str:
-    """{suite: {value, stderr, n}} as JSON, from the per-item files."""
-    return json.dumps({suite: score(load_evidence(path)[0]) for suite, path in evidence.items()}, sort_keys=True)
 
 
 def score(evidence: Evidence) -> dict[str, float | int | None]:

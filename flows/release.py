@@ -41,6 +41,11 @@ def candidate_evidence(root: Path, suites: list[str]) -> dict[str, Path]:
     return {suite: root / "artifacts" / "benchmark" / f"{CANDIDATE}-{suite}" for suite in suites}
 
 
+def contamination_folder(root: Path) -> Path:
+    """Which items leaked into training text, a file a suite."""
+    return root / "artifacts" / "contamination"
+
+
 def settle(tracker: Tracker) -> None:
     """Close what crashed runs left open, in the tracking store and in the registry."""
     Registry(tracker).settle()
@@ -108,7 +113,8 @@ def compare(held: Session, registry: Registry) -> GateResult | None:
 
 def _evidence(held: Session, registry: Registry, champion: Any | None) -> tuple[dict[str, Evidence], dict[str, Evidence] | None]:
     paths = candidate_evidence(held.workspace.root, list(held.policy.suites))
-    ours = {suite: load_evidence(path)[0] for suite, path in paths.items() if path.is_dir()}
+    leaked = contamination_folder(held.workspace.root)
+    ours = {suite: load_evidence(path, leaked / f"{suite}.jsonl")[0] for suite, path in paths.items() if path.is_dir()}
     return ours, None if champion is None else registry.evidence_of(champion)
 
 
@@ -156,4 +162,4 @@ def register(held_root: Path, tracker: Tracker, params: Mapping[str, Any], paren
         **({"sluice.data_md5": file_md5(held_root / "dvc.lock")} if (held_root / "dvc.lock").is_file() else {}),
     }
     suites = candidate_evidence(held_root, list(params["gate"]["suites"]))
-    return str(Registry(tracker).register(candidate_folder(held_root), suites, parent, tags).version)
+    return str(Registry(tracker).register(candidate_folder(held_root), suites, contamination_folder(held_root), parent, tags).version)

@@ -5,6 +5,7 @@ from typing import Any
 
 from flows.pipeline import Pipeline, read_metrics
 from models.records import Record
+from tasks.gate import GateResult, SuiteVerdict
 
 
 class StageResult(Record):
@@ -59,6 +60,35 @@ def stage_rows(results: Sequence[StageResult]) -> list[dict[str, str]]:
         }
         for result in results
     ]
+
+
+def print_gate(result: GateResult) -> None:
+    """The verdict on each suite, the health of its answers, and raw answers of evaluations that are broken."""
+    print_rows("Gate", [{"suite": v.suite, "verdict": v.verdict, "reason": v.reason} for v in result.suites])
+    print_rows("Health of the answers", [_health(v) for v in result.suites if v.health])
+    for verdict in result.suites:
+        if verdict.verdict == "invalid" and verdict.health:
+            print(f"{verdict.suite}, raw answers:")
+            for item, answer in verdict.health.examples:
+                print(f"  {item}  {answer!r}")
+
+
+def _health(verdict: SuiteVerdict) -> dict[str, str]:
+    found = verdict.health
+    assert found is not None
+    letters = " ".join(f"{letter} {count}" for letter, count in found.letters.items())
+    leaked = verdict.n - verdict.clean_n
+    return {
+        "suite": verdict.suite,
+        "n": str(found.items),
+        "unreadable": str(found.extraction_failed),
+        "empty": str(found.empty),
+        "cut": str(found.truncated),
+        "repeated": str(found.repeated),
+        "timeouts": str(found.timeouts),
+        "answers": letters or f"median {found.median_length or 0:g} characters",
+        "leaked": str(leaked),
+    }
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, str]]) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flows import terminal
 from flows.pipeline import Pipeline
-from flows.report import print_rows, score_rows, stage_rows
+from flows.report import print_gate, print_rows, score_rows, stage_rows
 from flows.retrain import RunResult, retrain_here
 from models.errors import SluiceError, StageError
 
@@ -29,7 +29,7 @@ def show(pipeline: Pipeline, result: RunResult, log: Path) -> None:
     print_rows("Stages", stage_rows(result.stages))
     print_rows("Scores", score_rows(pipeline))
     if result.gate is not None:
-        print_rows("Gate", [{"suite": v.suite, "verdict": v.verdict, "reason": v.reason} for v in result.gate.suites])
+        print_gate(result.gate)
     names = [alias for alias, number in sorted(result.aliases.items()) if number == result.version]
     print(f"verdict   {result.decision}: {result.reason}")
     print(f"version   {result.version}{' (' + ', '.join(names) + ')' if names else ''}")

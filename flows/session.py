@@ -8,9 +8,10 @@ from typing import Any
 
 from flows import warm
 from flows.parameters import check, load
-from flows.pipeline import Pipeline
+from flows.pipeline import Pipeline, read_metrics
 from flows.workspace import Workspace, locked
-from tasks.gate import Policy
+from models.importers import PUBLISHED_ITEMS
+from tasks.gate import Policy, warnings
 
 BUSY = "another 'sluice run' works in this workspace: wait for it to end, or stop it, then run again"
 
@@ -34,6 +35,18 @@ class Session:
     def policy(self) -> Policy:
         """What the gate asks."""
         return Policy.model_validate(self.params["gate"])
+
+    def warnings(self) -> list[str]:
+        """What the policy asks that its suites are too small to show, a line each."""
+        return warnings(self.policy, {suite: size for suite in self.policy.suites if (size := self._items(suite))})
+
+    def _items(self, suite: str) -> int | None:
+        """How many items of a suite are scored: the subset's size, else what was scored last, else what was published."""
+        subset = self.params["benchmark"]["items"].get(suite)
+        measured = (
+            read_metrics(self.workspace.root, stage).get("n") for name, stage in self.pipeline.stages.items() if name.endswith(f"-{suite}")
+        )
+        return subset or next(filter(None, measured), None) or PUBLISHED_ITEMS.get(suite)
 
     def warm_up(self) -> None:
         """Start the warm process for the stages to come. Not before the server answers: its start would take twice as long."""

@@ -4,7 +4,11 @@ import ast
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, pairwise
+from pathlib import Path
+
+from models import suites
 
 WORD = re.compile(r"\w+")
 FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -24,10 +28,10 @@ class Benchmark:
 
     def __init__(self, items: Iterable[tuple[str, str]], ngram_words: int, min_words: int) -> None:
         self._size, self._least = ngram_words, min(min_words, ngram_words)
-        self._grams: dict[str, str] = {}
-        self._short: dict[str, str] = {}
+        self._grams: defaultdict[str, set[str]] = defaultdict(set)
+        self._short: defaultdict[str, set[str]] = defaultdict(set)
         self._sizes: defaultdict[str, set[int]] = defaultdict(set)  # of the short items that begin with these words
-        self._trees: dict[str, str] = {}
+        self._trees: defaultdict[str, set[str]] = defaultdict(set)
         names = set()
         for name, text in items:
             names.add(name)
@@ -36,31 +40,40 @@ class Benchmark:
 
     def _add(self, name: str, text: str) -> None:
         words = _words(text)
-        self._grams.update(dict.fromkeys(_runs(words, self._size), name))
+        for run in _runs(words, self._size):
+            self._grams[run].add(name)
         if self._least <= len(words) < self._size:
-            self._short[" ".join(words)] = name
+            self._short[" ".join(words)].add(name)
             self._sizes[" ".join(words[: self._least])].add(len(words))
-        self._trees.update(dict.fromkeys(trees(text), name))
+        for tree in trees(text):
+            self._trees[tree].add(name)
 
-    def hit(self, text: str) -> str | None:
-        """Return the name of an item that the text holds, or None."""
+    def hits(self, texts: Sequence[str]) -> set[str]:
+        """Return the names of all items that the texts of one record hold, or a head in one text with its indented body in the next."""
+        bodies = (f"{head}\n{body}" for head, body in pairwise(texts) if body[:1].isspace())
+        return set().union(*map(self._hits, chain(texts, bodies)))
+
+    def _hits(self, text: str) -> set[str]:
         words = _words(text)
-        return self._long_item(words) or self._short_item(words) or next(filter(None, map(self._trees.get, trees(text))), None)
+        found: set[str] = set()
+        if not self._grams.keys().isdisjoint(_runs(words, self._size)):  # seldom
+            found.update(*(self._grams[run] for run in _runs(words, self._size) if run in self._grams))
+        if not self._sizes.keys().isdisjoint(_runs(words, self._least)):
+            for start, run in enumerate(_runs(words, self._least)):
+                wholes = (" ".join(words[start : start + size]) for size in self._sizes.get(run, ()))
+                found.update(*(self._short[whole] for whole in wholes if whole in self._short))
+        return found.union(*(self._trees[tree] for tree in trees(text) if tree in self._trees))
 
-    def _long_item(self, words: list[str]) -> str | None:
-        if self._grams.keys().isdisjoint(_runs(words, self._size)):  # nearly always
-            return None
-        return next(self._grams[run] for run in _runs(words, self._size) if run in self._grams)
 
-    def _short_item(self, words: list[str]) -> str | None:
-        if self._sizes.keys().isdisjoint(_runs(words, self._least)):
-            return None
-        for start, run in enumerate(_runs(words, self._least)):
-            for size in sorted(self._sizes.get(run, ())):
-                name = self._short.get(" ".join(words[start : start + size]))
-                if name is not None:
-                    return name
-        return None
+def suite_texts(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield (suite/item id, text) for every item of every suite in a folder: with its answer, and where the question alone
+    gives an item away, without."""
+    for suite in suites.folders(folder):
+        for item in suites.suite_items(suite):
+            if isinstance(item, suites.MultipleChoice):
+                yield f"{suite.name}/{item.id}", item.question
+        for item_id, text in suites.texts(suite):
+            yield f"{suite.name}/{item_id}", text
 
 
 def _runs(words: list[str], size: int) -> Iterator[str]:

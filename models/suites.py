@@ -84,6 +84,11 @@ class Format:
     secret: bool = False
 
 
+def folders(parent: Path) -> list[Path]:
+    """Return the folders of all suites that stand side by side, by name."""
+    return sorted(path for path in parent.iterdir() if path.is_dir())
+
+
 def suite_items(folder: Path) -> list[Item]:
     """Return all items of the suite in `folder`, in the file's order.
 

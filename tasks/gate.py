@@ -1,22 +1,26 @@
 """The gate: whether a candidate may become champion, from the per-item scores of both on the same items. Pure: no file, no clock.
 
-Per suite, in this order: `invalid`, `uninformative`, `better`, `worse`, `non-inferior`, `underpowered`. Non-inferiority and the interval
-come from one inversion of a test for paired proportions, superiority from the exact McNemar test: see tasks/paired.py. Every suite must
-pass, each at alpha (intersection-union). Without a champion only the floors decide.
+Per suite, in this order: `invalid`, `below floor`, `uninformative`, `better`, `worse`, `non-inferior`, `underpowered`. Non-inferiority and
+the interval come from one inversion of a test for paired proportions, superiority from the exact McNemar test: see tasks/paired.py. Every
+suite must pass, each at alpha (intersection-union); only "better on at least one of" is a choice among tests, and pays for it (Holm).
+Without a champion only the floors decide. Items that the training text held count in `candidate` and `champion`, never in the verdict.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from tasks.paired import bounds, items_to_decide, mcnemar_p
+from tasks import paired
+from tasks.health import Health, HealthLimits, faults
 from tasks.stage import Record
 
 Verdict = Literal["invalid", "uninformative", "better", "worse", "non-inferior", "underpowered", "floor", "below floor", "unavailable"]
 Decision = Literal["promote", "refuse", "undecided", "invalid", "unchanged"]
 PASSES = ("better", "non-inferior", "uninformative", "floor")
+USUAL_DISCORDANCE = 0.1  # share of items on which two retrainings of one model differ; measured here: .05 to .15
+BOOTSTRAP_SEED = 0
 
 
 class SuitePolicy(Record):
@@ -28,7 +32,17 @@ class SuitePolicy(Record):
 class Policy(Record):
     alpha: float = Field(gt=0, lt=0.5, description="one-sided error rate of each test")
     without_sandbox: Literal["refuse", "allow"] = Field(description="whether a version whose code suites could not be run may be promoted")
+    better_on_one_of: list[str] = Field(description="suites of which at least one must be better (Holm); empty for none")
+    contaminated: float = Field(ge=0, le=1, description="largest share of a suite's items that the training text may hold")
+    health: HealthLimits = Field(description="beyond these an evaluation is broken, and no score")
     suites: dict[str, SuitePolicy] = Field(description="what each gated suite asks")
+
+    @model_validator(mode="after")
+    def _names_known_suites(self) -> "Policy":
+        for suite in self.better_on_one_of:
+            if suite not in self.suites:
+                raise ValueError(f"better_on_one_of names {suite!r}, must name suites of gate.suites: {', '.join(self.suites)}")
+        return self
 
 
 class Evidence(Record):
@@ -37,6 +51,14 @@ class Evidence(Record):
     scores: dict[str, float] | None = Field(description="per item, 0-1; null where the suite could not be run")
     chance: float
     identity: dict[str, str | int | float | None]
+    subjects: dict[str, str] = Field(default={}, description="subject by item id, where the suite has any")
+    health: Health | None = Field(default=None, description="what the answers look like")
+    contaminated: dict[str, list[str]] = Field(default={}, description="by id of an item that training text holds: where, as stage/source")
+
+
+class Average(Record):
+    value: float
+    stderr: float
 
 
 class SuiteVerdict(Record):
@@ -45,38 +67,86 @@ class SuiteVerdict(Record):
     passed: bool
     reason: str
     n: int = 0
-    candidate: float | None = None
-    champion: float | None = None
-    gained: int = Field(default=0, description="items that only the candidate gets right")
-    lost: int = Field(default=0, description="items that only the champion gets right")
+    candidate: float | None = Field(default=None, description="mean over all items")
+    champion: float | None = Field(default=None, description="mean over all items")
+    clean_n: int = Field(default=0, description="items that no training text held: these decide")
+    clean_candidate: float | None = None
+    clean_champion: float | None = None
+    leaks: dict[str, int] = Field(default={}, description="contaminated items by stage/source")
+    gained: int = Field(default=0, description="clean items that only the candidate gets right, or more of")
+    lost: int = Field(default=0, description="clean items that only the champion gets right, or more of")
     lower: float | None = Field(default=None, description="of candidate - champion, one-sided at alpha")
     upper: float | None = None
+    superiority_p: float | None = Field(default=None, description='p-value of "the candidate is no better"')
+    macro: Average | None = Field(default=None, description="the candidate's mean over subjects, where there are several")
+    micro: Average | None = Field(default=None, description="the candidate's mean over items, its error stratified by subject")
+    health: Health | None = None
 
 
 class GateResult(Record):
     decision: Decision
     reason: str
     suites: list[SuiteVerdict]
+    better: list[str] = Field(default=[], description="suites shown to be better among better_on_one_of (Holm)")
 
 
-def judge_suite(suite: str, policy: SuitePolicy, alpha: float, candidate: Evidence, champion: Evidence | None) -> SuiteVerdict:
+def judge_suite(suite: str, policy: Policy, candidate: Evidence, champion: Evidence | None) -> SuiteVerdict:
     """The verdict on one suite whose candidate evidence is at hand; `champion` is None where there is no champion yet."""
     assert candidate.scores is not None
-    n = len(candidate.scores)
-    mean = math.fsum(candidate.scores.values()) / n if n else 0.0
-    facts: dict[str, Any] = {"suite": suite, "n": n, "candidate": mean}
-    if not n:
-        return SuiteVerdict(**facts, verdict="invalid", passed=False, reason="no item was scored")
-    if policy.floor is not None and mean < policy.floor:
-        return SuiteVerdict(**facts, verdict="below floor", passed=False, reason=f"{mean:.3f} is below the floor {policy.floor:.3f}")
+    facts = _facts(suite, candidate, champion)
+    wrong = _invalid(policy, facts, candidate, champion)
+    if wrong:
+        return SuiteVerdict(**facts, verdict="invalid", passed=False, reason=wrong)
+    rules, value = policy.suites[suite], facts["clean_candidate"]
+    if rules.floor is not None and value < rules.floor:
+        return SuiteVerdict(**facts, verdict="below floor", passed=False, reason=f"{value:.3f} is below the floor {rules.floor:.3f}")
     if champion is None:
-        floor = "no floor is set" if policy.floor is None else f"{mean:.3f} reaches the floor {policy.floor:.3f}"
+        floor = "no floor is set" if rules.floor is None else f"{value:.3f} reaches the floor {rules.floor:.3f}"
         return SuiteVerdict(**facts, verdict="floor", passed=True, reason=f"no champion yet; {floor}")
-    differing = _differences(candidate, champion)
+    return _compare(facts, rules, policy.alpha, candidate, champion)
+
+
+def _facts(suite: str, candidate: Evidence, champion: Evidence | None) -> dict[str, Any]:
+    """What is known before any test: sizes, means, leaks and the health sheet."""
+    assert candidate.scores is not None
+    scores, theirs = candidate.scores, (champion.scores if champion else None) or {}
+    held = {**(champion.contaminated if champion else {}), **candidate.contaminated}
+    clean = [item for item in scores if item not in held]
+    sources = [source for item in scores if item in held for source in set(held[item])]
+    facts: dict[str, Any] = {"suite": suite, "n": len(scores), "candidate": _mean(scores.values()), "clean_n": len(clean)}
+    facts["clean_candidate"] = _mean(scores[item] for item in clean)
+    facts["leaks"] = {source: sources.count(source) for source in sorted(set(sources))}
+    facts["health"] = candidate.health
+    if theirs and scores.keys() == theirs.keys():
+        facts |= {"champion": _mean(theirs.values()), "clean_champion": _mean(theirs[item] for item in clean)}
+    groups: dict[str, list[float]] = {}
+    for item, score in scores.items():
+        groups.setdefault(candidate.subjects.get(item, ""), []).append(score)
+    if len(groups) > 1:
+        facts["micro"], facts["macro"] = (Average(value=value, stderr=error) for value, error in paired.averages(list(groups.values())))
+    return facts
+
+
+def _mean(values: Any) -> float:
+    found = list(values)
+    return math.fsum(found) / len(found) if found else 0.0
+
+
+def _invalid(policy: Policy, facts: Mapping[str, Any], candidate: Evidence, champion: Evidence | None) -> str:
+    """Why the scores say nothing, or nothing to say."""
+    if not facts["n"]:
+        return "no item was scored"
+    differing = [] if champion is None else _differences(candidate, champion)
     if differing:
-        reason = f"the champion was scored otherwise ({', '.join(differing)}): scores of two evaluations are not compared"
-        return SuiteVerdict(**facts, verdict="invalid", passed=False, reason=reason)
-    return _compare(facts, policy, alpha, candidate.scores, champion)
+        return f"the champion was scored otherwise ({', '.join(differing)}): scores of two evaluations are not compared"
+    wrong = faults(candidate.health, policy.health, champion.health if champion else None) if candidate.health else []
+    if wrong:
+        return f"this evaluation is broken: {'; '.join(wrong)}"
+    dirty = facts["n"] - facts["clean_n"]
+    if dirty > policy.contaminated * facts["n"] or dirty == facts["n"]:
+        where = ", ".join(f"{source} {count}" for source, count in facts["leaks"].items())
+        return f"{dirty} of {facts['n']} items are in the training text ({where}); gate.contaminated allows {policy.contaminated:g}"
+    return ""
 
 
 def _differences(candidate: Evidence, champion: Evidence) -> list[str]:
@@ -85,29 +155,50 @@ def _differences(candidate: Evidence, champion: Evidence) -> list[str]:
     return keys or ([] if same_items else ["items"])
 
 
-def _compare(facts: dict[str, Any], policy: SuitePolicy, alpha: float, scores: Mapping[str, float], champion: Evidence) -> SuiteVerdict:
+def _compare(facts: dict[str, Any], rules: SuitePolicy, alpha: float, candidate: Evidence, champion: Evidence) -> SuiteVerdict:
+    assert candidate.scores is not None
     assert champion.scores is not None
-    n, pairs = len(scores), [(score, champion.scores[item]) for item, score in scores.items()]
+    pairs = [
+        (score, champion.scores[item])
+        for item, score in candidate.scores.items()
+        if item not in candidate.contaminated and item not in champion.contaminated
+    ]
+    n, before = len(pairs), facts["clean_champion"]
     gained, lost = sum(ours > theirs for ours, theirs in pairs), sum(ours < theirs for ours, theirs in pairs)
-    before = math.fsum(champion.scores.values()) / n
-    lower, upper = bounds(gained, lost, n, alpha, policy.margin)
-    facts |= {"champion": before, "gained": gained, "lost": lost, "lower": lower, "upper": upper}
+    lower, upper, p = _tests(pairs, gained, lost, alpha, rules.margin)
+    facts |= {"gained": gained, "lost": lost, "lower": lower, "upper": upper, "superiority_p": p}
     verdict: Verdict = "underpowered"
     if not _above_chance(before, champion.chance, n, alpha):
         verdict = "uninformative"
-    elif mcnemar_p(gained, lost) <= alpha:
+    elif p <= alpha:
         verdict = "better"
-    elif upper < -policy.margin:
+    elif upper < -rules.margin:
         verdict = "worse"
-    elif lower > -policy.margin:
+    elif lower > -rules.margin:
         verdict = "non-inferior"
-    passed = verdict == "better" or (policy.require == "non-inferior" and verdict in PASSES)
-    reason = f"{facts['candidate']:.3f} against {before:.3f}: difference {lower:+.3f} to {upper:+.3f}, margin {policy.margin:.3f}"
-    if verdict == "non-inferior" and upper < 0:
+    passed = verdict == "better" or (rules.require == "non-inferior" and verdict in PASSES)
+    return SuiteVerdict(**facts, verdict=verdict, passed=passed, reason=_reason(verdict, facts, rules, alpha, n))
+
+
+def _tests(pairs: Sequence[tuple[float, float]], gained: int, lost: int, alpha: float, margin: float) -> tuple[float, float, float]:
+    """(lower bound, upper bound, p-value of superiority): of counts where items are right or wrong, of resampled means where graded."""
+    if all(score in (0.0, 1.0) for pair in pairs for score in pair):
+        return *paired.bounds(gained, lost, len(pairs), alpha, margin), paired.mcnemar_p(gained, lost)
+    differences = [ours - theirs for ours, theirs in pairs]
+    return *paired.bootstrap_bounds(differences, alpha, BOOTSTRAP_SEED), paired.sign_flip_p(differences, BOOTSTRAP_SEED)
+
+
+def _reason(verdict: Verdict, facts: Mapping[str, Any], rules: SuitePolicy, alpha: float, n: int) -> str:
+    scores = f"{facts['clean_candidate']:.3f} against {facts['clean_champion']:.3f}"
+    reason = f"{scores}: difference {facts['lower']:+.3f} to {facts['upper']:+.3f}, margin {rules.margin:.3f}"
+    if verdict == "non-inferior" and facts["upper"] < 0:
         reason += ", a small loss"
     if verdict == "underpowered":
-        reason += f"; about {items_to_decide(gained, lost, n, alpha, policy.margin)} items would decide between equals"
-    return SuiteVerdict(**facts, verdict=verdict, passed=passed, reason=reason)
+        needed = paired.items_to_decide(facts["gained"], facts["lost"], n, alpha, rules.margin)
+        reason += f"; about {needed} items would decide between equals"
+    if n < facts["n"]:
+        reason += f"; on {n} clean items of {facts['n']} (all: {facts['candidate']:.3f} against {facts['champion']:.3f})"
+    return reason
 
 
 def _above_chance(accuracy: float, chance: float, n: int, alpha: float) -> bool:
@@ -119,14 +210,14 @@ def _above_chance(accuracy: float, chance: float, n: int, alpha: float) -> bool:
 def judge(policy: Policy, candidate: Mapping[str, Evidence], champion: Mapping[str, Evidence] | None) -> GateResult:
     """The decision over all gated suites. A suite of the policy without evidence is invalid, never a score of zero."""
     verdicts = [
-        _judge_or_explain(suite, rules, policy, candidate.get(suite), None if champion is None else champion.get(suite))
+        _judge_or_explain(suite, policy, candidate.get(suite), None if champion is None else champion.get(suite))
         if champion is None or suite in champion
         else SuiteVerdict(suite=suite, verdict="invalid", passed=False, reason="the champion was never scored on this suite")
-        for suite, rules in policy.suites.items()
+        for suite in policy.suites
     ]
     failed = [verdict for verdict in verdicts if not verdict.passed]
     if not failed:
-        return GateResult(decision="promote", reason="every suite passed", suites=verdicts)
+        return _one_of(policy, verdicts, champion is None)
     kinds = {verdict.verdict for verdict in failed}
     decision: Decision = "refuse"
     if "invalid" in kinds:
@@ -136,13 +227,39 @@ def judge(policy: Policy, candidate: Mapping[str, Evidence], champion: Mapping[s
     return GateResult(decision=decision, reason="; ".join(f"{v.suite} is {v.verdict}: {v.reason}" for v in failed), suites=verdicts)
 
 
-def _judge_or_explain(
-    suite: str, rules: SuitePolicy, policy: Policy, candidate: Evidence | None, champion: Evidence | None
-) -> SuiteVerdict:
+def _one_of(policy: Policy, verdicts: list[SuiteVerdict], first: bool) -> GateResult:
+    """The last condition, once every suite has passed: better on at least one of the suites that the policy names."""
+    if first or not policy.better_on_one_of:
+        return GateResult(decision="promote", reason="every suite passed", suites=verdicts)
+    p_values = {v.suite: v.superiority_p for v in verdicts if v.suite in policy.better_on_one_of and v.superiority_p is not None}
+    better = paired.holm(p_values, policy.alpha)
+    if better:
+        return GateResult(decision="promote", reason=f"every suite passed, better on {', '.join(better)}", suites=verdicts, better=better)
+    shown = ", ".join(f"{suite} p {p:.3f}" for suite, p in p_values.items()) or "none could be tested"
+    reason = f"better on none of {', '.join(policy.better_on_one_of)} at alpha {policy.alpha:g} by Holm ({shown})"
+    return GateResult(decision="refuse", reason=reason, suites=verdicts)
+
+
+def _judge_or_explain(suite: str, policy: Policy, candidate: Evidence | None, champion: Evidence | None) -> SuiteVerdict:
     if candidate is None:
         return SuiteVerdict(suite=suite, verdict="invalid", passed=False, reason="the candidate was not scored on this suite")
     if candidate.scores is None:
         allowed = policy.without_sandbox == "allow"
         reason = f"no sandbox, the suite was not run; gate.without_sandbox is {policy.without_sandbox}"
         return SuiteVerdict(suite=suite, verdict="unavailable", passed=allowed, reason=reason)
-    return judge_suite(suite, rules, policy.alpha, candidate, champion)
+    return judge_suite(suite, policy, candidate, champion)
+
+
+def warnings(policy: Policy, sizes: Mapping[str, int]) -> list[str]:
+    """A line for each suite that cannot reach its margin at its size [items], if equals differ on a tenth of the items."""
+    found = []
+    for suite, rules in policy.suites.items():
+        needed = paired.items_for(USUAL_DISCORDANCE, policy.alpha, rules.margin)
+        if suite in sizes and sizes[suite] < needed:
+            reach = math.sqrt(needed / sizes[suite]) * rules.margin
+            found.append(
+                f"gate.suites.{suite}.margin is {rules.margin:g}, must be about {reach:.2g} or more for {sizes[suite]} items to decide it "
+                f"({needed} items, if two equally good models differ on {USUAL_DISCORDANCE:.0%} of them, power {paired.POWER}): "
+                "expect 'underpowered', widen the margin or add items"
+            )
+    return found

@@ -5,7 +5,7 @@ of non-inferiority is p(candidate) - p(champion) <= -delta; every p-value and bo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,29 @@ def bootstrap_bounds(differences: Sequence[float], alpha: float, seed: int, resa
         (values,), np.mean, n_resamples=resamples, confidence_level=1 - 2 * alpha, method="BCa", vectorized=True, batch=1000, rng=seed
     ).confidence_interval
     return float(found.low), float(found.high)
+
+
+def sign_flip_p(differences: Sequence[float], seed: int, resamples: int = 9999) -> float:
+    """The p-value of "the mean of graded differences [items] is no more than 0": a permutation test that swaps the models item by item.
+
+    Exact under equality of the two (Fisher 1935, section 21), sampled with `seed`; the observed order counts as one of the resamples.
+    """
+    values = np.asarray(differences, dtype=float)
+    generator, least, reached = np.random.default_rng(seed), values.sum() - 1e-12, 1
+    for start in range(0, resamples, 1000):
+        signs = generator.integers(0, 2, (min(1000, resamples - start), len(values))) * 2 - 1
+        reached += int((signs @ values >= least).sum())
+    return reached / (resamples + 1)
+
+
+def holm(p_values: Mapping[str, float], alpha: float) -> list[str]:
+    """The names whose hypotheses are rejected with a family-wise error of alpha. Source: Holm (1979), Scand. J. Statist. 6:65-70."""
+    rejected = []
+    for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        if p_values[name] > alpha / (len(p_values) - place):
+            break
+        rejected.append(name)
+    return rejected
 
 
 def averages(groups: Sequence[Sequence[float]]) -> tuple[tuple[float, float], tuple[float, float]]:

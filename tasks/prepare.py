@@ -2,16 +2,14 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from models import kinds, suites
+from models import decontaminate, kinds
 from models.cleaning import normalise
-from models.decontaminate import Benchmark
 from models.dedupe import Nearness, first_equal, first_near
 from models.errors import StageError
 from models.records import read_lines, write_lines
@@ -122,21 +120,13 @@ def prepare(params: PrepareParams, inputs: PrepareInputs, outputs: PrepareOutput
     )
 
 
-def _benchmark(params: PrepareParams, folder: Path) -> Benchmark:
-    """All items of all suites; where a question alone gives an item away, it counts without its answer too."""
-    return Benchmark(_items(folder), params.decontamination.ngram_words, params.decontamination.min_words)
+def _benchmark(params: PrepareParams, folder: Path) -> decontaminate.Benchmark:
+    return decontaminate.Benchmark(decontaminate.suite_texts(folder), params.decontamination.ngram_words, params.decontamination.min_words)
 
 
-def _items(folder: Path) -> Iterator[tuple[str, str]]:
-    for suite in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for item in suites.suite_items(suite):
-            if isinstance(item, suites.MultipleChoice):
-                yield f"{suite.name}/{item.id}", item.question
-        for item_id, text in suites.texts(suite):
-            yield f"{suite.name}/{item_id}", text
-
-
-def _clean(kind: str, records: Rows, params: PrepareParams, benchmark: Benchmark, redacted: Counter[str]) -> tuple[Rows, Rows]:
+def _clean(
+    kind: str, records: Rows, params: PrepareParams, benchmark: decontaminate.Benchmark, redacted: Counter[str]
+) -> tuple[Rows, Rows]:
     """Return the records that stay, cleaned, and a line for each that does not: {kind, id, reason} and `by`, what it is too near to."""
     kept, dropped = Rows(), Rows()
     for number, record in enumerate(records, 1):
@@ -149,17 +139,11 @@ def _clean(kind: str, records: Rows, params: PrepareParams, benchmark: Benchmark
         reason = _unusable(kind, record, texts, getattr(params.characters, kind))
         if reason:
             dropped.append(drop | {"reason": reason})
-        elif item := _item_in(texts, benchmark):
-            dropped.append(drop | {"reason": "contaminated", "by": item})
+        elif items := benchmark.hits(texts):
+            dropped.append(drop | {"reason": "contaminated", "by": min(items)})
         else:
             kept.append(kinds.rewritten(kind, record, lambda text: redact(text, params.phone_regions, redacted)))
     return _without_repeats(kind, kept, params.near_duplicates, dropped), dropped
-
-
-def _item_in(texts: Sequence[str], benchmark: Benchmark) -> str | None:
-    """The first item that a text holds, or a head in one message with its indented body in the next."""
-    bodies = (f"{head}\n{body}" for head, body in pairwise(texts) if body[:1].isspace())
-    return next(filter(None, map(benchmark.hit, chain(texts, bodies))), None)
 
 
 def _unusable(kind: str, record: Mapping[str, Any], texts: Sequence[str], characters: Characters) -> str | None:
@@ -224,6 +208,6 @@ def _contaminated_left(params: PrepareParams, folder: Path, outputs: PrepareOutp
     for kind in kinds.FIELDS:
         for split in SPLITS:
             for record in read_lines(getattr(outputs, kind) / f"{split}.jsonl"):
-                if item := _item_in([text for _, text in kinds.texts(kind, record)], benchmark):
-                    raise StageError(f"{kind}, {record['id']}: holds suite item {item} after decontamination, must hold none")
+                if items := benchmark.hits([text for _, text in kinds.texts(kind, record)]):
+                    raise StageError(f"{kind}, {record['id']}: holds suite item {min(items)} after decontamination, must hold none")
     return 0

@@ -1,0 +1,60 @@
+"""Contamination stage: which benchmark items stand in what training is fed, by stage and source. The gate reads it.
+
+It looks at the prepared files themselves, whatever preparation was asked to remove: a benchmark must not be trusted to a filter.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+
+from pydantic import Field
+
+from models import decontaminate, kinds, suites
+from models.records import read_lines, write_lines
+from tasks.stage import Inputs, Metrics, Outputs, Params
+
+FED = {"documents": "base", "instructions": "sft", "preferences": "reward", "prompts": "rlhf"}  # record kind: the stage that learns from it
+
+
+class ContaminationParams(Params):
+    ngram_words: int = Field(
+        ge=2, le=50, description="an item is held where this many of its words come in a row, or all of a shorter one's"
+    )
+    min_words: int = Field(ge=1, description="an item with fewer words is looked for by its syntax tree only")
+
+
+class ContaminationInputs(Inputs):
+    suites: Path
+    documents: Path
+    instructions: Path
+    preferences: Path
+    prompts: Path
+
+
+class ContaminationOutputs(Outputs):
+    contamination: Path
+
+
+class ContaminationMetrics(Metrics):
+    items: int = Field(description="suite items that were looked for")
+    contaminated: dict[str, int] = Field(description="items that training text holds, by suite")
+    leaks: dict[str, int] = Field(description="contaminated items by stage/source")
+
+
+def contamination(params: ContaminationParams, inputs: ContaminationInputs, outputs: ContaminationOutputs) -> ContaminationMetrics:
+    """Write a file a suite, {id, where: [stage/source]} for each item that is held; a suite without any gets an empty file."""
+    benchmark = decontaminate.Benchmark(decontaminate.suite_texts(inputs.suites), params.ngram_words, params.min_words)
+    where: dict[str, set[str]] = defaultdict(set)
+    for kind, stage in FED.items():
+        for record in read_lines(getattr(inputs, kind) / "train.jsonl"):
+            texts = [text for _, text in kinds.texts(kind, record)]
+            for name in benchmark.hits(texts):
+                where[name].add(f"{stage}/{record.get('source', kind)}")
+    contaminated = {}
+    for suite in suites.folders(inputs.suites):
+        held = [(item.id, where[f"{suite.name}/{item.id}"]) for item in suites.suite_items(suite) if f"{suite.name}/{item.id}" in where]
+        write_lines(outputs.contamination / f"{suite.name}.jsonl", [{"id": item, "where": sorted(places)} for item, places in held])
+        contaminated[suite.name] = len(held)
+    places = [place for found in where.values() for place in found]
+    return ContaminationMetrics(
+        items=benchmark.items, contaminated=contaminated, leaks={place: places.count(place) for place in sorted(set(places))}
+    )

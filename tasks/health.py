@@ -1,0 +1,95 @@
+"""Whether an evaluation worked: what its answers look like, apart from whether they are right. Pure: no file, no clock."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from pydantic import Field
+
+from tasks.stage import Record
+
+EXAMPLES, EXAMPLE_CHARACTERS = 5, 200
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class HealthLimits(Record):
+    """Beyond any of these an evaluation is called broken, and its score counts for nothing. Shares are of the suite's items, 0-1."""
+
+    extraction_failed: float = Field(ge=0, le=1, description="largest share of items without a readable answer")
+    empty: float = Field(ge=0, le=1, description="largest share of empty answers")
+    truncated: float = Field(ge=0, le=1, description="largest share of items whose prompt or answer was cut")
+    more_truncated: float = Field(ge=0, le=1, description="largest share cut beyond the champion's share")
+    repeated: float = Field(ge=0, le=1, description="largest share of one and the same written answer")
+    one_letter: float = Field(ge=0, le=1, description="largest share of one and the same letter among chosen answers")
+    length_ratio: float = Field(gt=1, description="the median written answer may be this many times longer or shorter than the champion's")
+    exact: bool = Field(description="whether a score of exactly 0 or 1 may be true")
+
+
+class Health(Record):
+    """What a suite's answers look like; lengths are characters, `examples` are raw answers as (item id, answer), flagged ones first."""
+
+    items: int
+    extraction_failed: int
+    empty: int
+    truncated: int
+    timeouts: int
+    repeated: int = Field(description="items with the most frequent written answer, where it comes twice or more")
+    letters: dict[str, int] = Field(description="chosen answers by letter; empty for written ones")
+    median_length: float | None = Field(description="of written answers; null for chosen ones")
+    mean: float
+    examples: list[tuple[str, str]]
+
+
+def health(items: Sequence[Mapping[str, Any]]) -> Health:
+    """The sheet of per-item records as a benchmark writes them. A record holds no text of a question, so the examples do not either."""
+    flags = Counter(flag for item in items for flag in item["flags"])
+    written = [item["response"].strip() for item in items if "response" in item]
+    most = max(Counter(written).values(), default=0)
+    chosen = Counter(LETTERS[item["predicted"]] for item in items if item.get("predicted") is not None)
+    shown = sorted(items, key=lambda item: not item["flags"])[:EXAMPLES]
+    return Health(
+        items=len(items),
+        extraction_failed=flags["extraction-failed"],
+        empty=flags["empty"],
+        truncated=flags["truncated"],
+        timeouts=flags["timeout"],
+        repeated=most if most > 1 else 0,
+        letters=dict(sorted(chosen.items())),
+        median_length=median(map(len, written)) if written else None,
+        mean=sum(item["score"] for item in items) / len(items) if items else 0.0,
+        examples=[(str(item["id"]), _answer(item)) for item in shown],
+    )
+
+
+def _answer(item: Mapping[str, Any]) -> str:
+    if "response" in item:
+        text = item["response"]
+        return text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]} …"
+    return "none" if item.get("predicted") is None else LETTERS[item["predicted"]]
+
+
+def faults(found: Health, limits: HealthLimits, champion: Health | None) -> list[str]:
+    """What is wrong with an evaluation, most telling first; an empty list where nothing is."""
+    n = found.items
+    shares = [
+        ("empty answers", found.empty, limits.empty, "empty"),
+        ("answers that cannot be read", found.extraction_failed, limits.extraction_failed, "extraction_failed"),
+        ("prompts or answers cut", found.truncated, limits.truncated, "truncated"),
+        ("times the same answer", found.repeated, limits.repeated, "repeated"),
+        ("times the same letter", max(found.letters.values(), default=0), limits.one_letter, "one_letter"),
+    ]
+    wrong = [f"{count} {what} of {n} (gate.health.{key} {limit:g})" for what, count, limit, key in shares if count > limit * n]
+    if found.mean in (0.0, 1.0) and not limits.exact:
+        wrong.append(f"a score of exactly {found.mean:g} (gate.health.exact false)")
+    if champion is None or not champion.items:
+        return wrong
+    more = found.truncated / n - champion.truncated / champion.items
+    if more > limits.more_truncated:
+        wrong.append(f"{more:.0%} more cut than the champion's (gate.health.more_truncated {limits.more_truncated:g})")
+    if found.median_length is not None and champion.median_length is not None:
+        short, long = sorted((max(found.median_length, 1.0), max(champion.median_length, 1.0)))
+        if long / short > limits.length_ratio:
+            lengths = f"{found.median_length:g} characters against {champion.median_length:g}"
+            wrong.append(f"a median answer of {lengths} (gate.health.length_ratio {limits.length_ratio:g})")
+    return wrong

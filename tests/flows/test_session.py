@@ -1,0 +1,17 @@
+"""What a workspace says about itself before anything runs."""
+
+from pathlib import Path
+
+from flows.session import Session
+from flows.workspace import Workspace
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_policy_whose_margin_a_suite_cannot_reach_is_said_with_the_size_that_will_be_scored():
+    held = Session.reading(Workspace(ROOT))
+    assert held.warnings() == []
+    held.params["gate"]["suites"]["mmlu-mini"]["margin"] = 0.03
+    held.params["benchmark"]["items"]["mmlu-mini"] = 100
+    assert len(held.warnings()) == 1
+    assert "gate.suites.mmlu-mini.margin is 0.03, must be about 0.079 or more for 100 items" in held.warnings()[0]
