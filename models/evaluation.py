@@ -13,7 +13,7 @@ import io
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,8 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from pydantic import Field
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from models import sandbox, suites
 from models.errors import StageError
@@ -34,6 +35,8 @@ from models.records import Record, folder_md5, write_json, write_lines
 
 TASKS = Path(__file__).with_name("suite_tasks")
 Progress = Callable[[int, int], None]
+Row = tuple[int, ...]  # the tokens that a model is given
+SHARED_TOKENS = 32  # a shorter common beginning costs about as much to keep as to compute again
 
 
 class Settings(Record):
@@ -129,6 +132,7 @@ class LocalModel(HFLM):
         configured = getattr(network.generation_config, "eos_token_id", None)
         self.ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
         self.told = progress
+        self.shares = all(type(layer) is DynamicLayer for layer in DynamicCache(config=network.config).layers)  # sliding windows do not
         self.rows = (0, 0)  # computed, in all
         self.cut: list[bool] = []  # one a log-likelihood request, in their order
         self.replies: list[Reply] = []  # one a generation request, in their order
@@ -154,32 +158,49 @@ class LocalModel(HFLM):
     def _loglikelihood_tokens(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
         """Log-likelihood of each continuation, and whether it is the greedy one.
 
-        Requests that differ in their last token only, such as letters, share a row. Rows are padded on the right, longest first, and
-        logits are computed where a continuation is read and nowhere else.
+        Requests that differ in their last token only, such as letters, share a row. What rows have in common at their beginning, such as
+        worked examples, is computed once. Rows are padded on the right, longest first, and logits are computed where a continuation is read
+        and nowhere else.
         """
         self.cut = [len(context) + len(continuation) > self.max_length + 1 for _, context, continuation in requests]
-        rows: dict[tuple[int, ...], list[int]] = {}
+        rows: dict[Row, list[int]] = {}
         for place, (_, context, continuation) in enumerate(requests):
             rows.setdefault(tuple([*context, *continuation][-self.max_length - 1 : -1]), []).append(place)
-        order = sorted(rows, key=lambda row: (-len(row), row))
-        self.rows = (0, len(order))
+        reads = {row: max(len(requests[place][2]) for place in places) for row, places in rows.items()}
+        self.rows = (0, len(rows))
         found: dict[int, tuple[float, bool]] = {}
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            reads = {row: max(len(requests[place][2]) for place in rows[row]) for row in batch}
-            kept = sorted({place for row, count in reads.items() for place in range(len(row) - count, len(row))})
-            ids = torch.tensor([[*row, *[0] * (len(batch[0]) - len(row))] for row in batch], device=self.device)
-            logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(kept, device=self.device)).logits
-            for row, row_logits in zip(batch, logits, strict=True):
-                read = [kept.index(place) for place in range(len(row) - reads[row], len(row))]
-                log_likelihoods = row_logits[read].log_softmax(-1)
-                for place in rows[row]:
-                    target = torch.tensor(requests[place][2], device=self.device)
-                    own = log_likelihoods[-len(target) :]
-                    total = own.gather(-1, target[:, None]).sum()
-                    found[place] = (float(total), bool((own.argmax(-1) == target).all()))
-            self._tell(len(batch))
+        for shared, group in shared_beginnings({row: (len(row) - count) * self.shares for row, count in reads.items()}):
+            prefix = self._prefix(group[0][:shared])
+            for start in range(0, len(group), self.batch_size):
+                batch = group[start : start + self.batch_size]
+                for row, log_likelihoods in zip(batch, self._log_likelihoods(batch, reads, shared, prefix), strict=True):
+                    for place in rows[row]:
+                        target = torch.tensor(requests[place][2], device=self.device)
+                        own = log_likelihoods[-len(target) :]
+                        total = own.gather(-1, target[:, None]).sum()
+                        found[place] = (float(total), bool((own.argmax(-1) == target).all()))
+                self._tell(len(batch))
         return [found[place] for place in range(len(requests))]
+
+    def _prefix(self, tokens: Row) -> DynamicCache | None:
+        """The keys and values of tokens that several rows begin with; None for no tokens."""
+        if not tokens:
+            return None
+        ids = torch.tensor([tokens], device=self.device)
+        return self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+
+    def _log_likelihoods(self, batch: list[Row], reads: dict[Row, int], shared: int, prefix: DynamicCache | None) -> Iterator[torch.Tensor]:
+        """For each row, log-probabilities of the next token [tokens read, vocabulary], where the row's continuations begin."""
+        longest = max(map(len, batch))
+        starts = [len(row) - reads[row] - shared for row in batch]
+        kept = sorted({start + place for start, row in zip(starts, batch, strict=True) for place in range(reads[row])})
+        ids = torch.tensor([[*row[shared:], *[0] * (longest - len(row))] for row in batch], device=self.device)
+        cache = None if prefix is None else _repeated(prefix, len(batch))
+        logits = self.model(
+            input_ids=ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=torch.tensor(kept, device=self.device)
+        ).logits
+        for start, row, row_logits in zip(starts, batch, logits, strict=True):
+            yield row_logits[[kept.index(start + place) for place in range(reads[row])]].log_softmax(-1)
 
     def generate_until(self, requests: list[Instance], **_: Any) -> list[str]:
         """Longest prompts first, ties in the order given, so that equal requests always share their batches and paddings."""
@@ -245,6 +266,47 @@ class LocalModel(HFLM):
     def _tell(self, rows: int) -> None:
         self.rows = (self.rows[0] + rows, self.rows[1])
         self.told(*self.rows)
+
+
+def shared_beginnings(room: Mapping[Row, int]) -> Iterator[tuple[int, list[Row]]]:
+    """Yield (tokens in common at the beginning, rows that have them), the rows longest first; (0, rows) for those with nothing in common.
+
+    `room` is how many tokens of a row may be shared. Neighbours in lexical order join while they share SHARED_TOKENS or more and the
+    group's common part does not shrink to half: below that, two computations of what each has in common are cheaper.
+    """
+    alone: list[Row] = []
+    group: list[Row] = []
+    shared = 0
+    for row in [*sorted(room), None]:
+        common = 0 if row is None or not group else min(shared, room[row], _common(group[-1], row))
+        if row is not None and (not group or (common >= SHARED_TOKENS and (len(group) == 1 or 2 * common > shared))):
+            shared = room[row] if not group else common
+            group.append(row)
+            continue
+        if len(group) > 1:
+            yield shared, sorted(group, key=lambda row: (-len(row), row))
+        else:
+            alone += group
+        if row is not None:
+            group, shared = [row], room[row]
+    if alone:
+        yield 0, sorted(alone, key=lambda row: (-len(row), row))
+
+
+def _common(one: Row, other: Row) -> int:
+    """How many tokens two rows share at their beginning."""
+    return next((place for place, (ours, theirs) in enumerate(zip(one, other, strict=False)) if ours != theirs), min(len(one), len(other)))
+
+
+def _repeated(prefix: DynamicCache, rows: int) -> DynamicCache:
+    """The cache of one row seen as that of several; nothing is copied before a model adds to it."""
+    repeated = DynamicCache()
+    for layer in prefix.layers:
+        seen = DynamicLayer()
+        seen.lazy_initialization(layer.keys, layer.values)
+        seen.keys, seen.values = (states.expand(rows, -1, -1, -1) for states in (layer.keys, layer.values))
+        repeated.layers.append(seen)
+    return repeated
 
 
 def _choice_items(asked: LocalModel, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:

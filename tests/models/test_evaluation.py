@@ -246,3 +246,19 @@ def test_a_chat_answer_brings_its_function_in_a_code_block() -> None:
     assert evaluation._program(item, answer, chat=True) == "def f(x):\n    ''\n\n\ndef f(x):\n    return x\n\n"
     assert evaluation._program(item, "I cannot.", chat=True) is None
     assert evaluation._program(item, "\n    return x", chat=False) == "def f(x):\n    ''\n    return x\n"
+
+
+def test_rows_that_begin_alike_are_found_and_others_are_left_together():
+    law, art = tuple(range(100, 160)), tuple(range(200, 240))
+    rows = [(*law, 1, 2, 3), (*law, 1, 9), (*law, 7, 7, 7, 7), (*art, 5), (*art, 6, 6), (1, 2, 3), (1, 2, 4, 5)]
+    groups = list(evaluation.shared_beginnings({row: len(row) - 1 for row in rows}))
+    assert groups == [
+        (60, [(*law, 7, 7, 7, 7), (*law, 1, 2, 3), (*law, 1, 9)]),
+        (40, [(*art, 6, 6), (*art, 5)]),
+        (0, [(1, 2, 4, 5), (1, 2, 3)]),
+    ]
+
+
+def test_a_shared_beginning_never_reaches_into_what_is_read():
+    rows = [tuple(range(50)), (*range(50), 7)]
+    assert next(evaluation.shared_beginnings(dict.fromkeys(rows, 40)))[0] == 40
