@@ -224,6 +224,22 @@ def history(as_json: Json = False) -> None:
 
 
 @app.command()
+def audit(as_json: Json = False) -> None:
+    """Look for records that were edited or removed, and for aliases moved around the gate. Exit code 3 where there are any."""
+    registry = open_registry(here())
+    registry.settle()
+    findings = registry.audit()
+    if as_json:
+        say([{"what": finding.what, "run_id": finding.run_id} for finding in findings])
+    else:
+        for finding in findings:
+            print(finding.what + (f" (run {finding.run_id})" if finding.run_id else ""))
+        print(f"{len(registry.history())} decisions on record, {len(findings)} findings")
+    if findings:
+        raise Refused("the registry is not as its record says: put the aliases back with 'sluice promote', or say why on record")
+
+
+@app.command()
 def status(as_json: Json = False) -> None:
     """The champion, the aliases, the last run."""
     from flows.status import status as read

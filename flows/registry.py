@@ -1,22 +1,23 @@
 """The model registry: versions keyed by content, aliases moved only where the gate saw them, every decision on record."""
 
+import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
+from flows import lease, record, services
+from flows.record import CHAMPION, PREVIOUS, Decision
 from flows.tracking import PIPELINE, PROMOTIONS, Tracker
 from flows.workspace import locked, read_json
 from models.errors import Refused, StageError, UserError
-from models.records import folder_md5, read_lines, write_json, write_lines
+from models.records import folder_md5, read_lines
 from tasks.gate import Evidence, GateResult
 from tasks.health import health
 
-CHAMPION, PREVIOUS = "champion", "previous"
 IDENTITY = (  # equal, or two scores are not comparable
     "suite_md5",
     "harness",
@@ -30,17 +31,6 @@ IDENTITY = (  # equal, or two scores are not comparable
     "max_new_tokens",
 )
 SERVING = ("mlflow", "torch", "transformers", "accelerate")
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One line of the record: what was decided about a version, and which alias moved ("" for none)."""
-
-    verdict: str
-    reason: str
-    alias: str
-    version: str | None
-    previous: str | None = None
 
 
 def load_evidence(folder: Path, contamination: Path) -> tuple[Evidence, dict[str, Any]]:
@@ -161,38 +151,31 @@ class Registry:
             paths = sorted(path for path in (Path(folder) / "evidence").glob("*") if path.is_dir())
             return {path.name: load_evidence(path, Path(folder) / "contamination" / f"{path.name}.jsonl")[0] for path in paths}
 
-    def record(
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the registry's only writer: on this machine, and among all that share a Prefect server."""
+        with locked(self.lock_file), contextlib.ExitStack() as stack:
+            api = services.shared_api(self.tracker.workspace)
+            if api:
+                stack.enter_context(lease.held(f"sluice-registry-{self.name}", api))
+            yield
+
+    def put_on_record(
         self, decision: Decision, parent: str | None = None, result: GateResult | None = None, items: Mapping[str, Any] | None = None
     ) -> str:
-        """Log one decision as a run of `<model>/promotions`, move the alias that it names, close the run; return the run's id.
+        """Put one decision on record, under the lock, and move the alias that it names; return the run's id.
 
         The run is open while the alias moves: a crash in between is settled by `settle`.
         """
-        tags = {
-            "sluice.verdict": decision.verdict,
-            "sluice.reason": decision.reason[:4000],
-            "sluice.alias": decision.alias,
-            "sluice.version": decision.version or "",
-            "sluice.previous": decision.previous or "",
-            **({"sluice.pipeline_run": parent} if parent else {}),
-        }
-        run_id = self.tracker.start(PROMOTIONS, f"{decision.verdict} {decision.version or ''}".strip(), tags)
+        run_id = self.tracker.start(PROMOTIONS, f"{decision.verdict} {decision.version or ''}".strip(), record.tags_of(decision, parent))
         if result is not None:
-            self._log_result(run_id, result, items or {})
+            record.log_evidence(self.tracker, run_id, result, items or {})
+        head = record.link(self.tracker, run_id)
         if decision.alias:
             self._move(decision)
+        record.set_head(self.tracker, head)
         self.tracker.end(run_id, "FINISHED")
         return run_id
-
-    def _log_result(self, run_id: str, result: GateResult, items: Mapping[str, Any]) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            write_json(Path(folder) / "gate.json", result.model_dump(mode="json"))
-            for suite, rows in items.items():
-                write_lines(Path(folder) / "items" / f"{suite}.jsonl", rows)
-            self.client.log_artifacts(run_id, folder)
-        for verdict in result.suites:
-            numbers = {key: value for key, value in verdict.model_dump().items() if isinstance(value, float)}
-            self.tracker.log_metrics(run_id, {verdict.suite: numbers})
 
     def _move(self, decision: Decision) -> None:
         if decision.previous:
@@ -215,39 +198,29 @@ class Registry:
 
         Raises Refused where somebody else was faster: the comparison that justified the move no longer holds.
         """
-        with locked(self.lock_file):
+        with self.lock():
             current = self.aliases().get(CHAMPION)
             if current != seen:
                 raise Refused(f"champion is version {current} now, the gate compared with {seen}: nothing was moved; run the gate again")
-            return self.record(Decision(verdict, reason, CHAMPION, version, current), parent, result, items)
+            return self.put_on_record(Decision(verdict, reason, CHAMPION, version, current, current), parent, result, items)
 
     def rollback(self, reason: str) -> tuple[str, str]:
         """Return champion to the version before it on the record; return (from, to). Raises UserError where there is none."""
-        with locked(self.lock_file):
+        with self.lock():
             current = self.aliases().get(CHAMPION)
             target = self._before(current)
             if current is None or target is None:
                 raise UserError(f"{self.name} has no earlier champion to return to; 'sluice history' lists what was promoted")
-            self.record(Decision("rollback", reason, CHAMPION, target, self._before(target)))
+            self.put_on_record(Decision("rollback", reason, CHAMPION, target, current, self._before(target)))
             return current, target
 
     def _before(self, version: str | None) -> str | None:
         """The champion that the promotion of `version` replaced."""
-        for run in self._decisions():
+        for run in record.decisions(self.tracker):
             tags = run.data.tags
             if tags.get("sluice.alias") == CHAMPION and tags.get("sluice.version") == version and tags.get("sluice.verdict") != "rollback":
                 return tags.get("sluice.previous") or None
         return None
-
-    def _decisions(self) -> Sequence[Any]:
-        return list(
-            self.client.search_runs(
-                [self.tracker.experiment_id(PROMOTIONS)],
-                "attributes.status = 'FINISHED'",
-                max_results=5000,
-                order_by=["attributes.start_time DESC"],
-            )
-        )
 
     def history(self) -> list[dict[str, Any]]:
         """Every decision, newest first."""
@@ -260,17 +233,29 @@ class Registry:
                 "reason": run.data.tags.get("sluice.reason"),
                 "run_id": run.info.run_id,
             }
-            for run in self._decisions()
+            for run in record.decisions(self.tracker)
         ]
 
+    def audit(self) -> list[record.Finding]:
+        """What on the record, or beside it, no decision explains."""
+        return record.audit(self.tracker, self.aliases())
+
     def settle(self) -> None:
-        """Close what a crash left open: a decision whose alias had moved is FINISHED, any other dead run KILLED."""
-        aliases = self.aliases()
-        for run in self.tracker.dead_runs(PROMOTIONS):
-            tags = run.data.tags
-            if tags.get("sluice.alias") and aliases.get(tags["sluice.alias"]) == tags.get("sluice.version"):
-                self.tracker.end(run.info.run_id, "FINISHED")
+        """Close what a crash left open: a decision that was carried out is FINISHED, any other dead run KILLED."""
+        dead = self.tracker.dead_runs(PROMOTIONS)
+        if dead:
+            with self.lock():
+                for run in dead:
+                    self._settle(run.data.tags, run.info.run_id)
         self.tracker.close_dead_runs()
+
+    def _settle(self, tags: Mapping[str, str], run_id: str) -> None:
+        """A linked record was carried out if the model names it as the newest, or the alias has moved already."""
+        own, head = f"{tags.get('sluice.sequence')}:{tags.get('sluice.record')}", record.head(self.tracker)
+        moved = bool(tags.get("sluice.alias")) and self.aliases().get(tags["sluice.alias"]) == tags.get("sluice.version")
+        if "sluice.record" in tags and (own == head or (moved and tags.get("sluice.before", "") == head.partition(":")[2])):
+            record.set_head(self.tracker, own)
+            self.tracker.end(run_id, "FINISHED")
 
 
 def score(evidence: Evidence) -> dict[str, float | int | None]:

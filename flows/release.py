@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flows import warm
-from flows.registry import CHAMPION, Decision, Registry, file_md5, load_evidence
+from flows.record import CHAMPION, Decision
+from flows.registry import Registry, file_md5, load_evidence
 from flows.session import Session
 from flows.tracking import Tracker, git_commit, unavailable
 from models.errors import StageError, Unavailable
@@ -138,7 +139,8 @@ def decide(held: Session, result: GateResult, version: str, parent: str | None) 
     if result.decision == "promote":
         registry.promote(version, None if champion is None else str(champion.version), "promote", result.reason, parent, result, items)
     else:
-        registry.record(Decision(result.decision, result.reason, "", version), parent, result, items)
+        with registry.lock():
+            registry.put_on_record(Decision(result.decision, result.reason, "", version), parent, result, items)
     return Release(decision=result.decision, reason=result.reason, version=version, aliases=registry.aliases(), gate=result)
 
 

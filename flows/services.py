@@ -21,6 +21,7 @@ from models.records import write_json
 
 HOST = "127.0.0.1"
 PREFERRED = {"prefect": 4200, "mlflow": 5000}
+OWN_API = "SLUICE_OWN_PREFECT_API_URL"  # the address of a server that was started for this run alone
 START_S = 90.0  # a first start migrates an empty database
 
 
@@ -113,6 +114,15 @@ class PrefectApi:
         wait_until(self.answers, START_S, f"this run's Prefect server did not start: see {self.log}")
 
 
+def shared_api(workspace: Workspace) -> str | None:
+    """The Prefect API that other processes use too: the one named in PREFECT_API_URL, or the local server's; never this run's own."""
+    local = workspace.servers().get("prefect")
+    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    if url and url != os.environ.get(OWN_API):
+        return url
+    return f"{local['url']}/api" if local else None
+
+
 @contextlib.contextmanager
 def prefect_api(workspace: Workspace) -> Iterator[PrefectApi]:
     """The Prefect API to use, in PREFECT_API_URL too: the one named there, else the local server, else one started for this run alone.
@@ -138,6 +148,7 @@ def prefect_api(workspace: Workspace) -> Iterator[PrefectApi]:
         command = commands(workspace, {"prefect": port, "mlflow": 0})["prefect"]
         child = processes.start(command, workspace.root, dict(os.environ), output.fileno(), outlives_flow=True)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"  # not before: the server must not take itself for a client
+    os.environ[OWN_API] = os.environ["PREFECT_API_URL"]
     try:
         yield PrefectApi(os.environ["PREFECT_API_URL"], log)
     finally:

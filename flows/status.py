@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from flows.registry import CHAMPION, Registry
+from flows.record import CHAMPION
+from flows.registry import Registry
 from flows.workspace import read_json
 
 

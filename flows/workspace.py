@@ -23,6 +23,7 @@ OPT_OUTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 DEFAULTS = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",  # leases outlive the server
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # a missing server is said in seconds, not in minutes
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",

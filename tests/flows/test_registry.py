@@ -2,10 +2,13 @@
 
 import pytest
 
-from flows.registry import Decision, Registry
+from flows import record
+from flows.record import Decision
+from flows.registry import Registry
 from flows.tracking import PROMOTIONS, Tracker
 from flows.workspace import Workspace, prepare_environment
 from models.errors import Refused, UserError
+from tasks.gate import GateResult, SuiteVerdict
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def test_rollback_walks_the_record_not_the_numbers(registry):
 
 def test_the_history_is_newest_first_and_holds_refusals(registry):
     registry.promote("1", None, "promote", "first")
-    registry.record(Decision("refuse", "worse on mmlu", "", "2"))
+    registry.put_on_record(Decision("refuse", "worse on mmlu", "", "2"))
     assert [(entry["version"], entry["verdict"], entry["alias"]) for entry in registry.history()] == [
         ("2", "refuse", None),
         ("1", "promote", "champion"),
@@ -72,25 +75,41 @@ def test_an_unknown_version_lists_the_known(registry):
 
 
 def leave_open(registry, version):
-    """A decision whose process died before it closed the record."""
-    tags = {"sluice.alias": "champion", "sluice.version": version, "sluice.verdict": "promote", "sluice.reason": "x"}
-    run_id = registry.tracker.start(PROMOTIONS, "promote", tags)
+    """A decision on record whose process died before it closed the run, and perhaps before the alias moved."""
+    decision = Decision("promote", "x", "champion", version, registry.aliases().get("champion"), registry.aliases().get("champion"))
+    run_id = registry.tracker.start(PROMOTIONS, "promote", record.tags_of(decision, None))
+    head = record.link(registry.tracker, run_id)
     registry.client.set_tag(run_id, "sluice.pid", "1:0")
-    return run_id
+    return run_id, head
 
 
 def test_a_crash_after_the_alias_moved_is_settled_as_done(registry):
-    run_id = leave_open(registry, "2")
+    run_id, head = leave_open(registry, "2")
     registry.client.set_registered_model_alias(registry.name, "champion", "2")
     registry.settle()
     assert registry.client.get_run(run_id).info.status == "FINISHED"
+    assert record.head(registry.tracker) == head
+    assert registry.audit() == []
 
 
-def test_a_crash_before_the_alias_moved_is_settled_as_killed(registry):
-    run_id = leave_open(registry, "2")
+def test_a_crash_before_the_alias_moved_is_settled_as_killed_and_leaves_no_gap(registry):
+    registry.promote("1", None, "promote", "first")
+    run_id, _ = leave_open(registry, "2")
     registry.settle()
     assert registry.client.get_run(run_id).info.status == "KILLED"
-    assert registry.history() == []
+    registry.promote("3", "1", "promote", "third")
+    assert [entry["version"] for entry in registry.history()] == ["3", "1"]
+    assert registry.audit() == []
+
+
+def test_a_crash_after_the_head_was_set_is_settled_as_done_where_no_alias_moves(registry):
+    registry.promote("1", None, "promote", "first")
+    run_id = registry.tracker.start(PROMOTIONS, "refuse", record.tags_of(Decision("refuse", "worse", "", "2"), None))
+    record.set_head(registry.tracker, record.link(registry.tracker, run_id))
+    registry.client.set_tag(run_id, "sluice.pid", "1:0")
+    registry.settle()
+    assert [entry["verdict"] for entry in registry.history()] == ["refuse", "promote"]
+    assert registry.audit() == []
 
 
 def test_the_run_of_a_living_process_is_left_alone(registry):
@@ -98,3 +117,78 @@ def test_the_run_of_a_living_process_is_left_alone(registry):
     registry.settle()
     assert registry.client.get_run(run_id).info.status == "RUNNING"
     registry.tracker.end(run_id, "FINISHED")
+
+
+def with_history(registry):
+    """Four decisions, with evidence on the third."""
+    registry.promote("1", None, "promote", "first")
+    registry.promote("2", "1", "promote", "second")
+    result = GateResult(
+        decision="refuse", reason="worse", suites=[SuiteVerdict(suite="quiz", verdict="worse", passed=False, reason="", lower=-0.2)]
+    )
+    refused = registry.put_on_record(Decision("refuse", "worse", "", "3"), None, result, {"quiz": [{"id": "q/1", "candidate": 0.0}]})
+    registry.rollback("bad answers")
+    return refused
+
+
+def found(registry):
+    return [finding.what for finding in registry.audit()]
+
+
+def test_an_untouched_record_has_nothing_to_find(registry):
+    with_history(registry)
+    assert found(registry) == []
+
+
+@pytest.mark.parametrize("alias", ["champion", "previous"])
+def test_an_alias_moved_around_the_gate_is_named(registry, alias):
+    with_history(registry)
+    registry.client.set_registered_model_alias(registry.name, alias, "3")
+    (finding,) = found(registry)
+    assert finding.startswith(f"alias {alias} is at version 3, on record at")
+
+
+def test_a_move_around_the_gate_is_found_after_later_promotions_too(registry):
+    registry.promote("1", None, "promote", "first")
+    registry.client.set_registered_model_alias(registry.name, "champion", "3")
+    registry.promote("2", "3", "promote", "second")
+    assert found(registry) == ["before record 2, champion went from version 1 to 3 on no record"]
+
+
+def test_an_edited_reason_verdict_or_number_is_found(registry):
+    refused = with_history(registry)
+    registry.client.set_tag(refused, "sluice.verdict", "promote")
+    (finding,) = found(registry)
+    assert "record 3 (promote 3) was edited: its tags, metrics or start" in finding
+    registry.client.set_tag(refused, "sluice.verdict", "refuse")
+    assert found(registry) == []
+    registry.client.log_metric(refused, "quiz.lower", 0.2)
+    assert "was edited" in found(registry)[0]
+
+
+def test_edited_evidence_is_found(registry):
+    refused = with_history(registry)
+    registry.client.log_text(refused, '{"id": "q/1", "candidate": 1.0}', "items/quiz.jsonl")
+    assert found(registry) == ["record 3 (refuse 3) was edited: its evidence is not what was decided on"]
+
+
+def test_a_record_whose_hash_was_made_to_fit_breaks_the_one_after_it(registry):
+    refused = with_history(registry)
+    registry.client.set_tag(refused, "sluice.reason", "a fine model")
+    registry.client.set_tag(refused, "sluice.record", record.digest(registry.client.get_run(refused)))
+    assert found(registry) == ["record 4 (rollback 1) does not follow the record before it"]
+
+
+def test_a_removed_record_is_found_the_newest_too(registry):
+    refused = with_history(registry)
+    registry.client.delete_run(refused)
+    assert found(registry)[0] == "record 3 is missing from the record"
+    registry.client.delete_run(registry.history()[0]["run_id"])
+    assert found(registry)[0] == "records 3 to 4 are missing from the record"
+
+
+def test_a_record_by_another_hand_is_found(registry):
+    with_history(registry)
+    run_id = registry.tracker.start(PROMOTIONS, "promote 3", {"sluice.verdict": "promote", "sluice.version": "3"})
+    registry.tracker.end(run_id, "FINISHED")
+    assert found(registry) == ["a record that Sluice did not write: it has no place in the chain"]

@@ -1,0 +1,35 @@
+"""One registry writer at a time, across machines: a Prefect concurrency limit, held by a lease that a dead holder cannot keep."""
+
+import contextlib
+from collections.abc import Iterator
+
+from models.errors import Refused
+
+LEASE_S, WAIT_S = 60.0, 180.0  # the shortest lease that a server grants; longer than a lease, so that a killed holder's runs out
+
+
+@contextlib.contextmanager
+def held(name: str, api: str) -> Iterator[None]:
+    """Hold the limit `name` of one slot at the Prefect server `api`; it is made where it is missing.
+
+    The lease is renewed while held; where that fails, or nobody could be sure who holds it, the block ends with an error (strict). A server
+    keeps leases over its own restart where PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE names its filesystem storage, as our local one's does.
+    Raises Refused where somebody else holds it for WAIT_S.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.concurrency.sync import concurrency
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: api}):
+        with get_client(sync_client=True) as client:
+            client.upsert_global_concurrency_limit_by_name(name, 1)
+        slot = concurrency(name, lease_duration=LEASE_S, timeout_seconds=WAIT_S, strict=True)
+        try:
+            slot.__enter__()
+        except TimeoutError:
+            raise Refused(
+                f"another process holds {name!r} at {api} for {WAIT_S:.0f} s: nothing was moved; look again when it is done"
+            ) from None
+        with contextlib.ExitStack() as stack:
+            stack.push(slot)
+            yield

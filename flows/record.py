@@ -1,0 +1,175 @@
+"""The record of promotions: one MLflow run a decision, each chained to the one before by hash, so that an edited or removed one is found.
+
+A record's hash covers its tags, metrics, start and artifacts, and the hash before it; the registered model carries the newest one's.
+Records are FINISHED runs of `<model>/promotions`; a run that a crash left open is settled by the next writer, see `Registry.settle`.
+"""
+
+import getpass
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.tracking import PROMOTIONS, Tracker
+from models.records import folder_md5, write_json, write_lines
+from tasks.gate import GateResult
+
+CHAMPION, PREVIOUS = "champion", "previous"
+CONTENT = ("verdict", "reason", "alias", "version", "was", "previous", "pipeline_run", "by", "artifacts", "sequence", "before")
+HEAD = "sluice.record_head"  # tag of the registered model: "sequence:hash" of the newest record
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One line of the record: what was decided about a version; which alias moved ("" for none), where it `was`, who is `previous` now."""
+
+    verdict: str
+    reason: str
+    alias: str
+    version: str | None
+    was: str | None = None
+    previous: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something on the record, or beside it, that no decision explains."""
+
+    what: str
+    run_id: str | None = None
+
+
+def tags_of(decision: Decision, parent: str | None) -> dict[str, str]:
+    """What a record says, as the tags of its run."""
+    return {
+        "sluice.verdict": decision.verdict,
+        "sluice.reason": decision.reason[:4000],
+        "sluice.alias": decision.alias,
+        "sluice.version": decision.version or "",
+        "sluice.was": decision.was or "",
+        "sluice.previous": decision.previous or "",
+        "sluice.by": getpass.getuser(),
+        **({"sluice.pipeline_run": parent} if parent else {}),
+    }
+
+
+def log_evidence(tracker: Tracker, run_id: str, result: GateResult, items: Mapping[str, Any]) -> None:
+    """Log the gate's whole result, the per-item table behind it, and its numbers as metrics."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_json(Path(folder) / "gate.json", result.model_dump(mode="json"))
+        for suite, rows in items.items():
+            write_lines(Path(folder) / "items" / f"{suite}.jsonl", rows)
+        tracker.client.log_artifacts(run_id, folder)
+    for verdict in result.suites:
+        numbers = {key: value for key, value in verdict.model_dump().items() if isinstance(value, float)}
+        tracker.log_metrics(run_id, {verdict.suite: numbers})
+
+
+def link(tracker: Tracker, run_id: str) -> str:
+    """Give a record its place in the chain; return the new head. Only the holder of the registry's lock may."""
+    sequence, _, before = head(tracker).partition(":")
+    tracker.client.set_tag(run_id, "sluice.artifacts", _artifacts(tracker, run_id))
+    tracker.client.set_tag(run_id, "sluice.sequence", str(int(sequence or 0) + 1))
+    tracker.client.set_tag(run_id, "sluice.before", before)
+    found = digest(tracker.client.get_run(run_id))
+    tracker.client.set_tag(run_id, "sluice.record", found)
+    return f"{int(sequence or 0) + 1}:{found}"
+
+
+def head(tracker: Tracker) -> str:
+    """The newest record's "sequence:hash"; empty before the first."""
+    return str(tracker.client.get_registered_model(tracker.model).tags.get(HEAD, ""))
+
+
+def set_head(tracker: Tracker, value: str) -> None:
+    tracker.client.set_registered_model_tag(tracker.model, HEAD, value)
+
+
+def digest(run: Any) -> str:
+    """The hash of all that a record says; SHA-256 in hex."""
+    content = {key: run.data.tags.get(f"sluice.{key}", "") for key in CONTENT}
+    whole = {"content": content, "metrics": dict(sorted(run.data.metrics.items())), "start": run.info.start_time}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _artifacts(tracker: Tracker, run_id: str) -> str:
+    """The md5 of the run's artifacts, names and bytes; empty without any."""
+    if not tracker.client.list_artifacts(run_id):
+        return ""
+    with tempfile.TemporaryDirectory() as folder:
+        return folder_md5(Path(tracker.client.download_artifacts(run_id, "", folder)))
+
+
+def decisions(tracker: Tracker) -> Sequence[Any]:
+    """The runs on record, newest first."""
+    experiment, found, token = tracker.experiment_id(PROMOTIONS), list[Any](), None
+    while True:
+        page = tracker.client.search_runs(
+            [experiment], "attributes.status = 'FINISHED'", max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
+        )
+        found += page
+        token = page.token
+        if not token:
+            return sorted(found, key=lambda run: int(run.data.tags.get("sluice.sequence", 0)), reverse=True)
+
+
+def audit(tracker: Tracker, aliases: Mapping[str, str]) -> list[Finding]:
+    """All that does not fit: records edited, removed or added by another hand, and aliases that no record put where they are."""
+    runs = list(reversed(decisions(tracker)))
+    strangers = [run for run in runs if "sluice.record" not in run.data.tags]
+    chain = [run for run in runs if "sluice.record" in run.data.tags]
+    newest = head(tracker) if chain or aliases else ""
+    return [
+        *(Finding("a record that Sluice did not write: it has no place in the chain", run.info.run_id) for run in strangers),
+        *_broken_links(tracker, chain, newest),
+        *_unexplained_moves(chain, aliases),
+    ]
+
+
+def _broken_links(tracker: Tracker, chain: Sequence[Any], newest: str) -> Iterator[Finding]:
+    sequence, before = 0, ""
+    for run in chain:
+        tags, number = run.data.tags, int(run.data.tags["sluice.sequence"])
+        name = f"record {number} ({tags['sluice.verdict']} {tags['sluice.version']})".replace(" )", ")")
+        if number > sequence + 1:
+            yield Finding(f"{_numbers(sequence + 1, number - 1)} missing from the record")
+        elif number <= sequence:
+            yield Finding(f"{name} stands twice on the record", run.info.run_id)
+        elif tags.get("sluice.before", "") != before:
+            yield Finding(f"{name} does not follow the record before it", run.info.run_id)
+        if digest(run) != tags["sluice.record"]:
+            yield Finding(f"{name} was edited: its tags, metrics or start are not those that were decided on", run.info.run_id)
+        elif _artifacts(tracker, run.info.run_id) != tags.get("sluice.artifacts", ""):
+            yield Finding(f"{name} was edited: its evidence is not what was decided on", run.info.run_id)
+        sequence, before = max(sequence, number), tags["sluice.record"]
+    last, _, hashed = newest.partition(":")
+    if int(last or 0) > sequence:
+        yield Finding(f"{_numbers(sequence + 1, int(last))} missing from the record")
+    elif chain and (int(last or 0) < sequence or hashed != before):
+        yield Finding(f"the newest record is not the one that the registered model names ({HEAD})", chain[-1].info.run_id)
+
+
+def _numbers(first: int, last: int) -> str:
+    return f"record {first} is" if first == last else f"records {first} to {last} are"
+
+
+def _unexplained_moves(chain: Sequence[Any], aliases: Mapping[str, str]) -> Iterator[Finding]:
+    """Replay the record: where each move began, and where the aliases must stand now."""
+    champion, previous = "", ""
+    for run in chain:
+        tags = run.data.tags
+        if tags.get("sluice.alias") != CHAMPION:
+            continue
+        began = tags.get("sluice.was", "")
+        if began != champion:
+            where = f"before record {tags['sluice.sequence']}, {CHAMPION} went from version {champion or 'none'} to {began or 'none'}"
+            yield Finding(f"{where} on no record", run.info.run_id)
+        champion, previous = tags["sluice.version"], tags.get("sluice.previous", "")
+    for alias, recorded in ((CHAMPION, champion), (PREVIOUS, previous)):
+        if aliases.get(alias, "") != recorded:
+            yield Finding(
+                f"alias {alias} is at version {aliases.get(alias) or 'none'}, on record at {recorded or 'none'}: moved around the gate"
+            )
