@@ -224,6 +224,34 @@ def history(as_json: Json = False) -> None:
 
 
 @app.command()
+def lineage(version: str, as_json: Json = False) -> None:
+    """Where a version comes from: data, code, params, environment, runs, decisions."""
+    from flows import lineage as past
+
+    registry = open_registry(here())
+    found = past.lineage(registry, registry.version(version))
+    if as_json:
+        say(found)
+        return
+    print("\n".join(past.describe_lineage(found)))
+
+
+@app.command()
+def diff(before: str, after: str, as_json: Json = False) -> None:
+    """How two versions differ: data rows, params, packages, code, scores, and which questions flipped."""
+    from flows import lineage as past
+    from flows.pipeline import Pipeline
+
+    workspace = here()
+    registry = open_registry(workspace)
+    found = past.diff(registry, registry.version(before), registry.version(after), Pipeline(workspace))
+    if as_json:
+        say(found)
+        return
+    print("\n".join(past.describe_diff(found)))
+
+
+@app.command()
 def audit(as_json: Json = False) -> None:
     """Look for records that were edited or removed, and for aliases moved around the gate. Exit code 3 where there are any."""
     registry = open_registry(here())

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flows.workspace import Workspace
-from models.errors import SluiceError, Unavailable, UserError
+from models.errors import SluiceError, StageError, Unavailable, UserError
 from tasks.stage import Inputs, Metrics, Outputs, Params
 
 PATIENCE = 30  # tenths of a second
@@ -153,6 +153,16 @@ class Pipeline:
             node.save_deps()
             entry = to_single_stage_lockfile(node)
         return signature(entry)
+
+    def cached_files(self, md5: str) -> dict[str, Path]:
+        """The files of a tracked folder as DVC's cache holds them, by relative path. Raises StageError where the cache has them not."""
+        cache = self.repo.cache.local
+        listing = Path(cache.oid_to_path(md5))
+        try:
+            entries = json.loads(listing.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StageError(f"{md5} is not in DVC's cache: 'dvc fetch' it from the remote, then ask again") from None
+        return {entry["relpath"]: Path(cache.oid_to_path(entry["md5"])) for entry in entries}
 
     def _patiently(self, read: Callable[[], Any]) -> Any:
         """`read()`, repeated where dvc.lock was caught half-written: a sibling's DVC rewrites it in place when its stage ends."""

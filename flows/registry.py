@@ -96,8 +96,16 @@ class Registry:
         """The version with that content, or None."""
         return next((version for version in self.versions() if version.tags.get("sluice.model_md5") == model_md5), None)
 
-    def register(self, folder: Path, evidence: Mapping[str, Path], contamination: Path, parent: str | None, tags: Mapping[str, str]) -> Any:
-        """The version that holds exactly this folder: found by its md5, else logged with its evidence and created."""
+    def register(
+        self,
+        folder: Path,
+        evidence: Mapping[str, Path],
+        contamination: Path,
+        provenance: Sequence[Path],
+        parent: str | None,
+        tags: Mapping[str, str],
+    ) -> Any:
+        """The version that holds exactly this folder: found by its md5, else logged with its evidence and provenance, and created."""
         model_md5 = folder_md5(folder)
         with locked(self.lock_file):
             known = self.find(model_md5)
@@ -109,6 +117,8 @@ class Registry:
                 for suite, path in evidence.items():
                     self.client.log_artifacts(run_id, str(path), f"evidence/{suite}")
                 self.client.log_artifacts(run_id, str(contamination), "contamination")
+                for file in provenance:
+                    self.client.log_artifact(run_id, str(file), "provenance")
                 scores = json.dumps(
                     {suite: score(load_evidence(path, contamination / f"{suite}.jsonl")[0]) for suite, path in evidence.items()},
                     sort_keys=True,
@@ -159,6 +169,22 @@ class Registry:
             if api:
                 stack.enter_context(lease.held(f"sluice-registry-{self.name}", api))
             yield
+
+    def items_of(self, version: Any) -> dict[str, list[dict[str, Any]]]:
+        """The per-item records that were registered with a version, by suite."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(self.client.download_artifacts(version.run_id, "evidence", folder))
+            return {suite.name: list(read_lines(suite / "items.jsonl")) for suite in sorted(path.iterdir()) if suite.is_dir()}
+
+    def model_folder(self, version: Any, into: Path) -> Path:
+        """Fetch a version's model folder. Raises StageError where its content is not the one that was registered."""
+        import mlflow
+
+        path = Path(mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.version}", dst_path=str(into))) / "model"
+        found, registered = folder_md5(path), version.tags.get("sluice.model_md5")
+        if found != registered:
+            raise StageError(f"version {version.version}: the stored model has md5 {found}, must have {registered}: its files were changed")
+        return path
 
     def put_on_record(
         self, decision: Decision, parent: str | None = None, result: GateResult | None = None, items: Mapping[str, Any] | None = None

@@ -20,6 +20,7 @@ from models.errors import StageError, Unavailable
 from models.records import Record, folder_md5
 from tasks.gate import Evidence, GateResult, judge
 
+PROVENANCE = ("dvc.lock", "params.yaml", "requirements.lock")
 CANDIDATE = "rlhf"  # the model that the pipeline offers to the gate
 
 
@@ -164,4 +165,6 @@ def register(held_root: Path, tracker: Tracker, params: Mapping[str, Any], paren
         **({"sluice.data_md5": file_md5(held_root / "dvc.lock")} if (held_root / "dvc.lock").is_file() else {}),
     }
     suites = candidate_evidence(held_root, list(params["gate"]["suites"]))
-    return str(Registry(tracker).register(candidate_folder(held_root), suites, contamination_folder(held_root), parent, tags).version)
+    provenance = [path for name in PROVENANCE if (path := held_root / name).is_file()]
+    version = Registry(tracker).register(candidate_folder(held_root), suites, contamination_folder(held_root), provenance, parent, tags)
+    return str(version.version)

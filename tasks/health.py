@@ -58,11 +58,12 @@ def health(items: Sequence[Mapping[str, Any]]) -> Health:
         letters=dict(sorted(chosen.items())),
         median_length=median(map(len, written)) if written else None,
         mean=sum(item["score"] for item in items) / len(items) if items else 0.0,
-        examples=[(str(item["id"]), _answer(item)) for item in shown],
+        examples=[(str(item["id"]), answer(item)) for item in shown],
     )
 
 
-def _answer(item: Mapping[str, Any]) -> str:
+def answer(item: Mapping[str, Any]) -> str:
+    """The raw answer of a per-item record: what was written, cut where it is long, or the chosen letter."""
     if "response" in item:
         text = item["response"]
         return text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]} …"

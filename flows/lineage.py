@@ -1,0 +1,244 @@
+"""Where a version comes from, and how two versions differ: read from what was registered with them, not from the workspace."""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from flows import record
+from flows.pipeline import Pipeline
+from flows.registry import Registry
+from flows.release import PROVENANCE
+from flows.tracking import PIPELINE, flatten
+from models.errors import StageError
+from models.records import read_lines
+from tasks import paired
+from tasks.health import answer
+
+RECORDS = "artifacts/records"
+SHOWN_FLIPS = 20
+
+
+class Past:
+    """What was registered with a version, fetched once into a temporary folder."""
+
+    def __init__(self, registry: Registry, version: Any, folder: Path) -> None:
+        self.registry, self.version = registry, version
+        missing = f"version {version.version} was registered without its provenance: register it again from its commit"
+        if not registry.client.list_artifacts(version.run_id, "provenance"):
+            raise StageError(missing)
+        found = Path(registry.client.download_artifacts(version.run_id, "provenance", str(folder)))
+        self.files = {name: (found / name).read_text(encoding="utf-8") if (found / name).is_file() else "" for name in PROVENANCE}
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return YAML(typ="safe").load(self.files["params.yaml"]) or {}
+
+    @property
+    def lock(self) -> dict[str, Any]:
+        """Each stage's entry of dvc.lock."""
+        return (YAML(typ="safe").load(self.files["dvc.lock"]) or {}).get("stages") or {}
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Version by package, as requirements.lock pins them."""
+        lines = (line.partition(";")[0].strip() for line in self.files["requirements.lock"].splitlines())
+        return dict(line.split("==", 1) for line in lines if "==" in line and not line.startswith("#"))
+
+    def hashes(self, role: str) -> dict[str, str]:
+        """md5 by path of all `deps` or `outs` that dvc.lock names."""
+        return {entry["path"]: entry.get("md5", "") for stage in self.lock.values() for entry in stage.get(role, [])}
+
+
+def lineage(registry: Registry, version: Any) -> dict[str, Any]:
+    """All that led to a version, as plain values."""
+    with tempfile.TemporaryDirectory() as folder:
+        past = Past(registry, version, Path(folder))
+    tags, made, read = version.tags, past.hashes("outs"), past.hashes("deps")
+    run = registry.client.get_run(version.run_id)
+    parent = run.data.tags.get("mlflow.parentRunId")
+    about = registry.client.get_run(parent).data.tags if parent else {}
+    decisions = [run for run in record.decisions(registry.tracker) if run.data.tags.get("sluice.version") == str(version.version)]
+    return {
+        "version": str(version.version),
+        "model_md5": tags.get("sluice.model_md5"),
+        "aliases": sorted(alias for alias, number in registry.aliases().items() if number == str(version.version)),
+        "git_commit": tags.get("git.commit"),
+        "data": {path: md5 for path, md5 in {**read, **made}.items() if path.startswith(("data/", RECORDS, "artifacts/prepared/"))},
+        "suites": {path: md5 for path, md5 in read.items() if path.startswith("artifacts/suites")},
+        "params_md5": tags.get("sluice.params_md5"),
+        "params": past.params,
+        "seeds": {key: value for key, value in flatten(past.params).items() if key.rpartition(".")[2].endswith("seed")},
+        "lock_md5": tags.get("sluice.data_md5"),
+        "environment_md5": tags.get("sluice.environment_md5"),
+        "stage_hash": tags.get("sluice.stage_hash"),
+        "parents": _parents(past, decisions),
+        "runs": {
+            "register": version.run_id,
+            "pipeline": parent,
+            "pipeline_url": registry.tracker.run_url(parent, PIPELINE) if parent else None,
+            "prefect_flow_run": about.get("prefect.flow_run_id"),
+            "prefect_flow_run_url": about.get("prefect.flow_run_url"),
+            "stages": {key.removeprefix("sluice.run."): value for key, value in sorted(about.items()) if key.startswith("sluice.run.")},
+        },
+        "scores": json.loads(tags.get("sluice.scores", "{}")),
+        "decisions": [_decision(run) for run in decisions],
+    }
+
+
+def _parents(past: Past, decisions: list[Any]) -> dict[str, Any]:
+    """What training began from, and the champion that the version was first compared with."""
+    first = decisions[-1].data.tags if decisions else {}
+    return {"pretrained": past.params.get("pretrained"), "champion": first.get("sluice.was") or None}
+
+
+def _decision(run: Any) -> dict[str, Any]:
+    tags = run.data.tags
+    said = {key: tags.get(f"sluice.{key}") or None for key in ("verdict", "reason", "alias", "was", "by", "sequence")}
+    return {**said, "run_id": run.info.run_id}
+
+
+def diff(registry: Registry, before: Any, after: Any, pipeline: Pipeline) -> dict[str, Any]:
+    """What changed from one version to another: data rows by source, params, packages, code, scores, and which questions flipped."""
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        old, new = Past(registry, before, Path(one)), Past(registry, after, Path(other))
+        code = _changes(*({path: md5 for path, md5 in past.hashes("deps").items() if path.endswith(".py")} for past in (old, new)))
+        return {
+            "versions": [str(before.version), str(after.version)],
+            "data": _rows(old, new, pipeline),
+            "params": _changes(flatten(old.params, text=False), flatten(new.params, text=False)),
+            "environment": _changes(old.packages, new.packages),
+            "code": sorted(code),
+            "scores": _scores(registry, before, after, new.params),
+            "flips": _flips(registry, before, after),
+        }
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """[before, after] by key, for keys whose values differ; null where there is none."""
+    keys = sorted({*old, *new})
+    return {key: [old.get(key), new.get(key)] for key in keys if old.get(key) != new.get(key) or (key in old) != (key in new)}
+
+
+def _rows(old: Past, new: Past, pipeline: Pipeline) -> dict[str, Any]:
+    """Rows added and removed, by kind/source; `unknown` says which data is in no reach (DVC's cache, or its remote)."""
+    found: dict[str, Any] = {}
+    hashes = [past.hashes("outs").get(RECORDS, "") for past in (old, new)]
+    if hashes[0] == hashes[1]:
+        return found
+    try:
+        files = [pipeline.cached_files(md5) for md5 in hashes]
+    except StageError as error:
+        return {"unknown": str(error)}
+    for name in sorted({*files[0], *files[1]}):
+        sides = [_by_source(name.removesuffix(".jsonl"), side[name]) if name in side else Counter[tuple[str, str]]() for side in files]
+        for key, count in (("added", sides[1] - sides[0]), ("removed", sides[0] - sides[1])):
+            for source, _ in count.elements():
+                entry = found.setdefault(source, {"added": 0, "removed": 0})
+                entry[key] += 1
+    return found
+
+
+def _by_source(kind: str, path: Path) -> Counter[tuple[str, str]]:
+    """How often each row comes, as (kind/source, the row)."""
+    return Counter((f"{kind}/{row.get('source', '-')}", json.dumps(row, sort_keys=True)) for row in read_lines(path))
+
+
+def _scores(registry: Registry, before: Any, after: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Per suite both scores and the interval of their difference, on the items that both were asked."""
+    old, new, policy = registry.evidence_of(before), registry.evidence_of(after), params["gate"]
+    found = {}
+    for suite in sorted(old.keys() & new.keys()):
+        ours, theirs = new[suite].scores or {}, old[suite].scores or {}
+        common = [item for item in ours if item in theirs]
+        if common:
+            gained, lost = (sum((ours[i] - theirs[i]) * sign > 0 for i in common) for sign in (1, -1))
+            margin = policy["suites"].get(suite, {}).get("margin", 0.05)
+            lower, upper = paired.bounds(gained, lost, len(common), policy["alpha"], margin)
+            means = [sum(side[item] for item in common) / len(common) for side in (theirs, ours)]
+            found[suite] = {"before": means[0], "after": means[1], "lower": lower, "upper": upper, "n": len(common)}
+            found[suite] |= {"gained": gained, "lost": lost, "comparable": old[suite].identity == new[suite].identity}
+    return found
+
+
+def _flips(registry: Registry, before: Any, after: Any) -> dict[str, list[dict[str, Any]]]:
+    """By suite the items that only one of the two gets right, with both answers; never a question's text."""
+    old, new = registry.items_of(before), registry.items_of(after)
+    found = {}
+    for suite in sorted(old.keys() & new.keys()):
+        theirs = {item["id"]: item for item in old[suite]}
+        flipped = [
+            (theirs[item["id"]], item) for item in new[suite] if item["id"] in theirs and theirs[item["id"]]["score"] != item["score"]
+        ]
+        found[suite] = [
+            {
+                "id": now["id"],
+                "change": "gained" if now["score"] > was["score"] else "lost",
+                "before": answer(was),
+                "after": answer(now),
+            }
+            for was, now in flipped
+        ]
+    return found
+
+
+def describe_lineage(found: Mapping[str, Any]) -> Iterator[str]:
+    """The same for people, a line a fact."""
+    yield f"version     {found['version']} ({', '.join(found['aliases']) or 'no alias'}), md5 {found['model_md5']}"
+    yield f"code        {found['git_commit'] or 'outside git'}"
+    yield f"params      md5 {found['params_md5']}; seeds " + ", ".join(f"{key} {value}" for key, value in found["seeds"].items())
+    yield f"environment md5 {found['environment_md5']} (requirements.lock)"
+    for path, md5 in sorted(found["data"].items()):
+        yield f"data        {md5}  {path}"
+    for path, md5 in sorted(found["suites"].items()):
+        yield f"suite       {md5}  {path}"
+    parents = found["parents"]
+    yield f"parents     from {parents['pretrained'] or 'scratch'}; compared with {parents['champion'] or 'no champion'}"
+    yield f"runs        MLflow {found['runs']['pipeline']}, Prefect {found['runs']['prefect_flow_run']}"
+    for suite, score in found["scores"].items():
+        measured = "unavailable" if score["value"] is None else f"{score['value']:.3f} ± {score['stderr']:.3f} (n {score['n']})"
+        yield f"score       {suite} {measured}"
+    for said in reversed(found["decisions"]):
+        yield f"decision    {said['sequence']}: {said['verdict']} by {said['by']}: {said['reason']} (run {said['run_id']})"
+
+
+def describe_diff(found: Mapping[str, Any]) -> Iterator[str]:
+    """The same for people; long lists of flips are cut, --json has them all."""
+    old, new = found["versions"]
+    yield f"from version {old} to {new}"
+    yield from _section(
+        "data", found["data"], lambda _, rows: rows if isinstance(rows, str) else f"+{rows['added']} -{rows['removed']} rows"
+    )
+    yield from _section("params", found["params"], _both)
+    yield from _section("environment", found["environment"], _both)
+    yield from _section("code", dict.fromkeys(found["code"], ""), lambda _: "changed")
+    for suite, score in found["scores"].items():
+        otherwise = "" if score["comparable"] else "; scored otherwise, not comparable"
+        interval = f"{score['lower']:+.3f} to {score['upper']:+.3f} (n {score['n']}{otherwise})"
+        yield f"score       {suite}: {score['before']:.3f} -> {score['after']:.3f}, difference {interval}"
+    for suite, flips in found["flips"].items():
+        gained = sum(flip["change"] == "gained" for flip in flips)
+        yield f"flips       {suite}: {gained} gained, {len(flips) - gained} lost"
+        for flip in flips[:SHOWN_FLIPS]:
+            yield f"  {flip['change']:6}  {flip['id']}: {flip['before']!r} -> {flip['after']!r}"
+        if len(flips) > SHOWN_FLIPS:
+            yield f"  and {len(flips) - SHOWN_FLIPS} more: --json lists them all"
+
+
+def _row_counts(rows: Any) -> str:
+    return rows if isinstance(rows, str) else f"+{rows['added']} -{rows['removed']} rows"
+
+
+def _both(values: Any) -> str:
+    return f"{values[0]} -> {values[1]}"
+
+
+def _section(name: str, values: Mapping[str, Any], text: Callable[[Any], str]) -> Iterator[str]:
+    if not values:
+        yield f"{name:11} unchanged"
+    for key, value in values.items():
+        yield f"{name:11} {key}: {text(value)}"
