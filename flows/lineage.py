@@ -215,7 +215,7 @@ def describe_diff(found: Mapping[str, Any]) -> Iterator[str]:
     )
     yield from _section("params", found["params"], _both)
     yield from _section("environment", found["environment"], _both)
-    yield from _section("code", dict.fromkeys(found["code"], ""), lambda _: "changed")
+    yield from _section("code", dict.fromkeys(found["code"], "changed"), str)
     for suite, score in found["scores"].items():
         otherwise = "" if score["comparable"] else "; scored otherwise, not comparable"
         interval = f"{score['lower']:+.3f} to {score['upper']:+.3f} (n {score['n']}{otherwise})"
