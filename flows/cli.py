@@ -252,6 +252,31 @@ def diff(before: str, after: str, as_json: Json = False) -> None:
 
 
 @app.command()
+def verify(
+    version: str,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train again, and compare byte for byte.")] = False,
+    score: Annotated[bool, typer.Option("--score", help="Score again, and compare item by item.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Whether a version is what its record says, made again from its commit and lock. Exit code 1 where it is not."""
+    from dataclasses import asdict
+
+    from flows import verify as verifying
+
+    registry = open_registry(here())
+    checks = []
+    for check in verifying.verify(registry, registry.version(version), retrain, score):
+        checks.append(check)
+        if not as_json:
+            print(f"{'ok ' if check.ok else 'NO '} {check.name:20} {check.seen}", flush=True)
+    if as_json:
+        say([asdict(check) for check in checks])
+    failed = [check.name for check in checks if not check.ok]
+    if failed:
+        raise SluiceError(f"version {version} is not what its record says: {', '.join(failed)}")
+
+
+@app.command()
 def audit(as_json: Json = False) -> None:
     """Look for records that were edited or removed, and for aliases moved around the gate. Exit code 3 where there are any."""
     registry = open_registry(here())

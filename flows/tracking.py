@@ -24,11 +24,11 @@ def owner_tags() -> dict[str, str]:
 
 
 def git_commit(root: Path) -> str:
-    """The checked-out commit, "-dirty" after it where tracked files differ; "" outside git."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=root, capture_output=True, text=True
-    )
-    return done.stdout.strip()
+    """The checked-out commit, "-dirty" after it where tracked files differ that a run does not write itself; "" outside git."""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True).stdout.strip()
+    written = [f":(exclude){path}" for path in ("dvc.lock", "metrics", "params.yaml")]  # a version carries its own
+    changed = found and subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", *written], cwd=root, capture_output=True).returncode
+    return f"{found}-dirty" if changed else found
 
 
 def preload(workspace: Workspace) -> None:
