@@ -45,9 +45,12 @@ class Past:
 
     @property
     def packages(self) -> dict[str, str]:
-        """Version by package, as requirements.lock pins them."""
-        lines = (line.partition(";")[0].strip() for line in self.files["requirements.lock"].splitlines())
-        return dict(line.split("==", 1) for line in lines if "==" in line and not line.startswith("#"))
+        """Version by package, as requirements.lock pins them for this interpreter and system."""
+        from packaging.requirements import Requirement
+
+        lines = (line.strip() for line in self.files["requirements.lock"].splitlines())
+        found = [Requirement(line) for line in lines if "==" in line and not line.startswith("#")]
+        return {one.name: str(one.specifier).removeprefix("==") for one in found if one.marker is None or one.marker.evaluate()}
 
     def hashes(self, role: str) -> dict[str, str]:
         """md5 by path of all `deps` or `outs` that dvc.lock names."""

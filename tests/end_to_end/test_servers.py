@@ -113,5 +113,39 @@ def test_a_new_learning_rate_for_rlhf_runs_rlhf_and_what_follows_only(up):
     assert [entry["version"] for entry in history] == ["2", "1"]
 
 
+def test_the_two_versions_can_be_traced_compared_and_verified(up):
+    workspace, _ = up
+    found = json.loads(run(workspace, "sluice", "lineage", "2", "--json").stdout)
+    assert found["git_commit"] == subprocess.run(["git", "rev-parse", "HEAD"], cwd=workspace, capture_output=True, text=True).stdout.strip()
+    assert found["parents"] == {"pretrained": None, "champion": "1"}
+    assert found["data"]["artifacts/records"].endswith(".dir")
+    assert found["runs"]["prefect_flow_run"]
+    assert found["runs"]["stages"]["rlhf"] != found["runs"]["pipeline"]
+    changed = json.loads(run(workspace, "sluice", "diff", "1", "2", "--json").stdout)
+    assert set(changed["params"]) == {"rlhf.learning_rate"}
+    assert (changed["data"], changed["environment"], changed["code"]) == ({}, {}, [])
+    for suite, score in changed["scores"].items():
+        flips = [flip["change"] for flip in changed["flips"][suite]]
+        assert (flips.count("gained"), flips.count("lost")) == (score["gained"], score["lost"])
+    verified = run(workspace, "sluice", "verify", "2", "--json")
+    assert {check["name"]: check["ok"] for check in json.loads(verified.stdout)} == dict.fromkeys(
+        ("stored model", "environment", "code", "lock and cache"), True
+    )
+    assert verified.returncode == 0, verified.stderr
+
+
+def test_an_alias_moved_around_the_gate_is_found_by_audit(up):
+    workspace, urls = up
+    assert run(workspace, "sluice", "audit").returncode == 0
+    body = {"name": "assistant", "alias": "champion", "version": "1"}
+    request = urllib.request.Request(
+        f"{urls['mlflow']}/api/2.0/mlflow/registered-models/alias", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    urllib.request.urlopen(request, timeout=20).close()
+    done = run(workspace, "sluice", "audit")
+    assert done.returncode == 3
+    assert "alias champion is at version 1, on record at 2: moved around the gate" in done.stdout
+
+
 def test_down_without_servers_says_so(finished):
     assert "nothing was running" in run(finished, "sluice", "down").stdout
