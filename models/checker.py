@@ -3,7 +3,7 @@
 This file is started as a program of its own, one process a problem, so that whatever a reply does to the test can be killed from
 outside. It reads one job on standard input and writes one verdict on standard output, both as Python literals.
 
-job      {"command": [...], "rlimits", "program", "preamble", "entry_point", "test", "wall_seconds", "output_bytes"}
+job      {"command": [...], "rlimits", "system_calls", "program", "preamble", "entry_point", "test", "wall_seconds", "output_bytes"}
 verdict  {"passed", "reason", "timeout"}
 
 The program runs in `command`, a sandbox. Nothing of it ever runs here: a call goes there as a literal, and its reply comes back as one.
@@ -32,6 +32,7 @@ NUMBERS = {"inf": float("inf"), "nan": float("nan")}
 GRACE_SECONDS = 1.0  # a test's own work after the program's time is up
 TEST_BYTES = 1 << 30  # address space of a test: a reply is bounded, what a test makes of it is not
 OUT_OF_PROCESSOR_TIME = 128 + signal.SIGXCPU  # as a shell and bubblewrap report it
+ENDS_OF_LOOPS = (StopIteration, StopAsyncIteration)  # `all(map(...))` in a test would take one for the end of its cases
 LITERALS = (int, float, complex, str, bytes, bool, type(None), type(...))
 
 
@@ -97,8 +98,8 @@ class Candidate:
         for end in (calls, answers, errors):
             os.close(end)
         os.set_blocking(self.ask, False)
-        start = {"uid": sandbox_uid(), "limits": job["rlimits"], "program": job["program"], "entry_point": job["entry_point"]}
-        self._send(ascii(start).encode() + b"\n")
+        start = {"limits": job["rlimits"], **{key: job[key] for key in ("system_calls", "program", "entry_point")}}
+        self._send(ascii(start | {"uid": sandbox_uid()}).encode() + b"\n")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the program's result as plain values, or raise the built-in exception that it raised."""
@@ -112,7 +113,9 @@ class Candidate:
             self.broken = error
             raise
         kind = getattr(builtins, reply[1:], None)
-        raise kind() if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError(reply[1:])
+        if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, ENDS_OF_LOOPS):
+            raise kind()
+        raise RuntimeError(reply[1:])
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
