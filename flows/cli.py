@@ -166,27 +166,37 @@ def import_data(
 
 
 @app.command()
-def gate(as_json: Json = False) -> None:
-    """Compare the candidate at hand with the champion; nothing is registered or moved. Exit code 3 where it would be refused."""
+def gate(
+    candidate: Annotated[str, typer.Argument(help="A registered version; without it, the candidate at hand.")] = "",
+    against: Annotated[str, typer.Option(help="The alias or version to compare with.")] = "champion",
+    sequential: Annotated[bool, typer.Option("--sequential", help="Score both now, and stop as soon as it is decided.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare a candidate with the champion; nothing is registered or moved. Exit code 3 where it would be refused."""
     from flows import release
-    from flows.report import print_gate
+    from flows.report import print_early, print_gate
     from flows.session import Session
 
     workspace = here()
     registry = open_registry(workspace)
     held = Session.reading(workspace)
     warn(held)
-    result = release.compare(held, registry)
-    if result is None:
-        print("unchanged: the candidate at hand is the champion")
+    rival = release.rival(registry, against)
+    if rival is not None and release.model_md5(held, registry, candidate) == rival.tags.get("sluice.model_md5"):
+        say({"decision": "unchanged"}) if as_json else print(f"unchanged: the candidate is {against}")
         return
-    if as_json:
-        say(result.model_dump(mode="json"))
+    if sequential:
+        early = release.decide_early(held, registry, candidate, rival, lambda line: print(line, file=sys.stderr, flush=True))
+        say(early.model_dump(mode="json")) if as_json else print_early(early)
+        decision: str = early.decision
     else:
-        print_gate(result)
-        print(f"{result.decision}: {result.reason}")
-    if result.decision != "promote":
-        raise Refused(f"the gate says {result.decision}")
+        result = release.compare(held, registry, candidate, rival)
+        say(result.model_dump(mode="json")) if as_json else print_gate(result)
+        decision = result.decision
+    if not as_json:
+        print(f"{decision}: " + (result.reason if not sequential else "see the suites above"))
+    if decision != "promote":
+        raise Refused(f"the gate says {decision}")
 
 
 @app.command()
@@ -352,6 +362,17 @@ def register() -> None:
     parent = os.environ.get("SLUICE_PARENT_RUN_ID")
     version = release.register(workspace.root, registry.tracker, load(workspace.params_file), parent, signature)
     print(json.dumps({"version": version}))
+
+
+@app.command(hidden=True)
+def rescore(model: Path, suite: Path, output: Path) -> None:
+    """Score a model folder on a suite with today's params. Called by the gate, in a process of its own."""
+    from flows.parameters import load
+    from models import evaluation
+    from tasks import benchmark
+
+    params = benchmark.BenchmarkParams.model_validate(load(here().params_file)["benchmark"])
+    evaluation.score(model, suite, output, benchmark.settings(params, suite.name), "cpu", lambda _done, _all: None)
 
 
 def run_command(arguments: list[str]) -> int:

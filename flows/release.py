@@ -4,19 +4,22 @@ Each step can be repeated; none is a DVC stage, which a cache hit would skip.
 """
 
 import json
+import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flows import warm
+from flows import early, warm
+from flows.early import EarlyResult
+from flows.rebaseline import rebaselined
 from flows.record import CHAMPION, Decision
 from flows.registry import Registry, file_md5, load_evidence
 from flows.session import Session
 from flows.tracking import Tracker, git_commit, unavailable
-from models.errors import StageError, Unavailable
+from models.errors import StageError, Unavailable, UserError
 from models.records import Record, folder_md5
 from tasks.gate import Evidence, GateResult, judge
 
@@ -105,19 +108,56 @@ def _get(url: str) -> Any:
         return json.load(reply)
 
 
-def compare(held: Session, registry: Registry) -> GateResult | None:
-    """The gate's result for the candidate at hand; None where the candidate is the champion itself."""
-    champion = registry.at(CHAMPION)
-    if champion is not None and champion.tags.get("sluice.model_md5") == folder_md5(candidate_folder(held.workspace.root)):
-        return None
-    return judge(held.policy, *_evidence(held, registry, champion))
+def rival(registry: Registry, against: str) -> Any | None:
+    """The version to compare with: an alias, or a version's number; None where nothing is champion yet."""
+    found = registry.at(against)
+    return registry.version(against) if found is None and against != CHAMPION else found
 
 
-def _evidence(held: Session, registry: Registry, champion: Any | None) -> tuple[dict[str, Evidence], dict[str, Evidence] | None]:
-    paths = candidate_evidence(held.workspace.root, list(held.policy.suites))
-    leaked = contamination_folder(held.workspace.root)
-    ours = {suite: load_evidence(path, leaked / f"{suite}.jsonl")[0] for suite, path in paths.items() if path.is_dir()}
-    return ours, None if champion is None else registry.evidence_of(champion)
+def model_md5(held: Session, registry: Registry, candidate: str) -> str:
+    """What identifies a candidate: of a registered version its tag, of the one at hand ("") its folder's md5."""
+    if candidate:
+        return str(registry.version(candidate).tags.get("sluice.model_md5"))
+    return folder_md5(_at_hand(held))
+
+
+def _at_hand(held: Session) -> Path:
+    folder = candidate_folder(held.workspace.root)
+    if not folder.is_dir():
+        raise UserError(f"there is no candidate at hand: {folder.relative_to(held.workspace.root)} is missing; 'sluice run' makes one")
+    return folder
+
+
+def compare(held: Session, registry: Registry, candidate: str, champion: Any | None) -> GateResult:
+    """The gate's result for a registered version, or the candidate at hand (""), against `champion`."""
+    return judge(held.policy, *_evidence(held, registry, candidate, champion))
+
+
+def _evidence(
+    held: Session, registry: Registry, candidate: str, champion: Any | None
+) -> tuple[dict[str, Evidence], dict[str, Evidence] | None]:
+    ours = registry.evidence_of(registry.version(candidate)) if candidate else _evidence_at_hand(held)
+    if champion is None:
+        return ours, None
+    theirs = registry.evidence_of(champion)
+    return ours, theirs if candidate else rebaselined(held, registry, champion, ours, theirs)
+
+
+def _evidence_at_hand(held: Session) -> dict[str, Evidence]:
+    paths, leaked = candidate_evidence(held.workspace.root, list(held.policy.suites)), contamination_folder(held.workspace.root)
+    return {suite: load_evidence(path, leaked / f"{suite}.jsonl")[0] for suite, path in paths.items() if path.is_dir()}
+
+
+def decide_early(held: Session, registry: Registry, candidate: str, champion: Any | None, tell: Callable[[str], object]) -> EarlyResult:
+    """The gate's early decision: both models are asked now. Raises UserError where there is no champion to compare with."""
+    if champion is None:
+        raise UserError("nothing is champion yet, there is nobody to compare with: 'sluice run' makes the first")
+    root = held.workspace.root
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        ours = registry.model_folder(registry.version(candidate), Path(one)) if candidate else _at_hand(held)
+        leaked = {suite: set(evidence.contaminated) for suite, evidence in _evidence(held, registry, candidate, None)[0].items()}
+        theirs = registry.model_folder(champion, Path(other))
+        return early.decide(ours, theirs, root / "artifacts" / "suites", held.policy, held.params["benchmark"], leaked, tell)
 
 
 def _item_table(ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence] | None) -> dict[str, Any]:
@@ -136,7 +176,7 @@ def decide(held: Session, result: GateResult, version: str, parent: str | None) 
     """
     registry = Registry(Tracker(held.workspace, held.model))
     champion = registry.at(CHAMPION)
-    items = _item_table(*_evidence(held, registry, champion))
+    items = _item_table(*_evidence(held, registry, "", champion))
     if result.decision == "promote":
         registry.promote(version, None if champion is None else str(champion.version), "promote", result.reason, parent, result, items)
     else:

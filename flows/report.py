@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flows.early import EarlyResult
 from flows.pipeline import Pipeline, read_metrics
 from models.records import Record
 from tasks.gate import GateResult, SuiteVerdict
@@ -71,6 +72,18 @@ def print_gate(result: GateResult) -> None:
             print(f"{verdict.suite}, raw answers:")
             for item, answer in verdict.health.examples:
                 print(f"  {item}  {answer!r}")
+
+
+def print_early(result: EarlyResult) -> None:
+    """What was shown on each suite, and after how many items."""
+    print_rows(
+        "Early decision",
+        [
+            {"suite": v.suite, "verdict": v.verdict, "asked": f"{v.used} of {v.items}", "gained": str(v.gained), "lost": str(v.lost)}
+            | {"reason": v.reason}
+            for v in result.suites
+        ],
+    )
 
 
 def _health(verdict: SuiteVerdict) -> dict[str, str]:

@@ -21,6 +21,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import processes, release
 from flows.pipeline import Stage, read_metrics
+from flows.record import CHAMPION
 from flows.registry import Registry
 from flows.report import StageResult, main_metric, score_rows, scores, stage_rows
 from flows.runner import outcome_file, started_line
@@ -248,7 +249,10 @@ def _retrain(held: Session, started: float) -> RunResult:
 def gate() -> GateResult | None:
     """Compare the candidate with the champion, item by item; None where they are the same model."""
     with session(find()) as held:
-        result = release.compare(held, Registry(Tracker(held.workspace, held.model)))
+        registry = Registry(Tracker(held.workspace, held.model))
+        champion = registry.at(CHAMPION)
+        same = champion is not None and champion.tags.get("sluice.model_md5") == release.model_md5(held, registry, "")
+        result = None if same else release.compare(held, registry, "", champion)
     if result is not None:
         for verdict in result.suites:
             get_run_logger().info("gate  %s: %s, %s", verdict.suite, verdict.verdict, verdict.reason, extra=SHOWN)

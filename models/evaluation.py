@@ -13,7 +13,7 @@ import io
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -65,27 +65,53 @@ class Result(Record):
     chance: float
 
 
+class Scorer:
+    """One model, loaded once, that can be asked any items of one suite.
+
+    Raises UserError for a broken suite and StageError for a model that the suite cannot ask.
+    """
+
+    def __init__(self, model: Path, suite: Path, settings: Settings, device: str, progress: Progress) -> None:
+        self.model, self.suite, self.settings = model, suite, settings
+        self.items = suites.subset(suites.suite_items(suite), settings.items, settings.items_seed)
+        self.isolation = sandbox.isolation() if suites.is_code(suite) else None
+        self.tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        self._tasks = _tasks(suite, settings, self.tokenizer)
+        self.meta = self._tasks["tasks"][suite.name].config.metadata
+        if self.meta["chat"] and not self.tokenizer.chat_template:
+            raise StageError(f"the model's tokenizer has no chat template, but suite {suite.name} asks in chat form: train it with one")
+        self.available = self.isolation is None or self.isolation.backend is not None
+        if self.available:
+            with _quiet():
+                self._asked = LocalModel(model, self.tokenizer, settings, device, _heard(progress))
+
+    def results(self, places: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """One record an item, in the suite's order; `places` picks items of the suite, ascending."""
+        chosen = None if places is None else {self.suite.name: list(places)}
+        with _quiet():
+            found = evaluate(self._asked, self._tasks, samples=chosen, bootstrap_iters=0, apply_chat_template=bool(self.meta["chat"]))[
+                "samples"
+            ][self.suite.name]
+        if self.isolation is None:
+            return _choice_items(self._asked, found)
+        items = self.items if places is None else [self.items[place] for place in places]
+        return _code_items(self._asked, items, self.settings, self.meta["chat"])
+
+    def evidence(self) -> dict[str, Any]:
+        """What a comparison of two scores must find equal, and what ran the programs."""
+        return _evidence(self.model, self.suite, self.settings, self.items, self.tokenizer, self.meta, self.isolation)
+
+
 def score(model: Path, suite: Path, output: Path, settings: Settings, device: str, progress: Progress) -> Result:
     """Write items.jsonl and evidence.json into `output` and return the items.
 
     Raises UserError for a broken suite and StageError for a model that the suite cannot ask.
     """
-    items = suites.subset(suites.suite_items(suite), settings.items, settings.items_seed)
-    isolation = sandbox.isolation() if suites.is_code(suite) else None
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
-    tasks = _tasks(suite, settings, tokenizer)
-    meta = tasks["tasks"][suite.name].config.metadata
-    if meta["chat"] and not tokenizer.chat_template:
-        raise StageError(f"the model's tokenizer has no chat template, but suite {suite.name} asks in chat form: train it with one")
-    results, heard = None, _heard(progress)
-    if isolation is None or isolation.backend:
-        with _quiet():
-            asked = LocalModel(model, tokenizer, settings, device, heard)
-            samples = evaluate(asked, tasks, bootstrap_iters=0, apply_chat_template=bool(meta["chat"]))["samples"][suite.name]
-        results = _choice_items(asked, samples) if isolation is None else _code_items(asked, items, settings, meta["chat"])
+    scorer = Scorer(model, suite, settings, device, progress)
+    results = scorer.results() if scorer.available else None
     write_lines(output / "items.jsonl", results or [])
-    write_json(output / "evidence.json", _evidence(model, suite, settings, items, tokenizer, meta, isolation))
-    return Result(items=results, chance=_chance(items))
+    write_json(output / "evidence.json", scorer.evidence())
+    return Result(items=results, chance=_chance(scorer.items))
 
 
 def _tasks(suite: Path, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -2,13 +2,16 @@
 
 from math import sqrt
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt
 
 from models.errors import UserError
 from models.sandbox import Limits
 from tasks.stage import Inputs, Metrics, Outputs, Params, Work
+
+if TYPE_CHECKING:
+    from models import evaluation
 
 
 class BenchmarkParams(Params):
@@ -64,15 +67,15 @@ def summary(items: list[dict[str, object]] | None, chance: float) -> BenchmarkMe
     )
 
 
-def benchmark(params: BenchmarkParams, inputs: BenchmarkInputs, outputs: BenchmarkOutputs, work: Work) -> BenchmarkMetrics:
+def settings(params: BenchmarkParams, suite: str) -> "evaluation.Settings":
+    """How `suite` is asked. Raises UserError where params know nothing of it."""
     from models import evaluation  # torch and lm-eval load here
 
-    suite = inputs.suite.name
     if suite not in params.items:
         raise UserError(
             f"benchmark.items has no key {suite!r}, must have one for each suite: add '{suite}: null' for all its items to params.yaml"
         )
-    settings = evaluation.Settings(
+    return evaluation.Settings(
         batch_size=params.batch_size,
         dtype=params.dtype,
         items=params.items[suite],
@@ -80,7 +83,13 @@ def benchmark(params: BenchmarkParams, inputs: BenchmarkInputs, outputs: Benchma
         max_new_tokens=params.max_new_tokens,
         limits=params.program,
     )
+
+
+def benchmark(params: BenchmarkParams, inputs: BenchmarkInputs, outputs: BenchmarkOutputs, work: Work) -> BenchmarkMetrics:
+    from models import evaluation
+
+    asked = settings(params, inputs.suite.name)
     result = evaluation.score(
-        inputs.model, inputs.suite, outputs.items, settings, work.device, lambda step, total: work.progress(step, total, {})
+        inputs.model, inputs.suite, outputs.items, asked, work.device, lambda step, total: work.progress(step, total, {})
     )
     return summary(result.items, result.chance)

@@ -262,3 +262,13 @@ def test_rows_that_begin_alike_are_found_and_others_are_left_together():
 def test_a_shared_beginning_never_reaches_into_what_is_read():
     rows = [tuple(range(50)), (*range(50), 7)]
     assert next(evaluation.shared_beginnings(dict.fromkeys(rows, 40)))[0] == 40
+
+
+@pytest.mark.parametrize("suite", ["mini", "code"])
+def test_some_items_asked_alone_get_the_records_that_they_get_among_all(model: Path, suite: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(suite)
+    scorer = evaluation.Scorer(model, folder, settings(), "cpu", lambda _done, _all: None)
+    whole = scorer.results()
+    places = list(range(0, len(whole), 2))
+    for alone, among in zip(scorer.results(places), (whole[place] for place in places), strict=True):
+        assert (alone["id"], alone["score"], alone["flags"]) == (among["id"], among["score"], among["flags"])
