@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.bench import calibration, scoring
 from tests.workspaces import environment, make_workspace, run
 
 REPETITIONS = 3
@@ -99,6 +100,8 @@ def main() -> None:
         stage_start(workspace)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    calibration.main()
+    scoring.main()
 
 
 if __name__ == "__main__":
