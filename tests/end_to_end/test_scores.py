@@ -33,9 +33,7 @@ def evidence(workspace, model, suite):
 def compare(workspace, suite, candidate, champion):
     """The gate's verdict on one suite."""
     policy = Policy.model_validate(load(workspace / "params.yaml")["gate"])
-    return judge_suite(
-        suite, policy.suites[suite], policy.alpha, evidence(workspace, candidate, suite), evidence(workspace, champion, suite)
-    )
+    return judge_suite(suite, policy, evidence(workspace, candidate, suite), evidence(workspace, champion, suite))
 
 
 def share(found):
