@@ -103,7 +103,7 @@ def test_stage_modules_import_nothing_heavy():
 
 
 DOORS = {
-    "prefect": {"flows/retrain.py", "flows/lease.py"},
+    "prefect": {"flows/retrain.py", "flows/approve.py", "flows/lease.py"},
     "dvc": {"flows/pipeline.py"},
     "mlflow": {"flows/tracking.py", "flows/registry.py"},
     "lm_eval": None,
