@@ -131,7 +131,7 @@ class Pipeline:
     def changes(self) -> dict[str, list[str]]:
         """Why each changed stage must run; a stage downstream of a changed one is listed as "upstream: NAME"."""
         with _translated():
-            status = self.repo.status()
+            status = self._patiently(self.repo.status)
         recorded = self.recorded_signatures()
         why = {
             name: list(_reasons(entries)) if name in recorded else ["not in dvc.lock: it never ran"]
@@ -165,13 +165,15 @@ class Pipeline:
         return {entry["relpath"]: Path(cache.oid_to_path(entry["md5"])) for entry in entries}
 
     def _patiently(self, read: Callable[[], Any]) -> Any:
-        """`read()`, repeated where dvc.lock was caught half-written: a sibling's DVC rewrites it in place when its stage ends."""
+        """`read()`, repeated while it meets what passes: a dvc.lock that a sibling's DVC is rewriting in place, or a lock of DVC's that a
+        process holds which was killed a moment ago and is not buried yet."""
+        from dvc.lock import LockError
         from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
 
         for _ in range(PATIENCE):
             try:
                 return read()
-            except (YAMLSyntaxError, YAMLValidationError):
+            except (LockError, YAMLSyntaxError, YAMLValidationError):
                 time.sleep(0.1)
                 self.repo._reset()
         return read()

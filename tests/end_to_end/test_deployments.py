@@ -52,7 +52,7 @@ registry = open_registry(workspace)
 first = registry.version("1")
 for number in (2, 3):
     tags = {**first.tags, "sluice.model_md5": f"other-{number}"}
-    registry.client.create_model_version(registry.name, first.source, first.run_id, tags=tags)
+    registry.client.create_model_version(registry.name, first.source, first.run_id, tags=tags, model_id=first.model_id)
 """
 CLIENT = """
 import json, sys
