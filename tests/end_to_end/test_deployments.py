@@ -15,6 +15,7 @@ PATIENCE_S = 240
 def deployed(finished, tmp_path_factory):
     """A finished workspace with servers, a second version of the same content under another name, deployments, and a worker."""
     workspace = copy_of(finished, tmp_path_factory.mktemp("deployed") / "sluice")
+    assert run(workspace, "python", "-c", SECOND_VERSION).returncode == 0
     urls = dict(line.split() for line in run(workspace, "sluice", "up").stdout.splitlines())
     team = {
         "PREFECT_API_URL": f"{urls['prefect']}/api",
@@ -23,7 +24,6 @@ def deployed(finished, tmp_path_factory):
     }
     worker = None
     try:
-        assert run(workspace, "python", "-c", SECOND_VERSION, **team).returncode == 0
         made = run(workspace, "prefect", "work-pool", "create", "cpu", "--type", "process", **team)
         assert made.returncode == 0, made.stderr
         done = run(workspace, "prefect", "--no-prompt", "deploy", "--all", **team)
@@ -52,7 +52,7 @@ registry = open_registry(workspace)
 first = registry.version("1")
 for number in (2, 3):
     tags = {**first.tags, "sluice.model_md5": f"other-{number}"}
-    registry.client.create_model_version(registry.name, first.source, first.run_id, tags=tags, model_id=first.model_id)
+    registry.client.create_model_version(registry.name, first.source, first.run_id, tags=tags)
 """
 CLIENT = """
 import json, sys
