@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Cancelled, Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import processes, release
+from flows import processes, release, salvage
 from flows.pipeline import Stage, read_metrics
 from flows.record import CHAMPION
 from flows.registry import Registry
@@ -82,6 +82,7 @@ def _reproduce(held: Session, stage: Stage, parent: str | None) -> StageResult:
             break
         time.sleep(0.5)
     ended = read_json(outcome, {})
+    salvage.keep(held.workspace)
     if code != 0:
         raise _failure(stage.name, ended, tail)
     seconds, state, metric = float(ended.get("seconds", 0)), _state(ended, tail), main_metric(read_metrics(root, stage))

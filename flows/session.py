@@ -2,11 +2,12 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flows import warm
+from flows import salvage, warm
 from flows.parameters import check, load
 from flows.pipeline import Pipeline, read_metrics
 from flows.workspace import Workspace, locked
@@ -92,6 +93,9 @@ def session(workspace: Workspace) -> Iterator[Session]:
         return
     with hold(workspace):
         params = load(workspace.params_file)
+        for line in salvage.mend(workspace):
+            print(f"sluice: {line}", file=sys.stderr, flush=True)
+        salvage.keep(workspace)
         pipeline = Pipeline(workspace)
         check(params, pipeline.stages.values())
         changes = pipeline.changes()
@@ -102,3 +106,4 @@ def session(workspace: Workspace) -> Iterator[Session]:
         finally:
             _open = None
             warm.forget(workspace)
+            salvage.forget(workspace)

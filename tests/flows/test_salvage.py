@@ -1,0 +1,84 @@
+"""A dvc.lock that a kill cut off at any byte is put right, and one that nobody killed is left alone."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from flows import salvage
+from flows.workspace import Workspace
+
+ONE = b"schema: '2.0'\nstages:\n  sources:\n    cmd: sluice stage sources\n    outs:\n    - path: artifacts/records\n      md5: 0123\n"
+TWO = ONE + b"  validate:\n    cmd: sluice stage validate\n    outs:\n    - path: artifacts/validation.json\n      md5: 4567\n"
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
+    return Workspace(tmp_path)
+
+
+def lock(workspace):
+    return workspace.root / "dvc.lock"
+
+
+@pytest.mark.parametrize("bytes_written", range(len(ONE) - 1))
+def test_a_lock_cut_off_while_it_was_rewritten_is_the_last_whole_one_again(workspace, bytes_written):
+    lock(workspace).write_bytes(ONE)
+    salvage.keep(workspace)
+    lock(workspace).write_bytes(TWO[:bytes_written])
+    assert salvage.mend(workspace)
+    assert lock(workspace).read_bytes() == ONE
+
+
+def test_a_first_lock_that_was_cut_off_goes(workspace):
+    salvage.keep(workspace)
+    lock(workspace).write_bytes(ONE[:40])
+    assert salvage.mend(workspace)
+    assert not lock(workspace).exists()
+
+
+def test_a_whole_lock_with_more_stages_stays(workspace):
+    lock(workspace).write_bytes(ONE)
+    salvage.keep(workspace)
+    lock(workspace).write_bytes(TWO)
+    assert salvage.mend(workspace) == []
+    assert lock(workspace).read_bytes() == TWO
+
+
+def test_a_half_written_lock_is_never_kept(workspace):
+    lock(workspace).write_bytes(ONE)
+    salvage.keep(workspace)
+    lock(workspace).write_bytes(TWO[:-20])
+    salvage.keep(workspace)
+    salvage.mend(workspace)
+    assert lock(workspace).read_bytes() == ONE
+
+
+def test_after_a_run_that_ended_by_itself_nothing_is_touched(workspace):
+    lock(workspace).write_bytes(ONE)
+    salvage.keep(workspace)
+    salvage.forget(workspace)
+    lock(workspace).write_bytes(b"somebody's own")
+    assert salvage.mend(workspace) == []
+    assert lock(workspace).read_bytes() == b"somebody's own"
+
+
+def test_the_table_of_running_commands_goes_where_none_of_them_runs(workspace):
+    table = workspace.root / ".dvc" / "tmp" / "rwlock"
+    for text in ('{"read": {', json.dumps({"read": {}, "write": {"a": {"pid": 1, "cmd": "dvc repro"}}})):
+        salvage.keep(workspace)
+        table.write_text(text)
+        salvage.mend(workspace)
+        assert not table.exists()
+
+
+def test_the_table_stays_while_a_dvc_command_runs(workspace):
+    table = workspace.root / ".dvc" / "tmp" / "rwlock"
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "dvc"]) as running:
+        salvage.keep(workspace)
+        table.write_text(json.dumps({"read": {"a": [{"pid": running.pid, "cmd": "dvc repro"}]}, "write": {}}))
+        salvage.mend(workspace)
+        assert table.exists()
+        running.kill()
