@@ -31,7 +31,7 @@ class Approval(RunInput):
 
 
 @flow(name="approve", persist_result=True)
-def approve(version: str) -> Any:
+def approve(version: int) -> Any:
     """Show the gate's comparison with the champion, wait for a person, then promote or refuse.
 
     Begun again when the person has answered, it repeats only what can be repeated: where the champion has moved meanwhile, the comparison
@@ -42,7 +42,7 @@ def approve(version: str) -> Any:
     held = Session.reading(workspace)
     registry = Registry(Tracker(workspace, held.model))
     registry.settle()
-    number, mine = str(registry.version(version).version), f"prefect:{flow_run.id}"
+    number, mine = str(registry.version(str(version)).version), f"prefect:{flow_run.id}"
     decided = next((run for run in record.decisions(registry.tracker) if run.data.tags.get("sluice.pipeline_run") == mine), None)
     if decided is not None:  # a crash after the decision
         return Completed(message=f"{decided.data.tags['sluice.verdict']}: {decided.data.tags['sluice.reason']}")
