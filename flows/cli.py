@@ -182,7 +182,7 @@ def gate(
     held = Session.reading(workspace)
     warn(held)
     rival = release.rival(registry, against)
-    if rival is not None and release.model_md5(held, registry, candidate) == rival.tags.get("sluice.model_md5"):
+    if release.is_same(held, registry, candidate, rival):
         say({"decision": "unchanged"}) if as_json else print(f"unchanged: the candidate is {against}")
         return
     if sequential:
@@ -368,11 +368,12 @@ def register() -> None:
 def rescore(model: Path, suite: Path, output: Path) -> None:
     """Score a model folder on a suite with today's params. Called by the gate, in a process of its own."""
     from flows.parameters import load
+    from flows.runner import device
     from models import evaluation
     from tasks import benchmark
 
     params = benchmark.BenchmarkParams.model_validate(load(here().params_file)["benchmark"])
-    evaluation.score(model, suite, output, benchmark.settings(params, suite.name), "cpu", lambda _done, _all: None)
+    evaluation.score(model, suite, output, benchmark.settings(params, suite.name), device("gpu"), lambda _done, _all: None)
 
 
 def run_command(arguments: list[str]) -> int:

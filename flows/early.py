@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from flows.runner import device
 from models.records import Record
 from tasks import sequential
 from tasks.benchmark import BenchmarkParams
@@ -69,7 +70,7 @@ def _decide_suite(
 
     name, rules = suite.name, policy.suites[suite.name]
     settings = settings_of(BenchmarkParams.model_validate(benchmark), name)
-    ours, theirs = (evaluation.Scorer(model, suite, settings, "cpu", lambda _done, _all: None) for model in (candidate, champion))
+    ours, theirs = (evaluation.Scorer(model, suite, settings, device("gpu"), lambda _done, _all: None) for model in (candidate, champion))
     facts: dict[str, Any] = {"suite": name, "items": len(ours.items)}
     if not ours.available:
         allowed = policy.without_sandbox == "allow"

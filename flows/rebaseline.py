@@ -44,7 +44,7 @@ def rebaselined(
                 known = _found(registry, champion, suite, ours[suite], folder)
                 path = known or _scored(held, registry, champion, suite, ours[suite], folder)
                 leaked = theirs[suite].contaminated if suite in theirs else {}
-                fresh[suite] = load_evidence(path, path / "none")[0].model_copy(update={"contaminated": leaked})
+                fresh[suite] = load_evidence(path, folder / "none").model_copy(update={"contaminated": leaked})
     return fresh
 
 

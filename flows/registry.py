@@ -33,13 +33,13 @@ IDENTITY = (  # equal, or two scores are not comparable
 SERVING = ("mlflow", "torch", "transformers", "accelerate")
 
 
-def load_evidence(folder: Path, contamination: Path) -> tuple[Evidence, dict[str, Any]]:
-    """A benchmark folder's per-item scores, and everything that its evidence file says; `contamination` lists the items that leaked."""
+def load_evidence(folder: Path, contamination: Path) -> Evidence:
+    """What a benchmark folder holds, and which of its items leaked: those that the file `contamination` lists, none without it."""
     facts = read_json(folder / "evidence.json", None)
     if facts is None:
         raise StageError(f"{folder / 'evidence.json'} is missing or cut off: delete the folder, then 'sluice run' restores or repeats it")
     items = list(read_lines(folder / "items.jsonl"))
-    evidence = Evidence(
+    return Evidence(
         scores={item["id"]: float(item["score"]) for item in items} if facts.get("available", True) else None,
         chance=facts["chance"],
         identity={key: facts.get(key) for key in IDENTITY},
@@ -47,7 +47,6 @@ def load_evidence(folder: Path, contamination: Path) -> tuple[Evidence, dict[str
         health=health(items),
         contaminated={leak["id"]: leak["where"] for leak in read_lines(contamination)} if contamination.is_file() else {},
     )
-    return evidence, facts
 
 
 class Registry:
@@ -120,7 +119,7 @@ class Registry:
                 for file in provenance:
                     self.client.log_artifact(run_id, str(file), "provenance")
                 scores = json.dumps(
-                    {suite: score(load_evidence(path, contamination / f"{suite}.jsonl")[0]) for suite, path in evidence.items()},
+                    {suite: score(load_evidence(path, contamination / f"{suite}.jsonl")) for suite, path in evidence.items()},
                     sort_keys=True,
                 )
                 version = self._create_version(logged, run_id, {**tags, "sluice.model_md5": model_md5, "sluice.scores": scores})
@@ -159,7 +158,7 @@ class Registry:
                 if self.client.list_artifacts(version.run_id, part):
                     self.client.download_artifacts(version.run_id, part, folder)
             paths = sorted(path for path in (Path(folder) / "evidence").glob("*") if path.is_dir())
-            return {path.name: load_evidence(path, Path(folder) / "contamination" / f"{path.name}.jsonl")[0] for path in paths}
+            return {path.name: load_evidence(path, Path(folder) / "contamination" / f"{path.name}.jsonl") for path in paths}
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

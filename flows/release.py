@@ -121,6 +121,11 @@ def model_md5(held: Session, registry: Registry, candidate: str) -> str:
     return folder_md5(_at_hand(held))
 
 
+def is_same(held: Session, registry: Registry, candidate: str, rival: Any | None) -> bool:
+    """Whether the candidate is that very version's model: then there is nothing to compare."""
+    return rival is not None and rival.tags.get("sluice.model_md5") == model_md5(held, registry, candidate)
+
+
 def _at_hand(held: Session) -> Path:
     folder = candidate_folder(held.workspace.root)
     if not folder.is_dir():
@@ -145,7 +150,7 @@ def _evidence(
 
 def _evidence_at_hand(held: Session) -> dict[str, Evidence]:
     paths, leaked = candidate_evidence(held.workspace.root, list(held.policy.suites)), contamination_folder(held.workspace.root)
-    return {suite: load_evidence(path, leaked / f"{suite}.jsonl")[0] for suite, path in paths.items() if path.is_dir()}
+    return {suite: load_evidence(path, leaked / f"{suite}.jsonl") for suite, path in paths.items() if path.is_dir()}
 
 
 def decide_early(held: Session, registry: Registry, candidate: str, champion: Any | None, tell: Callable[[str], object]) -> EarlyResult:

@@ -252,8 +252,7 @@ def gate() -> GateResult | None:
     with session(find()) as held:
         registry = Registry(Tracker(held.workspace, held.model))
         champion = registry.at(CHAMPION)
-        same = champion is not None and champion.tags.get("sluice.model_md5") == release.model_md5(held, registry, "")
-        result = None if same else release.compare(held, registry, "", champion)
+        result = None if release.is_same(held, registry, "", champion) else release.compare(held, registry, "", champion)
     if result is not None:
         for verdict in result.suites:
             get_run_logger().info("gate  %s: %s, %s", verdict.suite, verdict.verdict, verdict.reason, extra=SHOWN)

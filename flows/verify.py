@@ -5,7 +5,6 @@ not touched.
 """
 
 import contextlib
-import hashlib
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.lineage import Past
-from flows.registry import Registry
+from flows.registry import Registry, file_md5
 from flows.release import CANDIDATE, candidate_folder
 from models.errors import StageError, UserError
 from models.records import folder_md5, read_lines
@@ -93,7 +92,7 @@ def _code(tree: Path, past: Past) -> Check:
     differing = [
         path
         for path, md5 in sorted(recorded.items())
-        if not md5.endswith(".dir") and (not (tree / path).is_file() or _md5(tree / path) != md5)
+        if not md5.endswith(".dir") and (not (tree / path).is_file() or file_md5(tree / path) != md5)
     ]
     return Check("code", not differing, _listed(differing, "not in the commit as it ran: ") or f"{len(recorded)} files as in the commit")
 
@@ -166,7 +165,3 @@ def _last(done: subprocess.CompletedProcess[str]) -> str:
 def _listed(names: list[str], before: str = "") -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{before}{', '.join(names[:SHOWN])}{more}" if names else ""
-
-
-def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()

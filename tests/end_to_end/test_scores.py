@@ -27,7 +27,7 @@ def tiny(tmp_path_factory) -> Path:
 def evidence(workspace, model, suite):
     return load_evidence(
         workspace / "artifacts" / "benchmark" / f"{model}-{suite}", workspace / "artifacts" / "contamination" / f"{suite}.jsonl"
-    )[0]
+    )
 
 
 def compare(workspace, suite, candidate, champion):
