@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 recipe = typer.Typer(help="Whole set-ups of params.yaml.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe, name="recipe")
+suite = typer.Typer(help="Published benchmarks.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(suite, name="suite")
 
 INTERRUPTED = 130
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -152,7 +154,7 @@ def recipe_use(name: str) -> None:
 
 @app.command("import")
 def import_data(
-    name: Annotated[str, typer.Argument(help="What the source is: oasst, llmbar, seed-tasks, text, folder, mmlu, gpqa or humaneval.")],
+    name: Annotated[str, typer.Argument(help="What the source is: oasst, llmbar, seed-tasks, text or folder.")],
     source: Annotated[Path, typer.Option("--from", help="The published file or folder.")],
 ) -> None:
     """Bring published data into data/raw, in Sluice's own record kinds."""
@@ -163,6 +165,40 @@ def import_data(
     print(
         ", ".join(f"{count} {kind}" for kind, count in counts.items()) + f" from {name} in data/raw; now 'dvc add' the files that changed"
     )
+
+
+@suite.command("list")
+def suite_list(as_json: Json = False) -> None:
+    """The benchmarks that can be brought in, where they are published, and which are here."""
+    from models.published import PUBLISHED
+
+    raw = here().root / "data" / "raw" / "suites"
+    if as_json:
+        say({name: {**known.model_dump(), "here": (raw / name).is_dir()} for name, known in PUBLISHED.items()})
+        return
+    from flows.report import print_rows
+
+    rows = [(name, known, "yes" if (raw / name).is_dir() else "no") for name, known in PUBLISHED.items()]
+    print_rows(
+        "Suites",
+        [{"suite": n, "items": f"{k.items:,}", "licence": k.licence, "here": held, "published": k.url} for n, k, held in rows],
+    )
+
+
+@suite.command("import")
+def suite_import(
+    name: Annotated[str, typer.Argument(help="The suite, see 'sluice suite list'.")],
+    source: Annotated[str, typer.Option("--from", help="The published file, its folder, or 'hub': where it is published.")],
+) -> None:
+    """Bring a benchmark into data/raw/suites, once it is known to be the published one."""
+    from models import published
+
+    def tell(done: int, whole: int) -> None:
+        print(f"sluice: {done / 1e6:.1f} MB" + (f" of {whole / 1e6:.1f} MB" if whole else ""), file=sys.stderr, flush=True)
+
+    workspace = here()
+    count = published.bring(name, source, workspace.root / "data" / "raw" / "suites", tell)
+    print(f"{count:,} items of {name} in data/raw/suites/{name}; now 'dvc add data/raw/suites/{name}' and name it in params.yaml")
 
 
 @app.command()

@@ -29,6 +29,7 @@ IDENTITY = (  # equal, or two scores are not comparable
     "shots",
     "seed",
     "max_new_tokens",
+    "sampling",
 )
 SERVING = ("mlflow", "torch", "transformers", "accelerate")
 

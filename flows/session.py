@@ -11,7 +11,7 @@ from flows import salvage, warm
 from flows.parameters import check, load
 from flows.pipeline import Pipeline, read_metrics
 from flows.workspace import Workspace, locked
-from models.importers import PUBLISHED_ITEMS
+from models.published import PUBLISHED
 from tasks.gate import Policy, warnings
 
 BUSY = "another 'sluice run' works in this workspace: wait for it to end, or stop it, then run again"
@@ -47,7 +47,8 @@ class Session:
         measured = (
             read_metrics(self.workspace.root, stage).get("n") for name, stage in self.pipeline.stages.items() if name.endswith(f"-{suite}")
         )
-        return subset or next(filter(None, measured), None) or PUBLISHED_ITEMS.get(suite)
+        published = PUBLISHED[suite].items if suite in PUBLISHED else None
+        return subset or next(filter(None, measured), None) or published
 
     def warm_up(self) -> None:
         """Start the warm process for the stages to come. Not before the server answers: its start would take twice as long."""

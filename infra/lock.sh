@@ -1,5 +1,6 @@
 #!/bin/sh
-# Compile the three lock files from pyproject.toml, for every platform and for Python 3.11 to 3.13.
+# Compile the three lock files from pyproject.toml, for every platform and for Python 3.11 to 3.13. Versions that are locked stay;
+# with --upgrade everything moves to its newest.
 #
 # requirements.lock      what runs; a dependency of every stage
 # requirements-dev.lock  the same versions and the tools
@@ -16,6 +17,7 @@ cuda='^(nvidia-|cuda-|triton)'
 
 all=$(mktemp)
 trap 'rm -f "$all"' EXIT
+[ "${1:-}" = --upgrade ] || cat requirements.lock requirements-gpu.lock >"$all"
 compile -o "$all" >/dev/null
 grep -vE "$cuda" "$all" >requirements.lock
 grep -E "$cuda" "$all" >requirements-gpu.lock

@@ -66,12 +66,8 @@ class Benchmark:
 
 
 def suite_texts(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield (suite/item id, text) for every item of every suite in a folder: with its answer, and where the question alone
-    gives an item away, without."""
+    """Yield (suite/item id, text) for every item of every suite in a folder."""
     for suite in suites.folders(folder):
-        for item in suites.suite_items(suite):
-            if isinstance(item, suites.MultipleChoice):
-                yield f"{suite.name}/{item.id}", item.question
         for item_id, text in suites.texts(suite):
             yield f"{suite.name}/{item_id}", text
 

@@ -25,17 +25,21 @@ from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from models import sandbox, suites
+from models import answers, sandbox, suites
 from models.errors import StageError
 from models.records import Record, folder_md5, write_json, write_lines
+from models.settings import Sampling
 
 TASKS = Path(__file__).with_name("suite_tasks")
 Progress = Callable[[int, int], None]
+GREEDY = Sampling(samples=1, pass_at=1, temperature=0.0)
 Row = tuple[int, ...]  # the tokens that a model is given
+LOGITS = 1 << 26  # computed at once at most: 256 MiB in float32
 SHARED_TOKENS = 32  # a shorter common beginning costs about as much to keep as to compute again
 
 
@@ -47,6 +51,7 @@ class Settings(Record):
     items: int | None = Field(description="size of the subset; None for all")
     items_seed: int
     max_new_tokens: int = Field(ge=1)
+    sampling: Sampling = Field(description="of code suites; the others are asked greedily")
     limits: sandbox.Limits
 
 
@@ -73,6 +78,7 @@ class Scorer:
 
     def __init__(self, model: Path, suite: Path, settings: Settings, device: str, progress: Progress) -> None:
         self.model, self.suite, self.settings = model, suite, settings
+        how = settings if suites.is_code(suite) else settings.model_copy(update={"sampling": GREEDY})
         self.items = suites.subset(suites.suite_items(suite), settings.items, settings.items_seed)
         self.isolation = sandbox.isolation() if suites.is_code(suite) else None
         self.tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
@@ -83,7 +89,7 @@ class Scorer:
         self.available = self.isolation is None or self.isolation.backend is not None
         if self.available:
             with _quiet():
-                self._asked = LocalModel(model, self.tokenizer, settings, device, _heard(progress))
+                self._asked = LocalModel(model, self.tokenizer, how, device, _heard(progress))
 
     def results(self, places: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """One record an item, in the suite's order; `places` picks items of the suite, ascending."""
@@ -92,10 +98,13 @@ class Scorer:
             found = evaluate(self._asked, self._tasks, samples=chosen, bootstrap_iters=0, apply_chat_template=bool(self.meta["chat"]))[
                 "samples"
             ][self.suite.name]
-        if self.isolation is None:
-            return _choice_items(self._asked, found)
         items = self.items if places is None else [self.items[place] for place in places]
-        return _code_items(self._asked, items, self.settings, self.meta["chat"])
+        kind = suites.suite_format(self.suite).kind
+        if kind is suites.Code:
+            return _code_items(self._asked, items, self.settings, self.meta["chat"])
+        if kind is suites.Problem:
+            return _written_items(self._asked, items)
+        return _text_items(items, found) if kind is suites.Text else _choice_items(self._asked, found)
 
     def evidence(self) -> dict[str, Any]:
         """What a comparison of two scores must find equal, and what ran the programs."""
@@ -123,7 +132,9 @@ def _tasks(suite: Path, settings: Settings, tokenizer: PreTrainedTokenizerBase) 
 
 
 def _chance(items: list[suites.Item]) -> float:
-    return sum(1 / len(item.choices) if isinstance(item, suites.MultipleChoice) else 0 for item in items) / len(items)
+    """Mean score of random answers; a random text's bytes have a probability of 1/256 each."""
+    chances = {suites.Code: 0.0, suites.Problem: 0.0, suites.Text: 1 / 256}
+    return sum(1 / len(item.choices) if isinstance(item, suites.Choice) else chances[type(item)] for item in items) / len(items)
 
 
 def documents(suite: str, items: int | None, items_seed: int, turn_end: str, shots: int, **_: Any) -> dict[str, Dataset]:
@@ -137,7 +148,7 @@ def documents(suite: str, items: int | None, items_seed: int, turn_end: str, sho
     rows = []
     for item in suites.subset(suites.suite_items(folder), items, items_seed):
         row = item.model_dump()
-        if isinstance(item, suites.MultipleChoice):
+        if isinstance(item, suites.Choice):
             row |= {"turns": [choice + turn_end for choice in item.choices], "shots": examples.get(item.subject, []) if shots else []}
         rows.append(row)
     return {"test": Dataset.from_list(rows)}
@@ -154,14 +165,14 @@ class LocalModel(HFLM):
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=settings.dtype, local_files_only=True).to(device)
         super().__init__(pretrained=network, tokenizer=tokenizer, backend="causal", batch_size=settings.batch_size)
         self._head_in_single_precision()
-        self.new_tokens = settings.max_new_tokens
+        self.new_tokens, self.sampling, self.seed = settings.max_new_tokens, settings.sampling, settings.items_seed
         configured = getattr(network.generation_config, "eos_token_id", None)
         self.ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
         self.told = progress
         self.shares = all(type(layer) is DynamicLayer for layer in DynamicCache(config=network.config).layers)  # sliding windows do not
         self.rows = (0, 0)  # computed, in all
         self.cut: list[bool] = []  # one a log-likelihood request, in their order
-        self.replies: list[Reply] = []  # one a generation request, in their order
+        self.replies: list[list[Reply]] = []  # the samples of each generation request, in their order
 
     def _head_in_single_precision(self) -> None:
         """Keep the last layer in float32: logits rounded to bfloat16 give choices equal likelihoods, and the first letter wins ties."""
@@ -197,8 +208,10 @@ class LocalModel(HFLM):
         found: dict[int, tuple[float, bool]] = {}
         for shared, group in shared_beginnings({row: (len(row) - count) * self.shares for row, count in reads.items()}):
             prefix = self._prefix(group[0][:shared])
-            for start in range(0, len(group), self.batch_size):
-                batch = group[start : start + self.batch_size]
+            most = max(reads[row] for row in group) * self.model.get_output_embeddings().weight.shape[0]
+            size = max(1, min(self.batch_size, LOGITS // most))
+            for start in range(0, len(group), size):
+                batch = group[start : start + size]
                 for row, log_likelihoods in zip(batch, self._log_likelihoods(batch, reads, shared, prefix), strict=True):
                     for place in rows[row]:
                         target = torch.tensor(requests[place][2], device=self.device)
@@ -228,27 +241,54 @@ class LocalModel(HFLM):
         for start, row, row_logits in zip(starts, batch, logits, strict=True):
             yield row_logits[[kept.index(start + place) for place in range(reads[row])]].log_softmax(-1)
 
+    def loglikelihood_rolling(self, requests: list[Instance], **_: Any) -> list[float]:
+        """Log-likelihood of whole texts, in windows of the model's length; the last sees what was before it as far as fits."""
+        windows = [
+            (place, *make_disjoint_window(window))
+            for place, request in enumerate(requests)
+            for window in get_rolling_token_windows(self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, context_len=1)
+        ]
+        totals = [0.0] * len(requests)
+        for (place, *_rest), (value, _greedy) in zip(windows, self._loglikelihood_tokens(windows), strict=True):
+            totals[place] += value
+        return totals
+
     def generate_until(self, requests: list[Instance], **_: Any) -> list[str]:
-        """Longest prompts first, ties in the order given, so that equal requests always share their batches and paddings."""
+        """Longest prompts first, ties in the order given, so that equal requests always share their batches and paddings.
+
+        Each prompt is answered as often as the settings say, every time with random numbers of its own: seed, prompt and place decide them.
+        """
         if self.new_tokens >= self.max_length:
             raise StageError(
                 f"max_new_tokens is {self.new_tokens}, must be below the model's {self.max_length} positions: lower it in params"
             )
         prompts = [self.tok_encode(request.args[0]) for request in requests]
-        order = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
+        longest_first = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
+        order = [(place, sample) for place in longest_first for sample in range(self.sampling.samples)]
         self.rows = (0, len(order))
-        replies: dict[int, Reply] = {}
+        replies: dict[tuple[int, int], Reply] = {}
         for start in range(0, len(order), self.batch_size):
-            places = order[start : start + self.batch_size]
-            batch = self._replies([prompts[place] for place in places], requests[places[0]].args[1]["until"])
-            replies.update(zip(places, batch, strict=True))
-            self._tell(len(places))
-        self.replies = [replies[place] for place in range(len(requests))]
-        return [reply.text for reply in self.replies]
+            batch = order[start : start + self.batch_size]
+            chance = [self._random(f"{self.seed} {sample} {requests[place].args[0]}") for place, sample in batch]
+            found = self._replies([prompts[place] for place, _ in batch], requests[0].args[1]["until"], chance)
+            replies.update(zip(batch, found, strict=True))
+            self._tell(len(batch))
+        self.replies = [[replies[place, sample] for sample in range(self.sampling.samples)] for place in range(len(requests))]
+        return [samples[0].text for samples in self.replies]
+
+    def _random(self, name: str) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1)
+
+    def _next(self, logits: torch.Tensor, rows: list[int], chance: Sequence[torch.Generator]) -> torch.Tensor:
+        """The next token of each row [rows, 1]: the likeliest at temperature 0, else drawn with that row's own random numbers."""
+        if self.sampling.temperature == 0:
+            return logits.argmax(-1, keepdim=True)
+        odds = (logits.float() / self.sampling.temperature).softmax(-1)
+        return torch.stack([torch.multinomial(own, 1, generator=chance[row]) for own, row in zip(odds, rows, strict=True)])
 
     @torch.inference_mode()
-    def _replies(self, prompts: list[list[int]], stops: list[str]) -> list[Reply]:
-        """Greedy continuation of prompts, left-padded to [batch, tokens]; a row leaves the batch as soon as it has ended."""
+    def _replies(self, prompts: list[list[int]], stops: list[str], chance: Sequence[torch.Generator] = ()) -> list[Reply]:
+        """Continuations of prompts, left-padded to [batch, tokens]; a row leaves the batch as soon as it has ended."""
         room = self.max_length - self.new_tokens
         kept = [prompt[-room:] for prompt in prompts]
         longest = max(map(len, kept))
@@ -262,7 +302,7 @@ class LocalModel(HFLM):
             step = self.model(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
             )
-            cache, ids = step.past_key_values, step.logits[:, -1].argmax(-1, keepdim=True)
+            cache, ids = step.past_key_values, self._next(step.logits[:, -1], rows, chance)
             for row, token in zip(rows, ids[:, 0].tolist(), strict=True):
                 written[row].append(token)
                 done[row] = token in self.ends or self._stopped(written[row], stops)
@@ -282,7 +322,7 @@ class LocalModel(HFLM):
 
     def _stopped(self, tokens: list[int], stops: list[str]) -> bool:
         """Whether a stop string ends in the newest token; a token is at least one byte, so the longest stop bounds the look back."""
-        tail = self.tokenizer.decode(tokens[-max(map(len, stops)) :])
+        tail = self.tokenizer.decode(tokens[-max(map(len, stops), default=1) :])
         return any(stop in tail for stop in stops)
 
     def _text(self, tokens: list[int], stops: list[str]) -> str:
@@ -336,20 +376,25 @@ def _repeated(prefix: DynamicCache, rows: int) -> DynamicCache:
 
 
 def _choice_items(asked: LocalModel, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One record an item; a likelihood that is not a number makes the item invalid, never a lucky guess."""
+    """One record an item; a likelihood that is not a number makes the item invalid, never a lucky guess.
+
+    The task says by its metric whether likelihoods count as they are or a character.
+    """
     cut = iter(asked.cut)
     items = []
     for sample in samples:
         likelihoods = [likelihood for likelihood, _ in sample["filtered_resps"]]
         sound = all(math.isfinite(value) for value in likelihoods)
         flags = ["truncated"] * any(list(islice(cut, len(likelihoods)))) + ["extraction-failed"] * (not sound)
+        lengths = [len(choice) if "acc_norm" in sample else 1 for choice in sample["doc"]["choices"]]
+        rated = [value / length for value, length in zip(likelihoods, lengths, strict=True)]
         items.append(
             {
                 "id": sample["doc"]["id"],
                 "subject": sample["doc"]["subject"],
-                "score": int(sample["acc"]) if sound else 0,
+                "score": int(sample["acc_norm" if "acc_norm" in sample else "acc"]) if sound else 0,
                 "answer": sample["doc"]["answer"],
-                "predicted": max(range(len(likelihoods)), key=likelihoods.__getitem__) if sound else None,
+                "predicted": max(range(len(rated)), key=rated.__getitem__) if sound else None,
                 "log_likelihoods": [round(value, 6) if math.isfinite(value) else None for value in likelihoods],
                 "flags": flags,
             }
@@ -357,26 +402,74 @@ def _choice_items(asked: LocalModel, samples: list[dict[str, Any]]) -> list[dict
     return items
 
 
-def _code_items(asked: LocalModel, items: list[suites.Item], settings: Settings, chat: bool) -> list[dict[str, Any]]:
-    """One record an item, with the response and, where it failed, why."""
-    tasks = [item for item in items if isinstance(item, suites.Code)]
-    programs = [_program(item, reply.text, chat) for item, reply in zip(tasks, asked.replies, strict=True)]
-    jobs = [
-        sandbox.Job(program=program or "", preamble=item.prompt, entry_point=item.entry_point, test=item.test)
-        for item, program in zip(tasks, programs, strict=True)
-    ]
+def _text_items(items: list[suites.Item], samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One record a text: the score is 2^(-bits per byte)."""
     records = []
-    verdicts = sandbox.check_all(jobs, settings.limits)
-    for item, reply, program, verdict in zip(tasks, asked.replies, programs, verdicts, strict=True):
+    for item, sample in zip(items, samples, strict=True):
+        assert isinstance(item, suites.Text)
+        bits = -sample["filtered_resps"][0] / math.log(2) / len(item.text.encode())
+        sound = math.isfinite(bits)
+        record = {"id": item.id, "subject": item.subject, "score": round(2**-bits, 6) if sound else 0}
+        records.append(record | {"bits_per_byte": round(bits, 6) if sound else None, "flags": ["extraction-failed"] * (not sound)})
+    return records
+
+
+def _written_items(asked: LocalModel, items: list[suites.Item]) -> list[dict[str, Any]]:
+    """One record a problem, with the response."""
+    problems = [item for item in items if isinstance(item, suites.Problem)]
+    replies = [samples[0] for samples in asked.replies]
+    verdicts = answers.judge([(item.answer, reply.text) for item, reply in zip(problems, replies, strict=True)])
+    records = []
+    for item, reply, verdict in zip(problems, replies, verdicts, strict=True):
         flags = {
             "empty": not reply.text.strip(),
             "truncated": not (reply.complete and reply.whole_prompt),
-            "extraction-failed": program is None,
-            "timeout": verdict.timeout,
+            "extraction-failed": verdict == "unreadable",
+            "timeout": verdict == "too long",
         }
-        record = {"id": item.id, "subject": item.subject, "score": int(verdict.passed), "response": reply.text}
-        records.append({**record, "reason": verdict.reason, "flags": [name for name, holds in flags.items() if holds]})
+        record = {"id": item.id, "subject": item.subject, "score": int(verdict == "right"), "response": reply.text}
+        records.append({**record, "flags": [name for name, holds in flags.items() if holds]})
     return records
+
+
+def _code_items(asked: LocalModel, items: list[suites.Item], settings: Settings, chat: bool) -> list[dict[str, Any]]:
+    """One record an item: its score is pass@k, the first response, why that one failed, and how many of the samples passed.
+
+    A flag holds that holds for most of the samples.
+    """
+    tasks = [item for item in items if isinstance(item, suites.Code)]
+    written = [
+        (item, reply, _program(item, reply.text, chat)) for item, replies in zip(tasks, asked.replies, strict=True) for reply in replies
+    ]
+    jobs = [
+        sandbox.Job(program=program or "", preamble=item.prompt, entry_point=item.entry_point, test=item.test)
+        for item, _, program in written
+    ]
+    verdicts = sandbox.check_all(jobs, settings.limits)
+    records, count = [], settings.sampling.samples
+    for start in range(0, len(written), count):
+        replies, found = written[start : start + count], verdicts[start : start + count]
+        item, passed = replies[0][0], sum(verdict.passed for verdict in found)
+        flags = {
+            "empty": [not reply.text.strip() for _, reply, _ in replies],
+            "truncated": [not (reply.complete and reply.whole_prompt) for _, reply, _ in replies],
+            "extraction-failed": [program is None for _, _, program in replies],
+            "timeout": [verdict.timeout for verdict in found],
+        }
+        value = pass_at(settings.sampling.pass_at, count, passed)
+        record = {"id": item.id, "subject": item.subject, "score": value, "response": replies[0][1].text, "reason": found[0].reason}
+        several = {"passed": passed, "samples": [reply.text for _, reply, _ in replies]} if count > 1 else {}
+        records.append(record | several | {"flags": [name for name, holds in flags.items() if 2 * sum(holds) > count]})
+    return records
+
+
+def pass_at(k: int, samples: int, passed: int) -> float:
+    """pass@k: the probability that at least one of k programs drawn from the samples passes, 1 - C(n - c, k) / C(n, k).
+
+    Source: Chen et al. (2021), equation 1. Greedy decoding is n = k = 1.
+    """
+    value = 1 - math.comb(samples - passed, k) / math.comb(samples, k)
+    return int(value) if value in (0, 1) else round(value, 6)
 
 
 def _program(item: suites.Code, response: str, chat: bool) -> str | None:
@@ -399,6 +492,7 @@ def _evidence(
 ) -> dict[str, Any]:
     """What a comparison of two scores must find equal, and what ran the programs; suite_md5 covers the file and the choice of items."""
     template = tokenizer.chat_template
+    written = suites.suite_format(suite).kind in (suites.Code, suites.Problem)
     return {
         "suite": suite.name,
         "suite_md5": _md5("\n".join([folder_md5(suite), *(item.id for item in items)])),
@@ -414,7 +508,8 @@ def _evidence(
         "model_md5": folder_md5(model),
         "dtype": settings.dtype,
         "batch_size": settings.batch_size,
-        "max_new_tokens": settings.max_new_tokens if isolation else None,
+        "max_new_tokens": settings.max_new_tokens if written else None,
+        "sampling": settings.sampling.model_dump_json() if isolation else None,
         "limits": settings.limits.model_dump() if isolation else None,
         "sandbox": (isolation.backend or f"unavailable: {isolation.reason}") if isolation else None,
     }

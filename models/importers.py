@@ -6,9 +6,8 @@ llmbar       LLMBar pairs, JSON (MIT)                                 preference
 seed-tasks   self-instruct seed tasks, JSON Lines (Apache-2.0)        instructions
 text         one plain text file; Project Gutenberg's frame goes      documents
 folder       a folder with files named as in data/raw                 the kinds that it holds
-mmlu         mmlu.zip as published (MIT)                              suites/mmlu
-gpqa         dataset.zip as published (CC-BY-4.0), never unpacked     suites/gpqa
-humaneval    HumanEval.jsonl.gz as published (MIT)                    suites/humaneval
+
+Benchmarks come in by models/published.py.
 
 Every record's id begins with its owner: the importer's name, with the file's or folder's where there may be several. To import
 again replaces the owner's records and no others, and the order of imports changes nothing.
@@ -17,13 +16,12 @@ again replaces the owner's records and no others, and the order of imports chang
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from models import kinds, suites
+from models import kinds
 from models.errors import UserError
 from models.records import read_lines, write_lines
 
@@ -32,12 +30,10 @@ ByKind = dict[str, Rows]
 
 CHUNK_CHARACTERS = 1500
 """Paragraphs are gathered into documents of about this size: some 350 tokens, what a small model reads at once."""
-PUBLISHED_ITEMS: Mapping[str, int] = {"mmlu": 14042, "gpqa": 198, "humaneval": 164}
-MMLU_SHOTS = 285
 
 
 def bring(name: str, source: Path, raw: Path) -> dict[str, int]:
-    """Bring `source` into the folder `raw` and return how many records of each kind, or items, came.
+    """Bring `source` into the folder `raw` and return how many records of each kind came.
 
     Raises UserError where there is no such importer, or the source is missing, cut short or of another format; nothing has
     changed then.
@@ -232,54 +228,10 @@ def folder(source: Path, raw: Path) -> dict[str, int]:
     return _replace_records(owner, brought, raw)
 
 
-def _suite(name: str, source: Path, raw: Path) -> dict[str, int]:
-    """Copy a published benchmark, unchanged and still packed, once it is known to be whole."""
-    form = suites.FORMATS[name]
-    path = source / form.file if source.is_dir() else source
-    if not path.is_file():
-        raise UserError(f"{path} is missing: suite {name} comes as {form.file}; name that file or its folder")
-    _must_be(path, "items", sum(1 for _ in form.read(path)), PUBLISHED_ITEMS[name])
-    target = raw / "suites" / name
-    draft = raw / "suites" / f".{os.getpid()}.tmp" / name
-    try:
-        draft.mkdir(parents=True)
-        shutil.copyfile(path, draft / form.file)
-        if name == "mmlu":
-            _must_be(path, "dev items", sum(map(len, suites.shots(draft).values())), MMLU_SHOTS)
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
-    finally:
-        shutil.rmtree(draft.parent, ignore_errors=True)
-    return {"items": PUBLISHED_ITEMS[name]}
-
-
-def _must_be(path: Path, what: str, found: int, published: int) -> None:
-    if found != published:
-        raise UserError(f"{path} holds {found} {what}, must be {published}, as published: it is cut short or changed; bring it in again")
-
-
-def mmlu(source: Path, raw: Path) -> dict[str, int]:
-    """MMLU: 14,042 test items over 57 subjects and 285 worked examples."""
-    return _suite("mmlu", source, raw)
-
-
-def gpqa(source: Path, raw: Path) -> dict[str, int]:
-    """GPQA diamond: 198 items, read in memory."""
-    return _suite("gpqa", source, raw)
-
-
-def humaneval(source: Path, raw: Path) -> dict[str, int]:
-    """HumanEval: 164 problems."""
-    return _suite("humaneval", source, raw)
-
-
 IMPORTERS: Mapping[str, Callable[[Path, Path], dict[str, int]]] = {
     "oasst": oasst,
     "llmbar": llmbar,
     "seed-tasks": seed_tasks,
     "text": text,
     "folder": folder,
-    "mmlu": mmlu,
-    "gpqa": gpqa,
-    "humaneval": humaneval,
 }

@@ -1,8 +1,8 @@
-"""The numbers that training takes, as bounded records. Light to import: reading params.yaml must not load torch."""
+"""The numbers that training and scoring take, as bounded records. Light to import: reading params.yaml must not load torch."""
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from models.records import Record
 
@@ -63,3 +63,17 @@ class Reinforcement(Record):
     measured_answers: int = Field(ge=1, description="answers a held-out prompt, before and after")
     measured_prompts: int = Field(ge=2, description="held-out prompts at most")
     precision: Precision = Field(description="of the forward passes")
+
+
+class Sampling(Record):
+    samples: int = Field(ge=1, le=1000, description="programs written for each item")
+    pass_at: int = Field(ge=1, description="the k of pass@k; 1 is the share of samples that pass")
+    temperature: float = Field(ge=0, le=2, description="0 is greedy, with one sample")
+
+    @model_validator(mode="after")
+    def fits_together(self) -> "Sampling":
+        if self.pass_at > self.samples:
+            raise ValueError(f"pass_at is {self.pass_at}, must be at most samples, {self.samples}")
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(f"samples is {self.samples}, must be 1 at temperature 0, where all are the same")
+        return self

@@ -1,12 +1,17 @@
 """Benchmark suites: typed items from a folder that holds one published or generated file.
 
-name             file                  what
-mmlu-mini        items.jsonl           generated, the format of MultipleChoice
-gpqa-mini        items.jsonl           generated, the format of MultipleChoice
-humaneval-mini   items.jsonl           generated, the format of Code
-mmlu             mmlu.zip              MMLU as published: CSV files; test items, and the dev items as shots
-gpqa             dataset.zip           GPQA diamond as published: read in memory, its text is never written anywhere
-humaneval        HumanEval.jsonl.gz    HumanEval as published
+name                file                          what
+mmlu-mini           items.jsonl                   generated, the format of MultipleChoice
+gpqa-mini           items.jsonl                   generated, the format of MultipleChoice
+humaneval-mini      items.jsonl                   generated, the format of Code
+mmlu                mmlu.zip                      MMLU as published: CSV files; test items, and the dev items as shots
+mmlu-continuation   mmlu.zip                      the same questions; the choices are texts to go on with, not letters
+gpqa                dataset.zip                   GPQA diamond as published: read in memory, its text is never written anywhere
+gpqa-main           dataset.zip                   the 448 questions that the 198 of diamond are among
+humaneval           HumanEval.jsonl.gz            HumanEval as published
+math500             math500.jsonl                 MATH-500 as published: problems with one written answer
+crows-pairs         crows_pairs_anonymized.csv    CrowS-Pairs as published: a stereotype, and the same sentence about others
+perplexity          documents.jsonl               any texts {id, text, source} kept out of training: how well a model foresees them
 
 The folder's name is the suite's name. A file that is missing, cut short or not what its name says raises UserError.
 """
@@ -23,6 +28,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,24 +38,29 @@ from models.errors import UserError
 from models.records import Record, read_lines
 
 GPQA_PASSWORD = b"deserted-untie-orchid"  # published with the data: it keeps the questions from crawlers, not from people
-GPQA_FILE = "dataset/gpqa_diamond.csv"
 LETTERS = "ABCD"
+MMLU_FILE, GPQA_PACKED = "mmlu.zip", "dataset.zip"
 
 
-class MultipleChoice(Record):
-    """One question and its choices; `answer` counts from 0."""
+class Choice(Record):
+    """Texts of which one is right; `answer` counts from 0."""
 
     id: str = Field(min_length=1)
-    question: str = Field(min_length=1)
     choices: tuple[str, ...] = Field(min_length=2)
     answer: int = Field(ge=0)
     subject: str = Field(min_length=1)
 
     @model_validator(mode="after")
-    def answer_is_a_choice(self) -> "MultipleChoice":
+    def answer_is_a_choice(self) -> "Choice":
         if self.answer >= len(self.choices):
             raise ValueError(f"answer is {self.answer}, must be below the number of choices, {len(self.choices)}")
         return self
+
+
+class MultipleChoice(Choice):
+    """One question and its choices."""
+
+    question: str = Field(min_length=1)
 
 
 class Code(Record):
@@ -70,18 +81,35 @@ class Code(Record):
         return "code"
 
 
-Item = MultipleChoice | Code
+class Problem(Record):
+    """One problem whose answer is written, in LaTeX."""
+
+    id: str = Field(min_length=1)
+    problem: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    subject: str = Field(min_length=1)
+
+
+class Text(Record):
+    """One text to foresee."""
+
+    id: str = Field(min_length=1)
+    text: str = Field(min_length=1)
+    subject: str = Field(min_length=1)
+
+
+Item = Choice | Code | Problem | Text
 AnyItem = TypeVar("AnyItem", bound=Item)
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a suite's folder is read: the file in it, the items of that file, and whether their text must stay unwritten."""
+    """How a suite's folder is read: the file in it, the items of that file and their kind."""
 
     file: str
     read: Callable[[Path], Iterator[Item]]
-    secret: bool = False
+    kind: type[Item]
 
 
 def folders(parent: Path) -> list[Path]:
@@ -119,24 +147,39 @@ def suite_format(folder: Path) -> Format:
 
 def is_code(folder: Path) -> bool:
     """Whether the items are programs to write."""
-    return suite_format(folder).read in (_code_lines, _humaneval)
+    return suite_format(folder).kind is Code
 
 
 def texts(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield (item id, text) for decontamination: question and right answer, or prompt and canonical solution."""
+    """Yield (item id, text) for decontamination, a text for each way in which an item could stand in training text.
+
+    With its answer, and where the question alone gives an item away, without.
+    """
     for item in suite_items(folder):
-        if isinstance(item, MultipleChoice):
-            yield item.id, f"{item.question}\n{item.choices[item.answer]}"
-        else:
-            yield item.id, f"{item.prompt}{item.canonical_solution}"
+        for text in _whole_texts(item):
+            yield item.id, text
+
+
+def _whole_texts(item: Item) -> tuple[str, ...]:
+    match item:
+        case MultipleChoice():
+            return item.question, f"{item.question}\n{item.choices[item.answer]}"
+        case Choice():
+            return item.choices
+        case Code():
+            return (f"{item.prompt}{item.canonical_solution}",)
+        case Problem():
+            return (item.problem,)
+        case Text():
+            return (item.text,)
 
 
 def shots(folder: Path) -> dict[str, list[MultipleChoice]]:
     """Return the worked examples of each subject: MMLU's dev items; nothing for every other suite."""
-    if folder.name != "mmlu":
+    if suite_format(folder).file != MMLU_FILE:
         return {}
     examples: dict[str, list[MultipleChoice]] = defaultdict(list)
-    for item in _mmlu(folder / FORMATS["mmlu"].file, part="dev"):
+    for item in _mmlu(folder / MMLU_FILE, part="dev"):
         examples[item.subject].append(item)
     return dict(examples)
 
@@ -191,10 +234,10 @@ def _mmlu(path: Path, part: str = "test") -> Iterator[MultipleChoice]:
                 yield _checked(MultipleChoice, {**value, "answer": LETTERS.index(row[5])}, where)
 
 
-def _gpqa(path: Path) -> Iterator[MultipleChoice]:
+def _gpqa(path: Path, part: str = "diamond") -> Iterator[MultipleChoice]:
     """The published order puts the right answer first, so the choices are shuffled, each item by its own id: always the same."""
     with _named(path), zipfile.ZipFile(path) as archive:
-        text = archive.read(GPQA_FILE, pwd=GPQA_PASSWORD).decode("utf-8")
+        text = archive.read(f"dataset/gpqa_{part}.csv", pwd=GPQA_PASSWORD).decode("utf-8")
         for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1):
             choices = [row[name].strip() for name in ("Correct Answer", *(f"Incorrect Answer {count}" for count in (1, 2, 3)))]
             order = list(range(len(choices)))
@@ -202,6 +245,26 @@ def _gpqa(path: Path) -> Iterator[MultipleChoice]:
             value = {"id": row["Record ID"], "question": row["Question"].strip(), "subject": row["High-level domain"]}
             value |= {"choices": [choices[place] for place in order], "answer": order.index(0)}
             yield _checked(MultipleChoice, value, f"{path}, row {number}")
+
+
+def _math500(path: Path) -> Iterator[Problem]:
+    for number, row in enumerate(read_lines(path), 1):
+        value = {key: row.get(key) for key in ("problem", "answer", "subject")}
+        yield _checked(Problem, {**value, "id": row.get("unique_id")}, f"{path}, item {number}")
+
+
+def _crows_pairs(path: Path) -> Iterator[Choice]:
+    """The sentence that is less of a stereotype is the right one: half of the items right is what an unbiased model scores."""
+    with _named(path), path.open(encoding="utf-8", newline="") as lines:
+        for number, row in enumerate(csv.DictReader(lines)):
+            value = {"id": str(number), "choices": (row["sent_less"], row["sent_more"]), "answer": 0, "subject": row["bias_type"]}
+            yield _checked(Choice, value, f"{path}, pair {number}")
+
+
+def _documents(path: Path) -> Iterator[Text]:
+    for number, row in enumerate(read_lines(path), 1):
+        value = {"id": row.get("id"), "text": row.get("text"), "subject": row.get("source")}
+        yield _checked(Text, value, f"{path}, record {number}")
 
 
 def _checked(kind: type[AnyRecord], value: Mapping[str, Any], where: str) -> AnyRecord:
@@ -224,10 +287,15 @@ def _named(path: Path) -> Iterator[None]:
 
 
 FORMATS: Mapping[str, Format] = {
-    "mmlu-mini": Format("items.jsonl", _choice_lines),
-    "gpqa-mini": Format("items.jsonl", _choice_lines),
-    "humaneval-mini": Format("items.jsonl", _code_lines),
-    "mmlu": Format("mmlu.zip", _mmlu),
-    "gpqa": Format("dataset.zip", _gpqa, secret=True),
-    "humaneval": Format("HumanEval.jsonl.gz", _humaneval),
+    "mmlu-mini": Format("items.jsonl", _choice_lines, MultipleChoice),
+    "gpqa-mini": Format("items.jsonl", _choice_lines, MultipleChoice),
+    "humaneval-mini": Format("items.jsonl", _code_lines, Code),
+    "mmlu": Format(MMLU_FILE, _mmlu, MultipleChoice),
+    "mmlu-continuation": Format(MMLU_FILE, _mmlu, MultipleChoice),
+    "gpqa": Format(GPQA_PACKED, _gpqa, MultipleChoice),
+    "gpqa-main": Format(GPQA_PACKED, partial(_gpqa, part="main"), MultipleChoice),
+    "humaneval": Format("HumanEval.jsonl.gz", _humaneval, Code),
+    "math500": Format("math500.jsonl", _math500, Problem),
+    "crows-pairs": Format("crows_pairs_anonymized.csv", _crows_pairs, Choice),
+    "perplexity": Format("documents.jsonl", _documents, Text),
 }

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt
 
 from models.errors import UserError
 from models.sandbox import Limits
+from models.settings import Sampling
 from tasks.stage import Inputs, Metrics, Outputs, Params, Work
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class BenchmarkParams(Params):
     )
     items_seed: int = Field(ge=0, description="picks the subset; apart from `seed`, so that retraining is scored on the same items")
     max_new_tokens: int = Field(ge=1, le=32768, description="a longer program counts as truncated")
+    sampling: Sampling = Field(description="how programs are written: greedily once, or sampled for pass@k")
     program: Limits = Field(description="what one generated program may use")
 
 
@@ -35,7 +37,7 @@ class BenchmarkOutputs(Outputs):
 
 
 class BenchmarkMetrics(Metrics):
-    value: float | None = Field(description="share of items answered right, 0-1; null where the suite could not be run")
+    value: float | None = Field(description="mean score of the items, 0-1; null where the suite could not be run")
     stderr: float | None = Field(description="standard error of value over items")
     n: int = Field(description="items scored")
     chance: float = Field(description="value expected of random answers")
@@ -81,6 +83,7 @@ def settings(params: BenchmarkParams, suite: str) -> "evaluation.Settings":
         items=params.items[suite],
         items_seed=params.items_seed,
         max_new_tokens=params.max_new_tokens,
+        sampling=params.sampling,
         limits=params.program,
     )
 

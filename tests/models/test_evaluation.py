@@ -1,8 +1,10 @@
 """What a model is asked, what counts as its answer, and what is written about it; with a tiny model of random weights."""
 
 import json
+import math
 import zipfile
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +81,8 @@ def packed(path: Path, members: dict[str, str]) -> Path:
 
 def settings(**changes: Any) -> evaluation.Settings:
     limits = sandbox.Limits(wall_seconds=10, cpu_seconds=5, memory_mib=256, processes=8, output_kib=64)
-    standard = {"batch_size": 5, "dtype": "float32", "items": None, "items_seed": 0, "max_new_tokens": 12, "limits": limits}
-    return evaluation.Settings(**{**standard, **changes})
+    standard = {"batch_size": 5, "dtype": "float32", "items": None, "items_seed": 0, "max_new_tokens": 12, "sampling": evaluation.GREEDY}
+    return evaluation.Settings(**{**standard, "limits": limits, **changes})
 
 
 def score(model: Path, suite: Path, output: Path, **changes: Any) -> list[dict[str, Any]]:
@@ -193,7 +195,7 @@ def test_a_program_that_never_ends_is_flagged(model: Path, code: Path, tmp_path:
 def test_nothing_written_about_gpqa_holds_its_text(model: Path, tmp_path: Path) -> None:
     head = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3,High-level domain\n"
     rows = "".join(f"rec{number},SECRET {number}?,SECRET,SECRET b,SECRET c,SECRET d,Physics\n" for number in range(6))
-    score(model, packed(tmp_path / "gpqa" / "dataset.zip", {suites.GPQA_FILE: head + rows}), tmp_path / "out")
+    score(model, packed(tmp_path / "gpqa" / "dataset.zip", {"dataset/gpqa_diamond.csv": head + rows}), tmp_path / "out")
     written = [path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir()]
     assert any("rec5" in text for text in written)
     assert not any("SECRET" in text for text in written)
@@ -272,3 +274,93 @@ def test_some_items_asked_alone_get_the_records_that_they_get_among_all(model: P
     places = list(range(0, len(whole), 2))
     for alone, among in zip(scorer.results(places), (whole[place] for place in places), strict=True):
         assert (alone["id"], alone["score"], alone["flags"]) == (among["id"], among["score"], among["flags"])
+
+
+def test_choices_as_texts_are_rated_a_character_as_by_the_stock_model(model: Path, mmlu: Path, tmp_path: Path) -> None:
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    suite = mmlu.rename(mmlu.with_name("mmlu-continuation"))
+    rows = "".join(f"What is {number}?,{'a' * (number + 1)},b{number},c,{'d ' * number}d,{'ABCD'[number % 4]}\n" for number in range(12))
+    with zipfile.ZipFile(suite / "mmlu.zip", "w") as archive:
+        for part in ("test", "dev"):
+            archive.writestr(f"data/{part}/odd_facts_{part}.csv", rows)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    stock = HFLM(pretrained=AutoModelForCausalLM.from_pretrained(model), tokenizer=tokenizer, batch_size=2)
+    samples = evaluate(stock, evaluation._tasks(suite, settings(), tokenizer), bootstrap_iters=0)["samples"][suite.name]
+    items = score(model, suite, tmp_path / "out")
+    assert [item["score"] for item in items] == [sample["acc_norm"] for sample in samples]
+    assert all((item["predicted"] == item["answer"]) == item["score"] for item in items)
+    assert asked(model, suite)[0][0].endswith("Question: What is 0?\nAnswer:")
+
+
+def test_a_pair_is_won_by_the_sentence_that_the_stock_model_finds_likelier(model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    suite = tmp_path / "crows-pairs"
+    suite.mkdir()
+    pairs = [(f"They are {word}.", f"We are {word}.") for word in ("late", "kind", "old", "rich", "tall")]
+    rows = "".join(f"{number},{more},{less},stereo,age,[],a0,[]\n" for number, (more, less) in enumerate(pairs))
+    (suite / "crows_pairs_anonymized.csv").write_text(f",sent_more,sent_less,stereo_antistereo,bias_type,annotations,a,b\n{rows}")
+    tokenizer, network = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+
+    def likelihood(sentence: str) -> float:
+        ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer.encode(sentence)]])
+        with torch.no_grad():
+            return float(network(ids).logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None]).sum())
+
+    items = score(model, suite, tmp_path / "out")
+    assert [item["score"] for item in items] == [int(likelihood(less) > likelihood(more)) for more, less in pairs]
+    assert json.loads((tmp_path / "out" / "evidence.json").read_text())["chance"] == 0.5
+
+
+def test_bits_per_byte_are_those_of_lm_eval_and_long_texts_are_read_in_windows(model: Path, tmp_path: Path) -> None:
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    suite = tmp_path / "perplexity"
+    suite.mkdir()
+    texts = ["Once upon a time.", "é" * 30, "On and on. " * 250]  # the last is longer than the model's 1,024 positions
+    rows = [{"id": str(number), "text": text, "source": "tales"} for number, text in enumerate(texts)]
+    (suite / "documents.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    stock = HFLM(pretrained=AutoModelForCausalLM.from_pretrained(model), tokenizer=tokenizer, batch_size=2)
+    samples = evaluate(stock, evaluation._tasks(suite, settings(), tokenizer), bootstrap_iters=0)["samples"][suite.name]
+    items = score(model, suite, tmp_path / "out")
+    for item, sample, text in zip(items, samples, texts, strict=True):
+        bits = -sample["filtered_resps"][0] / len(text.encode()) / math.log(2)
+        assert item["bits_per_byte"] == pytest.approx(bits, abs=1e-4)
+        assert item["score"] == pytest.approx(2**-bits, abs=1e-4)
+
+
+def test_a_written_answer_counts_by_what_it_means(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = tmp_path / "math500"
+    suite.mkdir()
+    rows = [{"problem": f"{n} / 4?", "answer": f"\\frac{{{n}}}{{4}}", "subject": "sums", "unique_id": f"p{n}"} for n in (1, 2, 3)]
+    (suite / "math500.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert "2 / 4?\n\nReason step by step, and put your final answer within \\boxed{}." in asked(model, suite)[1][0]
+    texts = iter(["It is \\boxed{0.25}.", "No idea.", "\\boxed{1}"])
+    replies = lambda *_: [evaluation.Reply(text=next(texts), complete=True, whole_prompt=True)]  # noqa: E731
+    monkeypatch.setattr(evaluation.LocalModel, "_replies", replies)
+    items = score(model, suite, tmp_path / "out", batch_size=1)
+    assert [(item["score"], item["flags"]) for item in items] == [(1, []), (0, ["extraction-failed"]), (0, [])]
+
+
+def test_pass_at_k_is_the_share_of_draws_that_hold_a_program_that_passes() -> None:
+    for samples, passed, k in ((5, 2, 1), (5, 2, 2), (6, 3, 4), (4, 0, 2), (4, 4, 2)):
+        draws = list(combinations([True] * passed + [False] * (samples - passed), k))
+        assert evaluation.pass_at(k, samples, passed) == pytest.approx(sum(map(any, draws)) / len(draws), abs=1e-6)
+
+
+def test_sampled_programs_are_the_same_in_whatever_company(model: Path, code: Path, tmp_path: Path) -> None:
+    sampled = evaluation.Sampling(samples=4, pass_at=2, temperature=0.8)
+    items = score(model, code, tmp_path / "out", sampling=sampled)
+    assert all(len(set(item["samples"])) > 1 for item in items)  # drawn, not copied
+    assert [item["samples"] for item in items] == [
+        item["samples"] for item in score(model, code, tmp_path / "again", sampling=sampled, batch_size=3)
+    ]
+    assert {(item["passed"], item["score"]) for item in items} <= {(0, 0), (1, 0.5), (2, 0.833333), (3, 1), (4, 1)}
+    evidence = json.loads((tmp_path / "out" / "evidence.json").read_text())
+    assert json.loads(evidence["sampling"]) == {"samples": 4, "pass_at": 2, "temperature": 0.8}

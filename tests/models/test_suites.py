@@ -37,7 +37,7 @@ def items_of(counts: dict[str, int]) -> list[suites.MultipleChoice]:
 def test_a_generated_suite_is_read_and_its_texts_hold_question_and_answer(tmp_path: Path) -> None:
     suite = make(tmp_path, "mmlu-mini", [QUESTION])
     assert suites.suite_items(suite) == [suites.MultipleChoice(**QUESTION)]  # type: ignore[arg-type]
-    assert list(suites.texts(suite)) == [("a", "Which is even?\n2")]
+    assert list(suites.texts(suite)) == [("a", "Which is even?"), ("a", "Which is even?\n2")]
 
 
 def test_texts_of_code_are_whole_functions(tmp_path: Path) -> None:
@@ -112,15 +112,45 @@ def test_mmlu_as_published_has_test_items_and_dev_shots(tmp_path: Path) -> None:
     assert [shot.question for shot in suites.shots(tmp_path / "mmlu")["sums"]] == ["1+1?"]
 
 
+def test_gpqa_main_is_the_other_file_of_the_same_archive(tmp_path: Path) -> None:
+    head = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3,High-level domain\n"
+    files = {f"dataset/gpqa_{part}.csv": f"{head}{part},What?,right,w1,w2,w3,Physics\n" for part in ("main", "diamond")}
+    for suite, part in {"gpqa": "diamond", "gpqa-main": "main"}.items():
+        zipped(tmp_path / suite / "dataset.zip", files)
+        assert [item.id for item in suites.suite_items(tmp_path / suite)] == [part]
+
+
+def test_the_other_published_forms_are_read(tmp_path: Path) -> None:
+    def put(suite: str, text: str) -> list[suites.Item]:
+        folder = tmp_path / suite
+        folder.mkdir()
+        (folder / suites.FORMATS[suite].file).write_text(text, encoding="utf-8")
+        return suites.suite_items(folder)
+
+    (problem,) = put(
+        "math500", '{"problem": "1 + 1?", "solution": "...", "answer": "2", "subject": "sums", "level": 1, "unique_id": "a/1"}\n'
+    )
+    assert problem == suites.Problem(id="a/1", problem="1 + 1?", answer="2", subject="sums")
+    head = ",sent_more,sent_less,stereo_antistereo,bias_type,annotations,anon_writer,anon_annotators\n"
+    (pair,) = put("crows-pairs", f'{head}0,"They are lazy, those.",They are not.,stereo,age,[],a0,[]\n')
+    assert pair == suites.Choice(id="0", choices=("They are not.", "They are lazy, those."), answer=0, subject="age")
+    assert list(suites.texts(tmp_path / "crows-pairs")) == [("0", "They are not."), ("0", "They are lazy, those.")]
+    (text,) = put("perplexity", '{"id": "d1", "text": "Once.", "source": "tales"}\n')
+    assert text == suites.Text(id="d1", text="Once.", subject="tales")
+    (tmp_path / "math500" / "math500.jsonl").write_text('{"problem": "1 + 1?", "answer": 2}\n')
+    with pytest.raises(UserError, match=r"item 1: id: .*; answer: .*must be one Problem item"):
+        suites.suite_items(tmp_path / "math500")
+
+
 def test_gpqa_is_shuffled_the_same_way_each_time_and_its_text_is_in_no_message(tmp_path: Path) -> None:
     head = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3,High-level domain\n"
     rows = "".join(f"rec{number},What? , right ,w1,w2,w3,Physics\n" for number in range(40))
-    zipped(tmp_path / "gpqa" / "dataset.zip", {suites.GPQA_FILE: head + rows})
+    zipped(tmp_path / "gpqa" / "dataset.zip", {"dataset/gpqa_diamond.csv": head + rows})
     items = [item for item in suites.suite_items(tmp_path / "gpqa") if isinstance(item, suites.MultipleChoice)]
     assert all(item.choices[item.answer] == "right" for item in items)
     assert set(Counter(item.answer for item in items)) == {0, 1, 2, 3}
     assert items == suites.suite_items(tmp_path / "gpqa")
-    zipped(tmp_path / "again" / "gpqa" / "dataset.zip", {suites.GPQA_FILE: head + "rec1,,SECRET,SECRET,SECRET,SECRET,SECRET\n"})
+    zipped(tmp_path / "again" / "gpqa" / "dataset.zip", {"dataset/gpqa_diamond.csv": head + "rec1,,SECRET,SECRET,SECRET,SECRET,SECRET\n"})
     with pytest.raises(UserError) as error:
         suites.suite_items(tmp_path / "again" / "gpqa")
     assert "SECRET" not in str(error.value)
