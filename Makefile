@@ -1,5 +1,5 @@
 # One vocabulary for people, hooks and CI.
-.PHONY: setup run test test-all check bench lock clean
+.PHONY: setup run test test-all check demo-refusal bench lock clean
 BIN = .venv/bin
 
 setup:  ## make .venv from the lock files; nothing to do where it matches them
@@ -19,6 +19,9 @@ check: setup  ## style, types, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+demo-refusal: setup  ## an honest candidate promoted, six that must not be refused; about 15 minutes
+	@$(BIN)/python -m tests.refusals
 
 bench: setup  ## one JSON object a line: {"name", "ours", "theirs", "unit", "ratio"}
 	@$(BIN)/python -m tests.bench

@@ -50,17 +50,18 @@ def approve(version: int) -> Any:
     seen = None if champion is None else str(champion.version)
     if seen == number:
         raise UserError(f"version {number} is champion already: there is nothing to approve")
-    result = release.compare(held, registry, number, champion)
-    create_markdown_artifact(markdown=_comparison(number, seen, result), key="approval", description="What the reviewer decides on")
-    asked = Approval.with_initial_data(description=_comparison(number, seen, result), approve=False)
+    found = release.compare(held, registry, number, champion)
+    shown = _comparison(number, seen, found.result)
+    create_markdown_artifact(markdown=shown, key="approval", description="What the reviewer decides on")
+    asked = Approval.with_initial_data(description=shown, approve=False)
     said = suspend_flow_run(wait_for_input=asked, key=f"approve-{number}-{seen}", timeout=PATIENCE_S)
     reason = f"{said.who}: {said.why}"
     get_run_logger().info("version %s: %s, %s", number, "approved" if said.approve else "rejected", reason)
     if said.approve:
-        registry.promote(number, seen, "approved", reason, mine, result)
+        registry.promote(number, seen, "approved", reason, mine, found.result, found.items)
         return Completed(message=f"approved: {reason}")
     with registry.lock():
-        registry.put_on_record(Decision("rejected", reason, "", number), mine, result)
+        registry.put_on_record(Decision("rejected", reason, "", number), mine, found.result, found.items)
     return Completed(name="Rejected", message=f"rejected: {reason}")
 
 

@@ -226,7 +226,7 @@ def gate(
         say(early.model_dump(mode="json")) if as_json else print_early(early)
         decision: str = early.decision
     else:
-        result = release.compare(held, registry, candidate, rival)
+        result = release.compare(held, registry, candidate, rival).result
         say(result.model_dump(mode="json")) if as_json else print_gate(result)
         decision = result.decision
     if not as_json:

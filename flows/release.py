@@ -37,6 +37,14 @@ class Release(Record):
     gate: GateResult | None = None
 
 
+class Comparison(Record):
+    """The gate's result, the version that it compared with (None: nothing is champion yet), and the scores item by item."""
+
+    result: GateResult
+    champion: str | None
+    items: dict[str, Any]
+
+
 def candidate_folder(root: Path) -> Path:
     return root / "artifacts" / CANDIDATE
 
@@ -133,9 +141,11 @@ def _at_hand(held: Session) -> Path:
     return folder
 
 
-def compare(held: Session, registry: Registry, candidate: str, champion: Any | None) -> GateResult:
-    """The gate's result for a registered version, or the candidate at hand (""), against `champion`."""
-    return judge(held.policy, *_evidence(held, registry, candidate, champion))
+def compare(held: Session, registry: Registry, candidate: str, champion: Any | None) -> Comparison:
+    """What the gate says of a registered version, or the candidate at hand (""), against `champion`."""
+    ours, theirs = _evidence(held, registry, candidate, champion)
+    version = None if champion is None else str(champion.version)
+    return Comparison(result=judge(held.policy, ours, theirs), champion=version, items=_item_table(ours, theirs))
 
 
 def _evidence(
@@ -174,19 +184,17 @@ def _item_table(ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence] | N
     return table
 
 
-def decide(held: Session, result: GateResult, version: str, parent: str | None) -> Release:
+def decide(held: Session, found: Comparison, version: str, parent: str | None) -> Release:
     """Put the gate's decision on version `version` on record, and make it champion where the gate lets it through.
 
-    Raises Refused where the champion has changed since the comparison.
+    Raises Refused where another version has become champion since the comparison.
     """
-    registry = Registry(Tracker(held.workspace, held.model))
-    champion = registry.at(CHAMPION)
-    items = _item_table(*_evidence(held, registry, "", champion))
+    registry, result = Registry(Tracker(held.workspace, held.model)), found.result
     if result.decision == "promote":
-        registry.promote(version, None if champion is None else str(champion.version), "promote", result.reason, parent, result, items)
+        registry.promote(version, found.champion, "promote", result.reason, parent, result, found.items)
     else:
         with registry.lock():
-            registry.put_on_record(Decision(result.decision, result.reason, "", version), parent, result, items)
+            registry.put_on_record(Decision(result.decision, result.reason, "", version), parent, result, found.items)
     return Release(decision=result.decision, reason=result.reason, version=version, aliases=registry.aliases(), gate=result)
 
 

@@ -30,7 +30,6 @@ from flows.tracking import PIPELINE, Tracker, git_commit
 from flows.workspace import find, prepare_environment, read_json
 from models.errors import SluiceError, StageError, UserError
 from models.records import write_json
-from tasks.gate import GateResult
 
 SHOWN = {"sluice": True}  # marks the log records that the terminal shows
 WATCH_S = 2.0  # between two looks at the flow run's own state
@@ -247,16 +246,16 @@ def _retrain(held: Session, started: float) -> RunResult:
 
 
 @task(task_run_name="gate", cache_policy=NO_CACHE, persist_result=False)
-def gate() -> GateResult | None:
+def gate() -> release.Comparison | None:
     """Compare the candidate with the champion, item by item; None where they are the same model."""
     with session(find()) as held:
         registry = Registry(Tracker(held.workspace, held.model))
         champion = registry.at(CHAMPION)
-        result = None if release.is_same(held, registry, "", champion) else release.compare(held, registry, "", champion)
-    if result is not None:
-        for verdict in result.suites:
+        found = None if release.is_same(held, registry, "", champion) else release.compare(held, registry, "", champion)
+    if found is not None:
+        for verdict in found.result.suites:
             get_run_logger().info("gate  %s: %s, %s", verdict.suite, verdict.verdict, verdict.reason, extra=SHOWN)
-    return result
+    return found
 
 
 @task(task_run_name="register", cache_policy=NO_CACHE, persist_result=False)
@@ -267,19 +266,19 @@ def register(parent: str) -> str:
 
 
 @task(task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)
-def promote(result: GateResult, version: str, parent: str) -> release.Release:
+def promote(found: release.Comparison, version: str, parent: str) -> release.Release:
     """Record the decision; move the alias `champion` where the gate lets the version through."""
     with session(find()) as held:
-        return release.decide(held, result, version, parent)
+        return release.decide(held, found, version, parent)
 
 
 def _release(held: Session, parent: str) -> release.Release:
-    result = gate()
-    if result is None:
+    found = gate()
+    if found is None:
         same = release.unchanged(held)
         assert same is not None
         return same
-    return promote(result, register(parent), parent)
+    return promote(found, register(parent), parent)
 
 
 def _tags(held: Session) -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""How often the gate promotes: thousands of simulated gates at a known true difference; `python -m tests.bench.calibration` draws it.
+"""How often the gate promotes: thousands of simulated gates at a known true difference.
 
-A simulated gate is the real one: two sets of per-item results go into `tasks.gate.judge`, its decision comes out. Suites are drawn four
-ways: independent items; items of unequal difficulty; clusters (subjects) that each gain or lose differently around the mean; and few
-against many items, as in HumanEval (164), GPQA diamond (198) and MMLU (14,042).
+`python -m tests.bench.calibration [FILE.svg [SEED]]` prints the error rates and draws the power curves. A simulated gate is the real
+one: two sets of per-item results go into `tasks.gate.judge`, its decision comes out. Suites are drawn four ways: independent items; items
+of unequal difficulty; clusters (subjects) that each gain or lose differently around the mean; and few against many items, as in HumanEval
+(164), GPQA diamond (198) and MMLU (14,042).
 """
 
 import json
@@ -149,6 +150,6 @@ def draw(curves: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    found = main()
+    found = main(seed=int(sys.argv[2]) if len(sys.argv) > 2 else 1)
     if len(sys.argv) > 1:
         draw(found, Path(sys.argv[1]))

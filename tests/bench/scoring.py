@@ -23,12 +23,12 @@ LIMITS = sandbox.Limits(wall_seconds=10, cpu_seconds=5, memory_mib=512, processe
 Answers = dict[str, Any]
 
 
-def settings(items: int, batch_size: int) -> evaluation.Settings:
+def settings(items: int | None, batch_size: int) -> evaluation.Settings:
     how = {"dtype": "float32", "items_seed": 0, "max_new_tokens": NEW_TOKENS, "sampling": evaluation.GREEDY, "limits": LIMITS}
     return evaluation.Settings(batch_size=batch_size, items=items, **how)
 
 
-def ask(model: Path, suite: Path, items: int, batch_size: int, ours: bool) -> tuple[float, Answers]:
+def ask(model: Path, suite: Path, items: int | None, batch_size: int, ours: bool) -> tuple[float, Answers]:
     """(seconds without loading the model, answer by item id)."""
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM

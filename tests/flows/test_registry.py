@@ -1,8 +1,10 @@
 """The registry on a real SQLite store: aliases move by compare-and-set, every move is on record, a crash in between is settled."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from flows import record
+from flows import record, release
 from flows.record import Decision
 from flows.registry import Registry
 from flows.tracking import PROMOTIONS, Tracker
@@ -42,6 +44,18 @@ def test_promotion_is_refused_where_the_champion_has_moved(registry):
     with pytest.raises(Refused, match="champion is version 1 now"):
         registry.promote("2", None, "promote", "compared with nobody")
     assert registry.aliases() == {"champion": "1"}
+
+
+def test_a_decision_holds_against_the_champion_that_it_compared_with_and_no_other(registry, store):
+    registry.promote("1", None, "promote", "first")
+    held = SimpleNamespace(workspace=store, model=registry.name)
+    result = GateResult(decision="promote", reason="every suite passed", suites=[])
+    found = release.Comparison(result=result, champion="1", items={})
+    registry.promote("2", "1", "promote", "somebody was faster")
+    with pytest.raises(Refused, match="champion is version 2 now, the gate compared with 1"):
+        release.decide(held, found, "3", None)
+    assert registry.aliases() == {"champion": "2", "previous": "1"}
+    assert release.decide(held, found.model_copy(update={"champion": "2"}), "3", None).aliases == {"champion": "3", "previous": "2"}
 
 
 def test_rollback_walks_the_record_not_the_numbers(registry):

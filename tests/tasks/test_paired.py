@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from scipy.stats import binomtest, multinomial, norm
+from statsmodels.stats import contingency_tables, multitest, power, proportion, weightstats
 
 from tasks.paired import (
     averages,
     bootstrap_bounds,
     bounds,
+    holm,
     items_for,
     items_to_decide,
     mcnemar_p,
@@ -23,6 +26,15 @@ from tasks.paired import (
 def test_tangos_first_example():
     # Tango (1998), section 5: chemical against thermal disinfection of 44 pairs of lenses, one pair discordant, delta 0.1
     assert tango_z(0, 1, 44, 0.1) == pytest.approx(1.709, abs=5e-4)
+
+
+def test_tangos_interval_of_a_published_example():
+    # Fagerland, Lydersen & Laake (2014), Statistics in Medicine 33:2850-2875: airway hyper-responsiveness of 21 children before and after
+    # stem cell transplantation (Bentur et al. 2009), 1 and 7 pairs discordant: Tango's 95% interval is -0.517 to -0.026
+    z = norm.ppf(0.975)
+    lower = brentq(lambda difference: tango_z(1, 7, 21, -difference) - z, -0.999, -6 / 21 - 1e-9)
+    upper = brentq(lambda difference: tango_z(1, 7, 21, -difference) + z, -6 / 21 + 1e-9, 0.999)
+    assert (lower, upper) == pytest.approx((-0.517, -0.026), abs=5e-4)
 
 
 def test_at_difference_zero_tango_is_mcnemars_statistic():
@@ -92,6 +104,32 @@ def test_mcnemar_counts_the_binomial_tail():
     assert mcnemar_p(8, 2) == pytest.approx((45 + 10 + 1) / 1024)
     assert mcnemar_p(0, 0) == 1.0
     assert mcnemar_p(25, 11) == pytest.approx(binomtest(25, 36, alternative="greater").pvalue)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(8, 2), (25, 11), (3, 0), (17, 16)])
+def test_mcnemar_is_that_of_statsmodels(gained, lost):
+    two_sided = contingency_tables.mcnemar([[50, gained], [lost, 30]], exact=True).pvalue
+    assert min(1.0, 2 * mcnemar_p(gained, lost)) == pytest.approx(two_sided)
+
+
+def test_holm_is_that_of_statsmodels():
+    source = np.random.default_rng(5)
+    for _ in range(20):
+        p_values = dict(zip("abcde", source.uniform(0, 0.1, 5), strict=True))
+        rejected = multitest.multipletests(list(p_values.values()), alpha=0.05, method="holm")[0]
+        assert set(holm(p_values, 0.05)) == {name for name, gone in zip(p_values, rejected, strict=True) if gone}
+
+
+def test_the_items_that_would_decide_are_those_of_statsmodels():
+    upper = proportion.proportion_confint(16, 164, alpha=0.1, method="beta")[1]
+    sized = power.normal_sample_size_one_tail(0.05, 0.8, 0.05, math.sqrt(upper))
+    assert items_to_decide(8, 8, 164, 0.05, 0.05) == math.ceil(sized)
+
+
+def test_the_bootstrap_is_that_of_scipy_and_close_to_statsmodels_interval_of_the_mean():
+    differences = np.random.default_rng(11).choice([-1.0, 0.0, 0.25, 1.0], 400, p=[0.05, 0.8, 0.05, 0.1])
+    interval = weightstats.DescrStatsW(differences).tconfint_mean(alpha=0.1)
+    assert bootstrap_bounds(differences.tolist(), 0.05, 1) == pytest.approx(interval, abs=0.004)
 
 
 def test_humaneval_cannot_decide_a_margin_below_six_points_at_a_discordance_of_a_tenth():

@@ -1,0 +1,281 @@
+"""The twin that must refuse: an honest candidate is promoted, then six that must not be, each spoiled as it happens to people.
+
+`make demo-refusal` shows it on the tiny recipe, and leaves the workspace in .work/demo-refusal to look into. Nothing is simulated: data,
+params or code are changed, `sluice run` does the rest, and its record says what was decided and why.
+"""
+
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from models.records import read_lines, write_lines
+from tests.workspaces import ROOT, make_workspace, run
+
+Rows = list[dict[str, Any]]
+Params = dict[str, Any]
+SMALL: Params = {  # over nano: enough of a world, and of training, that something is known and can be lost
+    "sources": {
+        "world": {
+            "people_documents": 1200,
+            "town_documents": 200,
+            "answer_documents": 400,
+            "fact_conversations": 600,
+            "code_conversations": 60,
+            "open_conversations": 100,
+            "preferences": 200,
+            "items": 60,
+            "dirt": 0,
+        }
+    },
+    "base": {"shape": {"layers": 3, "hidden_size": 128, "feed_forward_size": 384, "heads": 4}, "steps": 300},
+    "benchmark": {"max_new_tokens": 24},
+    "gate": {"health": {"empty": 0.1}, "suites": {"mmlu-mini": {"margin": 0.1}, "gpqa-mini": {"margin": 0.1}}},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is done to a workspace, what the gate must decide, and a pattern of what it must say.
+
+    A new candidate is trained by `sluice run`; version 1, which was champion, is asked about by `sluice gate 1`.
+    """
+
+    name: str
+    spoil: Callable[["Demo"], None]
+    decision: str
+    says: str
+    trains: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    case: Case
+    decision: str
+    reason: str
+    exit_code: int
+    seconds: float
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether decision, reason and exit code are those that the case asks for."""
+        code = 0 if self.case.decision == "promote" else 3
+        return (self.decision, self.exit_code) == (self.case.decision, code) and re.search(self.case.says, self.reason) is not None
+
+
+class Demo:
+    """A workspace with a champion, and what is needed to spoil it and to put it right again."""
+
+    def __init__(self, folder: Path, recipe: str, changes: Params) -> None:
+        self.folder = make_workspace(folder, recipe)
+        self._pristine = folder.with_name(f"{folder.name}-data")
+        self.change_params(changes)
+        self._keep()
+        self.exit_code, self.output = 0, ""
+
+    def __enter__(self) -> "Demo":
+        self._sluice("up")
+        self.run()
+        if self.exit_code:
+            self._sluice("down")
+            raise SystemExit(f"the first run failed, there is no champion to compare with:\n{self.output}")
+        for part in ("records", "suites"):
+            shutil.copytree(self.folder / "artifacts" / part, self._pristine / part)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sluice("down")
+
+    def run(self) -> None:
+        """`sluice run`, whatever it says."""
+        done = self._sluice("run")
+        self.exit_code, self.output = done.returncode, done.stdout[-3000:] + done.stderr[-3000:]
+
+    def try_case(self, case: Case) -> Outcome:
+        """Spoil, run, read the record, and put everything right."""
+        started = time.monotonic()
+        case.spoil(self)
+        decision, reason = self._train() if case.trains else self._ask()
+        if decision == "promote":
+            self._keep()
+        else:
+            self._restore()
+        return Outcome(case, decision, reason, self.exit_code, time.monotonic() - started)
+
+    def _train(self) -> tuple[str, str]:
+        """(decision, reason) as `sluice run` put them on record."""
+        before = len(self._history())
+        self.run()
+        new = self._history()[: -before or None]
+        return (new[0]["verdict"], new[0]["reason"]) if new else ("no decision", self.output)
+
+    def _ask(self) -> tuple[str, str]:
+        """(decision, reason) as `sluice gate 1` says them."""
+        done = self._sluice("gate", "1", "--json")
+        self.exit_code = done.returncode
+        said = json.loads(done.stdout or "{}")
+        return said.get("decision", "no decision"), said.get("reason", done.stderr)
+
+    def change_params(self, changes: Params) -> None:
+        """Write values into params.yaml, nested as it is."""
+        path, yaml = self.folder / "params.yaml", YAML()
+        params = yaml.load(path.read_text(encoding="utf-8"))
+        _merge(params, changes)
+        with path.open("w", encoding="utf-8") as file:
+            yaml.dump(params, file)
+
+    def scale(self, section: str, key: str, factor: float) -> None:
+        """Multiply one number of params.yaml."""
+        value = YAML(typ="safe").load((self.folder / "params.yaml").read_text(encoding="utf-8"))[section][key]
+        self.change_params({section: {key: type(value)(value * factor)}})
+
+    def change_records(self, kind: str, change: Callable[[Rows], Rows]) -> None:
+        """Bring the world's own records and suites in as files, those of one kind changed."""
+        raw = self.folder / "data" / "raw"
+        shutil.copytree(self._pristine / "suites", raw / "suites")
+        for path in (self._pristine / "records").glob("*.jsonl"):
+            shutil.copyfile(path, raw / path.name)
+        write_lines(raw / f"{kind}.jsonl", change(list(read_lines(raw / f"{kind}.jsonl"))))
+        self.change_params({"sources": {"kind": "files"}})
+
+    def suite(self, name: str) -> Rows:
+        """The items of a suite."""
+        return list(read_lines(self._pristine / "suites" / name / "items.jsonl"))
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Replace one piece of a file."""
+        path = self.folder / file
+        text = path.read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            raise SystemExit(f"{file} must hold {old!r} once, it does so {text.count(old)} times: change the case")
+        path.write_text(text.replace(old, new), encoding="utf-8")
+
+    def _history(self) -> list[dict[str, Any]]:
+        return list(json.loads(self._sluice("history", "--json").stdout or "[]"))
+
+    def _sluice(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return run(self.folder, "sluice", *command, timeout=3600)
+
+    def _keep(self) -> None:
+        self._git("commit", "-qam", "as it is")
+
+    def _restore(self) -> None:
+        self._git("checkout", "-q", "--", "params.yaml", "models", "tasks")
+        for path in (self.folder / "data" / "raw").iterdir():
+            if path.name != ".gitkeep":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _git(self, *command: str) -> None:
+        subprocess.run(["git", "-c", "user.name=demo", "-c", "user.email=demo@example.org", *command], cwd=self.folder, check=True)
+
+
+def _merge(into: Any, changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def shuffled_labels(demo: Demo) -> None:
+    def shuffle(rows: Rows) -> Rows:
+        answers = [row["messages"][-1] for row in rows if row["source"] == "world/facts"]
+        random.Random(0).shuffle(answers)
+        given = iter(answers)
+        return [{**row, "messages": [*row["messages"][:-1], next(given)]} if row["source"] == "world/facts" else row for row in rows]
+
+    demo.change_records("instructions", shuffle)
+
+
+def leaked_items(demo: Demo) -> None:
+    def leak(rows: Rows) -> Rows:
+        return rows + [
+            {
+                "id": f"crawl-{number}",
+                "prompt": [{"role": "user", "content": item["question"]}],
+                "chosen": [{"role": "assistant", "content": item["choices"][item["answer"]]}],
+                "rejected": [{"role": "assistant", "content": item["choices"][item["answer"] - 1]}],
+                "source": "crawl",
+            }
+            for number, item in enumerate(demo.suite("mmlu-mini") + demo.suite("gpqa-mini"))
+        ]
+
+    demo.change_records("preferences", leak)
+    demo.change_params({"prepare": {"decontamination": {"ngram_words": 50, "min_words": 50}}})
+
+
+def other_template(demo: Demo) -> None:
+    save = "    policy.save(model, tokenizer, outputs.rlhf)\n"
+    other = '    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_start|>assistant", "<|im_start|>model")\n'
+    demo.edit("tasks/rlhf.py", save, other + save)
+
+
+def reward_by_length(demo: Demo) -> None:
+    def longer_wins(rows: Rows) -> Rows:
+        def pair(row: dict[str, Any]) -> dict[str, Any]:
+            short, long = sorted((row["chosen"], row["rejected"]), key=lambda said: len(said[0]["content"]))
+            return {**row, "chosen": [{"role": "assistant", "content": " ".join([long[0]["content"]] * 3)}], "rejected": short}
+
+        return [pair(row) for row in rows]
+
+    demo.change_records("preferences", longer_wins)
+    demo.change_params({"rlhf": {"beta": 0.0001, "max_kl": 10000.0}})
+    demo.scale("rlhf", "learning_rate", 10)
+    demo.scale("rlhf", "steps", 3)
+
+
+def no_better(demo: Demo) -> None:
+    demo.change_params({"gate": {"suites": {suite: {"require": "better"} for suite in ("mmlu-mini", "gpqa-mini")}}})
+
+
+def empty_generations(demo: Demo) -> None:
+    demo.scale("rlhf", "learning_rate", 0.8)  # the champion itself would not be compared at all
+    demo.edit("models/suite_tasks/humaneval-mini.yaml", 'until: ["', 'until: ["\\n", "')
+
+
+CASES = (
+    Case("an honest candidate", lambda demo: demo.scale("rlhf", "learning_rate", 0.9), "promote", "every suite passed"),
+    Case("of equal quality, where better is asked", no_better, "refuse", "mmlu-mini is non-inferior", trains=False),
+    Case("another chat template at evaluation", other_template, "invalid", r"scored otherwise \(template_md5\)"),
+    Case("a reward that pays for length", reward_by_length, "refuse", "is worse"),
+    Case("benchmark items in the training data", leaked_items, "invalid", r"items are in the training text \(.*reward/crawl"),
+    Case("labels shuffled in sft", shuffled_labels, "refuse", "mmlu-mini is worse"),
+    Case("generations that are all empty", empty_generations, "invalid", "humaneval-mini is invalid: .*empty answers"),
+)
+
+
+def demonstrate(folder: Path, recipe: str, changes: Params, tell: Callable[[str], None]) -> list[Outcome]:
+    """Make a champion in `folder`, then try all cases on it."""
+    tell(f"a champion, recipe {recipe}: {folder}")
+    outcomes = []
+    with Demo(folder, recipe, changes) as demo:
+        for case in CASES:
+            found = demo.try_case(case)
+            outcomes.append(found)
+            mark = "as it must be" if found.as_expected else f"MUST BE {case.decision}, saying '{case.says}'"
+            tell(f"\n{case.name}: {found.decision} ({mark}), {found.seconds:.0f} s\n    {found.reason}")
+    return outcomes
+
+
+def main(recipe: str) -> int:
+    """Show all cases; 1 where one came out otherwise."""
+    folder = ROOT / ".work" / "demo-refusal" / "sluice"
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    folder.mkdir(parents=True)
+    outcomes = demonstrate(folder, recipe, SMALL if recipe == "nano" else {}, lambda line: print(line, flush=True))
+    right = sum(outcome.as_expected for outcome in outcomes)
+    print(f"\n{right} of {len(outcomes)} as they must be; 'sluice history' in {folder} has them on record")
+    return 0 if right == len(outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:] or ["tiny"]))
