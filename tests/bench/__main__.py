@@ -8,15 +8,18 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from models import sandbox
 from tests.bench import calibration, scoring
 from tests.workspaces import environment, make_workspace, run
 
-REPETITIONS = 3
+REPETITIONS, PROGRAMS = 3, 64
 
 
 def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], repetitions: int = REPETITIONS) -> None:
@@ -92,7 +95,26 @@ def unchanged_run(workspace: Path) -> None:
         run(workspace, "sluice", "down")
 
 
+def sandboxed_programs() -> None:
+    """What isolation costs a program that does next to nothing: as many side by side as there are cores, both times."""
+    limits = sandbox.Limits(wall_seconds=10, cpu_seconds=5, memory_mib=256, processes=8, output_kib=64)
+    job = sandbox.Job(
+        program="def f(x):\n    return x\n", preamble="", entry_point="f", test="def check(candidate):\n    assert candidate(1) == 1\n"
+    )
+    bare = [sys.executable, "-I", "-S", "-c", f"{job.program}{job.test}check(f)"]
+
+    def plain() -> None:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            assert not any(done.returncode for done in pool.map(lambda _: subprocess.run(bare, check=False), range(PROGRAMS)))
+
+    def isolated() -> None:
+        assert all(verdict.passed for verdict in sandbox.check_all([job] * PROGRAMS, limits))
+
+    compare(f"{PROGRAMS} programs: checked in the {sandbox.isolation().backend} sandbox, plain interpreter", isolated, plain)
+
+
 def main() -> None:
+    sandboxed_programs()
     folder = Path(tempfile.mkdtemp(prefix="sluice-bench-"))
     try:
         workspace = whole_run(folder)
