@@ -10,9 +10,8 @@ from models import answers
 MATH500 = Path(__file__).parents[2] / "../shared/data/benchmarks/math500/math500.jsonl"
 
 
-@pytest.mark.parametrize(
-    ("right", "text", "verdict"),
-    [
+def test_an_answer_is_what_stands_in_the_last_box() -> None:
+    cases = [
         (r"\frac{1}{2}", r"So it is \boxed{0.5}.", "right"),
         (r"11\sqrt{2}", r"\boxed{\sqrt{242}}", "right"),
         (r"\left( 3, \frac{\pi}{2} \right)", r"Thus $\boxed{(3,\pi/2)}$.", "right"),
@@ -23,10 +22,8 @@ MATH500 = Path(__file__).parents[2] / "../shared/data/benchmarks/math500/math500
         ("3", r"\boxed{4}", "wrong"),
         ("3", "No idea.", "unreadable"),
         ("3", "", "unreadable"),
-    ],
-)
-def test_an_answer_is_what_stands_in_the_last_box(right: str, text: str, verdict: str) -> None:
-    assert answers.judge([(right, text)]) == [verdict]
+    ]
+    assert answers.judge([(right, text) for right, text, _ in cases]) == [verdict for _, _, verdict in cases]
 
 
 def test_an_answer_that_is_never_worked_out_costs_only_itself(tmp_path: Path) -> None:
