@@ -228,9 +228,7 @@ def reward_by_length(demo: Demo) -> None:
         return [pair(row) for row in rows]
 
     demo.change_records("preferences", longer_wins)
-    demo.change_params({"rlhf": {"beta": 0.0001, "max_kl": 10000.0}})
-    demo.scale("rlhf", "learning_rate", 10)
-    demo.scale("rlhf", "steps", 3)
+    demo.change_params({"rlhf": {"beta": 0.0001, "max_kl": 10000.0, "learning_rate": 0.001, "steps": 12}})
 
 
 def no_better(demo: Demo) -> None:
