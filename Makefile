@@ -20,7 +20,7 @@ check: setup  ## style, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-demo-refusal: setup  ## an honest candidate promoted, six that must not be refused; about 15 minutes
+demo-refusal: setup  ## an honest candidate promoted, six that must not be refused; 15 to 25 minutes
 	@$(BIN)/python -m tests.refusals
 
 bench: setup  ## one JSON object a line: {"name", "ours", "theirs", "unit", "ratio"}

@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 
 import models
 from models.errors import UserError
+from models.records import write_whole
 
 FOLDER = Path(models.__file__).parent / "recipes"
 
@@ -24,16 +25,16 @@ def merged(name: str) -> Any:
         raise UserError(f"no recipe {name!r}; there are: {', '.join(names())}")
     recipe = YAML().load(path.read_text(encoding="utf-8"))
     parent = recipe.pop("extends", None)
-    return _overlay(merged(parent), recipe) if parent else recipe
+    return overlay(merged(parent), recipe) if parent else recipe
 
 
-def _overlay(below: Any, above: Any) -> Any:
+def overlay(below: Any, above: Any) -> Any:
     """`above` over `below`: mappings merge, anything else replaces; a key set to `unset` is dropped."""
     for key, value in above.items():
         if value == "unset":
             del below[key]
             continue
-        below[key] = _overlay(below[key], value) if isinstance(value, dict) and isinstance(below.get(key), dict) else value
+        below[key] = overlay(below[key], value) if isinstance(value, dict) and isinstance(below.get(key), dict) else value
     return below
 
 
@@ -47,6 +48,4 @@ def text(name: str) -> str:
 
 def use(name: str, params_file: Path) -> None:
     """Write the merged recipe over params.yaml, whole or not at all."""
-    temporary = params_file.with_suffix(".tmp")
-    temporary.write_text(text(name), encoding="utf-8")
-    temporary.replace(params_file)
+    write_whole(params_file, text(name).encode())

@@ -6,7 +6,6 @@ restored from DVC's run-cache or repeated; no other is.
 """
 
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from flows.workspace import Workspace
+from models.records import write_whole
 
 _writing = threading.Lock()
 
@@ -28,7 +28,7 @@ def keep(workspace: Workspace) -> None:
     with _writing:
         text = _read(workspace.root / "dvc.lock")
         if text is None or stages(text) is not None:
-            _put(_copy(workspace), text or b"")
+            write_whole(_copy(workspace), text or b"")
 
 
 def forget(workspace: Workspace) -> None:
@@ -45,7 +45,7 @@ def mend(workspace: Workspace) -> list[str]:
     kept, text = stages(_read(copy) or b"") or {}, _read(lock)
     if _is_cut_off(kept, {} if text is None else stages(text)):
         if kept:
-            _put(lock, copy.read_bytes())
+            write_whole(lock, copy.read_bytes())
         else:
             lock.unlink(missing_ok=True)
         mended.append("dvc.lock was cut off when the last run was killed: the last whole one is back")
@@ -89,16 +89,6 @@ def _is_dvc(pid: int) -> bool:
         return b"dvc" in Path(f"/proc/{pid}/cmdline").read_bytes()  # empty for the dead that are not buried yet
     except OSError:
         return False
-
-
-def _put(path: Path, text: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(text)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> bytes | None:

@@ -269,7 +269,8 @@ class LocalModel(HFLM):
         replies: dict[tuple[int, int], Reply] = {}
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            chance = [self._random(f"{self.seed} {sample} {requests[place].args[0]}") for place, sample in batch]
+            draws = batch if self.sampling.temperature else []  # greedy decoding draws nothing
+            chance = [self._random(f"{self.seed} {sample} {requests[place].args[0]}") for place, sample in draws]
             found = self._replies([prompts[place] for place, _ in batch], requests[0].args[1]["until"], chance)
             replies.update(zip(batch, found, strict=True))
             self._tell(len(batch))
@@ -386,13 +387,14 @@ def _choice_items(asked: LocalModel, samples: list[dict[str, Any]]) -> list[dict
         likelihoods = [likelihood for likelihood, _ in sample["filtered_resps"]]
         sound = all(math.isfinite(value) for value in likelihoods)
         flags = ["truncated"] * any(list(islice(cut, len(likelihoods)))) + ["extraction-failed"] * (not sound)
-        lengths = [len(choice) if "acc_norm" in sample else 1 for choice in sample["doc"]["choices"]]
+        metric = "acc_norm" if "acc_norm" in sample else "acc"
+        lengths = [len(choice) if metric == "acc_norm" else 1 for choice in sample["doc"]["choices"]]
         rated = [value / length for value, length in zip(likelihoods, lengths, strict=True)]
         items.append(
             {
                 "id": sample["doc"]["id"],
                 "subject": sample["doc"]["subject"],
-                "score": int(sample["acc_norm" if "acc_norm" in sample else "acc"]) if sound else 0,
+                "score": int(sample[metric]) if sound else 0,
                 "answer": sample["doc"]["answer"],
                 "predicted": max(range(len(rated)), key=rated.__getitem__) if sound else None,
                 "log_likelihoods": [round(value, 6) if math.isfinite(value) else None for value in likelihoods],
@@ -421,12 +423,7 @@ def _written_items(asked: LocalModel, items: list[suites.Item]) -> list[dict[str
     verdicts = answers.judge([(item.answer, reply.text) for item, reply in zip(problems, replies, strict=True)])
     records = []
     for item, reply, verdict in zip(problems, replies, verdicts, strict=True):
-        flags = {
-            "empty": not reply.text.strip(),
-            "truncated": not (reply.complete and reply.whole_prompt),
-            "extraction-failed": verdict == "unreadable",
-            "timeout": verdict == "too long",
-        }
+        flags = _flags(reply, unreadable=verdict == "unreadable", timeout=verdict == "too long")
         record = {"id": item.id, "subject": item.subject, "score": int(verdict == "right"), "response": reply.text}
         records.append({**record, "flags": [name for name, holds in flags.items() if holds]})
     return records
@@ -450,17 +447,21 @@ def _code_items(asked: LocalModel, items: list[suites.Item], settings: Settings,
     for start in range(0, len(written), count):
         replies, found = written[start : start + count], verdicts[start : start + count]
         item, passed = replies[0][0], sum(verdict.passed for verdict in found)
-        flags = {
-            "empty": [not reply.text.strip() for _, reply, _ in replies],
-            "truncated": [not (reply.complete and reply.whole_prompt) for _, reply, _ in replies],
-            "extraction-failed": [program is None for _, _, program in replies],
-            "timeout": [verdict.timeout for verdict in found],
-        }
+        flags = [
+            _flags(reply, unreadable=program is None, timeout=verdict.timeout)
+            for (_, reply, program), verdict in zip(replies, found, strict=True)
+        ]
         value = pass_at(settings.sampling.pass_at, count, passed)
         record = {"id": item.id, "subject": item.subject, "score": value, "response": replies[0][1].text, "reason": found[0].reason}
         several = {"passed": passed, "samples": [reply.text for _, reply, _ in replies]} if count > 1 else {}
-        records.append(record | several | {"flags": [name for name, holds in flags.items() if 2 * sum(holds) > count]})
+        records.append(record | several | {"flags": [name for name in flags[0] if 2 * sum(sample[name] for sample in flags) > count]})
     return records
+
+
+def _flags(reply: Reply, unreadable: bool, timeout: bool) -> dict[str, bool]:
+    """What is wrong with a written answer, in the order in which flags are written."""
+    cut = not (reply.complete and reply.whole_prompt)
+    return {"empty": not reply.text.strip(), "truncated": cut, "extraction-failed": unreadable, "timeout": timeout}
 
 
 def pass_at(k: int, samples: int, passed: int) -> float:

@@ -11,13 +11,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from flows.parameters import load
+from flows.recipes import overlay
 from models.records import read_lines, write_lines
 from tests.workspaces import ROOT, make_workspace, run
 
@@ -80,14 +82,13 @@ class Demo:
         self._pristine = folder.with_name(f"{folder.name}-data")
         self.change_params(changes)
         self._keep()
-        self.exit_code, self.output = 0, ""
 
     def __enter__(self) -> "Demo":
         self._sluice("up")
-        self.run()
-        if self.exit_code:
+        done = self._sluice("run")
+        if done.returncode:
             self._sluice("down")
-            raise SystemExit(f"the first run failed, there is no champion to compare with:\n{self.output}")
+            raise SystemExit(f"the first run failed, there is no champion to compare with:\n{_end(done)}")
         for part in ("records", "suites"):
             shutil.copytree(self.folder / "artifacts" / part, self._pristine / part)
         return self
@@ -95,47 +96,40 @@ class Demo:
     def __exit__(self, *_: object) -> None:
         self._sluice("down")
 
-    def run(self) -> None:
-        """`sluice run`, whatever it says."""
-        done = self._sluice("run")
-        self.exit_code, self.output = done.returncode, done.stdout[-3000:] + done.stderr[-3000:]
-
     def try_case(self, case: Case) -> Outcome:
         """Spoil, run, read the record, and put everything right."""
         started = time.monotonic()
         case.spoil(self)
-        decision, reason = self._train() if case.trains else self._ask()
+        decision, reason, exit_code = self._train() if case.trains else self._ask()
         if decision == "promote":
             self._keep()
         else:
             self._restore()
-        return Outcome(case, decision, reason, self.exit_code, time.monotonic() - started)
+        return Outcome(case, decision, reason, exit_code, time.monotonic() - started)
 
-    def _train(self) -> tuple[str, str]:
-        """(decision, reason) as `sluice run` put them on record."""
+    def _train(self) -> tuple[str, str, int]:
+        """(decision, reason, exit code): the first two as `sluice run` put them on record."""
         before = len(self._history())
-        self.run()
+        done = self._sluice("run")
         new = self._history()[: -before or None]
-        return (new[0]["verdict"], new[0]["reason"]) if new else ("no decision", self.output)
+        return (new[0]["verdict"], new[0]["reason"], done.returncode) if new else ("no decision", _end(done), done.returncode)
 
-    def _ask(self) -> tuple[str, str]:
-        """(decision, reason) as `sluice gate 1` says them."""
+    def _ask(self) -> tuple[str, str, int]:
+        """(decision, reason, exit code) as `sluice gate 1` says them."""
         done = self._sluice("gate", "1", "--json")
-        self.exit_code = done.returncode
         said = json.loads(done.stdout or "{}")
-        return said.get("decision", "no decision"), said.get("reason", done.stderr)
+        return said.get("decision", "no decision"), said.get("reason", done.stderr), done.returncode
 
     def change_params(self, changes: Params) -> None:
         """Write values into params.yaml, nested as it is."""
         path, yaml = self.folder / "params.yaml", YAML()
-        params = yaml.load(path.read_text(encoding="utf-8"))
-        _merge(params, changes)
+        params = overlay(yaml.load(path.read_text(encoding="utf-8")), changes)
         with path.open("w", encoding="utf-8") as file:
             yaml.dump(params, file)
 
     def scale(self, section: str, key: str, factor: float) -> None:
         """Multiply one number of params.yaml."""
-        value = YAML(typ="safe").load((self.folder / "params.yaml").read_text(encoding="utf-8"))[section][key]
+        value = load(self.folder / "params.yaml")[section][key]
         self.change_params({section: {key: type(value)(value * factor)}})
 
     def change_records(self, kind: str, change: Callable[[Rows], Rows]) -> None:
@@ -178,12 +172,8 @@ class Demo:
         subprocess.run(["git", "-c", "user.name=demo", "-c", "user.email=demo@example.org", *command], cwd=self.folder, check=True)
 
 
-def _merge(into: Any, changes: Mapping[str, Any]) -> None:
-    for key, value in changes.items():
-        if isinstance(value, Mapping):
-            _merge(into[key], value)
-        else:
-            into[key] = value
+def _end(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def shuffled_labels(demo: Demo) -> None:
