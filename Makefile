@@ -1,6 +1,7 @@
 # One vocabulary for people, hooks and CI.
 .PHONY: setup run test test-all check demo-refusal bench lock clean
 BIN = .venv/bin
+PARALLEL = -n 2 --dist loadfile --no-loadscope-reorder
 
 setup:  ## make .venv from the lock files; nothing to do where it matches them
 	@infra/setup.sh
@@ -9,10 +10,10 @@ run: setup  ## data to champion
 	@$(BIN)/sluice run
 
 test: setup  ## all tests that CI needs
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: setup  ## the slow ones too
-	@$(BIN)/python -m pytest -m ''
+	@$(BIN)/python -m pytest $(PARALLEL) -m ''
 
 check: setup  ## style, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -27,6 +27,7 @@ suite = typer.Typer(help="Published benchmarks.", no_args_is_help=True, rich_mar
 app.add_typer(suite, name="suite")
 
 INTERRUPTED = 130
+FORWARDED = ("repro", "stage", "register", "rescore")  # what a flow starts: its warm process does it, where one is up
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -386,6 +387,14 @@ def doctor(as_json: Json = False) -> None:
 
 
 @app.command(hidden=True)
+def repro(stage: str) -> int:
+    """Have DVC reproduce one stage. Called by the flow, in a process of its own."""
+    from flows.pipeline import reproduce
+
+    return reproduce(stage)
+
+
+@app.command(hidden=True)
 def register() -> None:
     """Register the candidate at hand; print its version. Called by the flow, in a process of its own."""
     from flows import release
@@ -441,7 +450,7 @@ def main() -> None:
     """The script `sluice`."""
     arguments = sys.argv[1:]
     warm_address = os.environ.get("SLUICE_WARM")
-    if warm_address and arguments[:1] in (["stage"], ["register"]):
+    if warm_address and arguments[:1] and arguments[0] in FORWARDED:
         from flows import warm
 
         code = warm.forward(warm_address, arguments)

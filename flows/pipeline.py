@@ -228,3 +228,10 @@ def read_metrics(root: Path, stage: Stage) -> dict[str, Any]:
     """What the stage measured last; empty where it has not run."""
     path = root / stage.metrics_file
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def reproduce(stage: str) -> int:
+    """What `dvc --wait-for-lock repro --single-item STAGE` does, in this process; return its exit code."""
+    from dvc.cli import main
+
+    return int(main(["--wait-for-lock", "repro", "--single-item", stage]))

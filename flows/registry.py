@@ -123,7 +123,10 @@ class Registry:
                     {suite: score(load_evidence(path, contamination / f"{suite}.jsonl")) for suite, path in evidence.items()},
                     sort_keys=True,
                 )
-                version = self._create_version(logged, run_id, {**tags, "sluice.model_md5": model_md5, "sluice.scores": scores})
+                with self._lease():  # an upload may be long, and others wait: only the last look and the version itself are alone
+                    version = self.find(model_md5) or self._create_version(
+                        logged, run_id, {**tags, "sluice.model_md5": model_md5, "sluice.scores": scores}
+                    )
             except BaseException as error:
                 self.tracker.end(run_id, "FAILED", str(error))
                 raise
@@ -164,10 +167,14 @@ class Registry:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Be the registry's only writer: on this machine, and among all that share a Prefect server."""
-        with locked(self.lock_file), contextlib.ExitStack() as stack:
-            api = services.shared_api(self.tracker.workspace)
-            if api:
-                stack.enter_context(lease.held(f"sluice-registry-{self.name}", api))
+        with locked(self.lock_file), self._lease():
+            yield
+
+    @contextlib.contextmanager
+    def _lease(self) -> Iterator[None]:
+        """Be the only writer among all that share a Prefect server; nothing to wait for where none is shared."""
+        api = services.shared_api(self.tracker.workspace)
+        with lease.held(f"sluice-registry-{self.name}", api) if api else contextlib.nullcontext():
             yield
 
     def items_of(self, version: Any) -> dict[str, list[dict[str, Any]]]:

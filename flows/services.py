@@ -73,8 +73,14 @@ def up(workspace: Workspace) -> dict[str, str]:
                 write_json(workspace.state / "servers.json", running)
         for name, server in running.items():
             log = workspace.work / "logs" / f"{name}-server.log"
-            wait_until(partial(answers, health(name, server["url"])), START_S, f"{name} does not answer at {server['url']}: see {log}")
+            wait_until(partial(_is_up, workspace, name), START_S, f"{name} does not answer at {server['url']}: see {log}")
     return {name: server["url"] for name, server in running.items()}
+
+
+def _is_up(workspace: Workspace, name: str) -> bool:
+    """Whether this workspace's own server answers: another workspace's may have taken the port first."""
+    server = workspace.servers().get(name)
+    return server is not None and answers(health(name, server["url"]))
 
 
 def _detach(workspace: Workspace, name: str, command: list[str]) -> subprocess.Popen[bytes]:

@@ -52,7 +52,7 @@ class Session:
 
     def warm_up(self) -> None:
         """Start the warm process for the stages to come. Not before the server answers: its start would take twice as long."""
-        self.env[warm.VARIABLE] = warm.start(self.workspace, self.env)
+        self.env[warm.VARIABLE] = warm.start(self.workspace, self.env, self.changes)
 
     @classmethod
     def reading(cls, workspace: Workspace) -> "Session":

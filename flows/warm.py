@@ -17,42 +17,43 @@ import socket
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flows import processes
 from flows.workspace import Workspace
 
 REGISTER_S = 3600.0
 VARIABLE = "SLUICE_WARM"  # names the socket, relative to the workspace: socket addresses hold 107 bytes
-MODULES = (  # in the order in which stages need them
-    "flows.cli",
-    "dvc.repo",
-    "scmrepo.git",
-    "networkx",  # DVC's graph
-    "mlflow.store.tracking.sqlalchemy_store",
-    "mlflow.store.model_registry.sqlalchemy_store",
-    "alembic.command",
-    "great_expectations",
-    "rensa",
-    "transformers.models.llama.modeling_llama",
-    "peft",
-    "trl.trainer.sft_trainer",
-    "trl.trainer.reward_trainer",
-    "trl.trainer.grpo_trainer",
-    "lm_eval.models.huggingface",
-    "lm_eval.evaluator",
-    "scipy.stats",
-)
+NEEDS = {  # in the order in which a run comes to them: a command or stage, and what it imports beyond those before it
+    "repro": ("flows.cli", "dvc.cli.parser", "dvc.commands.repro", "dvc.repo", "scmrepo.git", "networkx"),
+    "sources": ("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store", "alembic.command"),
+    "validate": ("great_expectations",),
+    "prepare": ("rensa",),
+    "contamination": (),
+    "": (  # all others
+        "transformers.models.llama.modeling_llama",
+        "peft",
+        "trl.trainer.sft_trainer",
+        "trl.trainer.reward_trainer",
+        "trl.trainer.grpo_trainer",
+        "lm_eval.models.huggingface",
+        "lm_eval.evaluator",
+        "scipy.stats",
+    ),
+}
+OPTIONAL = ("validate", "prepare")  # whose imports are worth leaving out where they do not run
 
 
-def start(workspace: Workspace, env: dict[str, str]) -> str:
-    """Start the server in the background and return its socket's address; it listens at once and serves when its imports are done."""
+def start(workspace: Workspace, env: dict[str, str], stages: Iterable[str]) -> str:
+    """Start the server in the background, for a run of these stages, and return its socket's address; it listens at once."""
     forget(workspace)
     address = f".sluice/warm-{os.getpid()}.sock"
     log = workspace.work / "logs" / "warm.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
-        processes.start([sys.executable, "-m", "flows.warm", address], workspace.root, env, output.fileno())
+        processes.start([sys.executable, "-m", "flows.warm", address, *stages], workspace.root, env, output.fileno())
     return address
 
 
@@ -77,38 +78,72 @@ def forward(address: str, arguments: list[str]) -> int | None:
     return reply[0] if reply else 137
 
 
-def serve(address: str) -> None:
-    """Listen, import, and fork a child for each request until killed; one forked early does the rest of its imports itself."""
+def serve(address: str, stages: Sequence[str]) -> None:
+    """Listen, import what these stages need, and fork a child for each request until killed; a request waits for what it needs."""
     Path(address).unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        for module in MODULES:
-            __import__(module)
-            while select.select([listener], [], [], 0)[0]:  # the first stages need little: they do not wait for all
-                _fork(listener)
+        ready: set[str] = set()
+        for name, modules in NEEDS.items():
+            if name in OPTIONAL and name not in stages:
+                continue
+            for module in modules:
+                __import__(module)
+                while select.select([listener], [], [], 0)[0]:
+                    _take(listener)
+                _fork_ready(listener, ready)
+            ready.add(name)
         gc.freeze()  # what was imported stays shared between the children
         while True:
-            _fork(listener)
+            _fork_ready(listener, None)
+            _take(listener)
 
 
-def _fork(listener: socket.socket) -> None:
+Waiting = tuple[socket.socket, dict[str, Any], list[int]]  # the connection, what is asked, the standard streams
+_waiting: list[Waiting] = []
+
+
+def _take(listener: socket.socket) -> None:
+    """Read one request: who asks, what for, and its standard streams."""
     connection, _ = listener.accept()
-    if os.fork() == 0:
-        listener.close()
-        _child(connection)
+    try:
+        header, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * array.array("i").itemsize))
+        request = json.loads(_read(connection, int.from_bytes(header, "big")))
+        _waiting.append((connection, request, list(array.array("i", ancillary[0][2]))))
+    except (EOFError, OSError, IndexError):  # the caller was killed
+        connection.close()
+
+
+def _fork_ready(listener: socket.socket, ready: set[str] | None) -> None:
+    """Fork a child for each waiting request that is `ready`, for all of them where it is None."""
+    for waiting in list(_waiting):
+        command, name = (waiting[1]["arguments"] + [""])[:2]
+        if ready is not None and (command if command == "repro" else name) not in ready:
+            continue
+        _waiting.remove(waiting)
+        if os.fork() == 0:
+            listener.close()
+            for other in _waiting:  # or its caller would wait for the end of this one's output
+                _close(other)
+            _child(*waiting)
+        _close(waiting)
+
+
+def _close(waiting: Waiting) -> None:
+    connection, _, streams = waiting
     connection.close()
+    for stream in streams:
+        os.close(stream)
 
 
-def _child(connection: socket.socket) -> None:
+def _child(connection: socket.socket, request: dict[str, Any], streams: list[int]) -> None:
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        header, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * array.array("i").itemsize))
-        request = json.loads(_read(connection, int.from_bytes(header, "big")))
         os.setpgid(0, request["group"])
-        for target, source in enumerate(array.array("i", ancillary[0][2])):
+        for target, source in enumerate(streams):
             os.dup2(source, target)
             os.close(source)
         os.environ.clear()
@@ -148,4 +183,4 @@ def call(workspace: Workspace, arguments: list[str], env: dict[str, str]) -> sub
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], sys.argv[2:])

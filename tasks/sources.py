@@ -7,16 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from models.errors import UserError
+from models.kinds import FIELDS
 from models.records import read_lines, write_lines
 from models.world import Size, generate
 from tasks.stage import Inputs, Metrics, Outputs, Params
-
-KINDS = {
-    "documents": {"id", "text", "source"},
-    "instructions": {"id", "messages", "source"},
-    "preferences": {"id", "prompt", "chosen", "rejected", "source"},
-    "prompts": {"id", "prompt"},
-}
 
 
 class SourcesParams(Params):
@@ -47,12 +41,12 @@ class SourcesMetrics(Metrics):
 def _copy_records(raw: Path, records: Path) -> dict[str, int]:
     records.mkdir(parents=True)
     counts = {}
-    for kind, fields in KINDS.items():
+    for kind, fields in FIELDS.items():
         path = raw / f"{kind}.jsonl"
         counts[kind] = 0
         for record in read_lines(path):
             counts[kind] += 1
-            if missing := sorted(fields - set(record)):
+            if missing := sorted(set(fields) - set(record)):
                 raise UserError(
                     f"{path}, record {counts[kind]}: {', '.join(missing)} is missing; a record of {kind} has "
                     f"{', '.join(sorted(fields))}: mend or remove it"

@@ -1,5 +1,7 @@
-"""One nano retraining for all tests that look at a finished run."""
+"""One nano retraining for all tests that look at a finished run; each worker of a parallel test run keeps to its own cores."""
 
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -8,12 +10,22 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from flows.workspace import locked
 from tests.workspaces import make_workspace, run
 
 
-def pytest_collection_modifyitems(items):
-    """Fast tests first."""
-    items.sort(key=lambda item: "end_to_end" in item.nodeid)
+def pytest_configure(config):
+    """Give a worker its share of the cores, inherited by all that it starts: threads that spin for a core slow each other down manifold."""
+    if hasattr(config, "workerinput"):
+        cores, workers = sorted(os.sched_getaffinity(0)), config.workerinput["workercount"]
+        share, number = max(1, len(cores) // workers), int(config.workerinput["workerid"].removeprefix("gw"))
+        os.sched_setaffinity(0, {cores[(number * share + place) % len(cores)] for place in range(share)})
+
+
+def pytest_collection_modifyitems(config, items):
+    """Fast tests first; of parallel workers the first takes the longest file at once."""
+    parallel = hasattr(config, "workerinput")
+    items.sort(key=lambda item: -1 if parallel and "test_refusals" in item.nodeid else "end_to_end" in item.nodeid)
 
 
 @pytest.fixture(scope="session")
@@ -21,12 +33,22 @@ def finished(tmp_path_factory) -> Path:
     """A workspace in which `sluice run` has taken the nano recipe from data to champion. Read it; copy it to change it.
 
     first-run.txt holds what the run printed, seconds.txt how long its process lived, status.json what `sluice status --json` said after it.
+    Parallel workers share one.
     """
-    workspace = make_workspace(tmp_path_factory.mktemp("finished") / "sluice")
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    workspace = shared / "finished" / "sluice"
+    with locked(shared / "finished.lock"):
+        if not (workspace / "status.json").exists():
+            shutil.rmtree(workspace.parent, ignore_errors=True)
+            _finish(make_workspace(workspace))
+    return workspace
+
+
+def _finish(workspace: Path) -> None:
     started = time.monotonic()
     done = run(workspace, "sluice", "run")
     (workspace / "seconds.txt").write_text(str(time.monotonic() - started))
     assert done.returncode == 0, done.stdout + done.stderr
     (workspace / "first-run.txt").write_text(done.stdout)
     (workspace / "status.json").write_text(run(workspace, "sluice", "status", "--json").stdout)
-    return workspace

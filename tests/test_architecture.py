@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import recipes
+from flows import recipes, warm
 from flows.parameters import check, load
 from flows.pipeline import Pipeline, contract
 from flows.runner import parse_bindings
@@ -120,3 +120,8 @@ def test_each_tool_has_one_door(tool):
                 if tool in tools_of(node):
                     users.add(path.relative_to(ROOT).as_posix())
     assert users == DOORS[tool] if DOORS[tool] else len(users) <= 2, users
+
+
+def test_the_warm_process_knows_the_stages_by_their_names():
+    assert {name for name in warm.NEEDS if name not in ("repro", "")} <= set(Pipeline(Workspace(ROOT)).stages)
+    assert set(warm.OPTIONAL) <= set(warm.NEEDS)

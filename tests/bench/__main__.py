@@ -56,7 +56,7 @@ def stage_start(workspace: Path) -> None:
         .split("sluice ")[1]
         .split()
     )
-    address = warm.start(Workspace(workspace), environment(workspace))
+    address = warm.start(Workspace(workspace), environment(workspace), [])
     succeed(run(workspace, "sluice", *arguments, SLUICE_WARM=address))  # takes as long as the imports do
     try:
         compare(

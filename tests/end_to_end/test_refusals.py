@@ -5,7 +5,7 @@ import pytest
 from tests.refusals import CASES, SMALL, demonstrate
 
 
-@pytest.mark.slow  # eight whole runs, about ten minutes
+@pytest.mark.timeout(1500)  # eight whole runs
 def test_the_honest_candidate_is_promoted_and_every_spoiled_one_refused_for_the_right_reason(tmp_path):
     said = []
     outcomes = demonstrate(tmp_path / "sluice", "nano", SMALL, said.append)
