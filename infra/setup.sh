@@ -35,9 +35,14 @@ uv install --quiet --no-deps --editable .
 # Python compiles a module when it is first imported and keeps nothing where PYTHONDONTWRITEBYTECODE is set, as containers do: compiled
 # here is what the stages import (7,000 of 40,000 files), on two cores, or every process would spend 15 s on it again.
 compile() {
-    PYTHONDONTWRITEBYTECODE='' .venv/bin/python -c "from flows import warm; [__import__(m) for m in (*warm.MODULES[$1], 'flows.retrain')]"
+    PYTHONDONTWRITEBYTECODE='' .venv/bin/python - "$@" <<'EOF'
+import sys
+from flows import warm
+for module in (*(module for name in sys.argv[1:] for module in warm.NEEDS[name]), "flows.retrain"):
+    __import__(module)
+EOF
 }
-compile :9 & compile 9:
+compile repro sources validate prepare & compile ''
 wait
 printf '%s\n' "$want" >.venv/.locked
 echo "setup: .venv is ready ($("$python" --version), $(uname -sm))"
