@@ -1,7 +1,7 @@
 # One vocabulary for people, hooks and CI.
 .PHONY: setup run test test-all check demo-refusal bench lock clean
 BIN = .venv/bin
-PARALLEL = -n 2 --dist loadfile --no-loadscope-reorder
+PARALLEL = -n 3 --dist loadfile --no-loadscope-reorder
 
 setup:  ## make .venv from the lock files; nothing to do where it matches them
 	@infra/setup.sh

@@ -1,4 +1,4 @@
-"""One nano retraining for all tests that look at a finished run; each worker of a parallel test run keeps to its own cores."""
+"""One nano retraining for all tests that look at a finished run."""
 
 import os
 import shutil
@@ -15,11 +15,9 @@ from tests.workspaces import make_workspace, run
 
 
 def pytest_configure(config):
-    """Give a worker its share of the cores, inherited by all that it starts: threads that spin for a core slow each other down manifold."""
+    """One thread a process where tests run in parallel: threads that spin for a core that another has slow both down manifold."""
     if hasattr(config, "workerinput"):
-        cores, workers = sorted(os.sched_getaffinity(0)), config.workerinput["workercount"]
-        share, number = max(1, len(cores) // workers), int(config.workerinput["workerid"].removeprefix("gw"))
-        os.sched_setaffinity(0, {cores[(number * share + place) % len(cores)] for place in range(share)})
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(config, items):

@@ -234,10 +234,10 @@ CASES = (
     Case("an honest candidate", lambda demo: demo.scale("rlhf", "learning_rate", 0.9), "promote", "every suite passed"),
     Case("of equal quality, where better is asked", no_better, "refuse", "mmlu-mini is non-inferior", trains=False),
     Case("another chat template at evaluation", other_template, "invalid", r"scored otherwise \(template_md5\)"),
+    Case("generations that are all empty", empty_generations, "invalid", "humaneval-mini is invalid: .*empty answers"),
     Case("a reward that pays for length", reward_by_length, "refuse", "is worse"),
     Case("benchmark items in the training data", leaked_items, "invalid", r"items are in the training text \(.*reward/crawl"),
     Case("labels shuffled in sft", shuffled_labels, "refuse", "is worse"),
-    Case("generations that are all empty", empty_generations, "invalid", "humaneval-mini is invalid: .*empty answers"),
 )
 
 
