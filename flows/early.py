@@ -15,7 +15,10 @@ from tasks.benchmark import settings as settings_of
 from tasks.gate import Policy
 from tasks.health import faults, health
 
-BATCH_ITEMS = 32  # asked between two looks; looking costs nothing, small batches lose the shared beginnings of prompts
+BATCH_ITEMS, GROWTH = (
+    32,
+    0.5,
+)  # asked before the first look; the share asked again before the next: large batches share beginnings of prompts
 Decision = Literal["promote", "refuse", "undecided", "invalid"]
 
 
@@ -101,8 +104,11 @@ def _decide_suite(
 def _batches(scorer: Any, leaked: set[str], seed: int) -> Iterator[list[int]]:
     places = [place for place, item in enumerate(scorer.items) if item.id not in leaked]
     random.Random(seed).shuffle(places)
-    for start in range(0, len(places), BATCH_ITEMS):
-        yield places[start : start + BATCH_ITEMS]
+    start = 0
+    while start < len(places):
+        size = max(BATCH_ITEMS, int(GROWTH * start))
+        yield places[start : start + size]
+        start += size
 
 
 def _reason(verdict: str, used: int, margin: float) -> str:

@@ -152,7 +152,8 @@ def device(pool: str) -> str:
         return "cpu"
     import torch
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(int(asked) if asked.isdigit() else len(os.sched_getaffinity(0)))
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

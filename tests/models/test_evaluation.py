@@ -13,12 +13,9 @@ import torch
 
 from models import evaluation, sandbox, suites
 from models.errors import StageError
+from tests.tiny import tiny_model
 
 torch.set_num_threads(1)
-CHAT = (
-    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
 CHOICES = [
     {"id": f"q{number}", "question": f"Where is {number}?", "choices": ["here", "there", "over there", "no"], "answer": number % 4}
     for number in range(12)
@@ -27,24 +24,7 @@ CHOICES = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("model")
-    specials = ["<|end|>", "<|user|>", "<|assistant|>", "<|pad|>"]
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    byte_level = Tokenizer(models.BPE({token: place for place, token in enumerate([*specials, *letters])}, []))
-    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    byte_level.decoder = decoders.ByteLevel()
-    byte_level.add_special_tokens(specials)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level, eos_token="<|end|>", pad_token="<|pad|>")
-    tokenizer.chat_template = CHAT
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(1)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=260, max_position_embeddings=1024, eos_token_id=0, initializer_range=0.3, **shape)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

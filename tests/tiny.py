@@ -1,0 +1,31 @@
+"""A model of random weights with a byte-level tokenizer: whole, and small enough to make for a test."""
+
+from pathlib import Path
+
+import torch
+
+CHAT = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def tiny_model(folder: Path, seed: int = 1) -> Path:
+    """Write model, tokenizer and chat template into the folder, and return it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    specials = ["<|end|>", "<|user|>", "<|assistant|>", "<|pad|>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    byte_level = Tokenizer(models.BPE({token: place for place, token in enumerate([*specials, *letters])}, []))
+    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level.decoder = decoders.ByteLevel()
+    byte_level.add_special_tokens(specials)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level, eos_token="<|end|>", pad_token="<|pad|>")
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=260, max_position_embeddings=1024, eos_token_id=0, initializer_range=0.3, **shape)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
