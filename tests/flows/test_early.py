@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,10 +94,8 @@ def test_items_that_training_held_are_never_asked(models, suites):
 
 
 def test_batches_grow_and_hold_every_item_once():
-    class Scorer:
-        items = [type("Item", (), {"id": str(n)}) for n in range(1000)]
-
-    batches = list(early._batches(Scorer, set(), 0))
+    scorer = SimpleNamespace(items=[SimpleNamespace(id=str(n)) for n in range(1000)])
+    batches = list(early._batches(scorer, set(), 0))
     assert sorted(place for batch in batches for place in batch) == list(range(1000))
     assert [len(batch) for batch in batches[:4]] == [32, 32, 32, 48]
-    assert batches != list(early._batches(Scorer, set(), 1))
+    assert batches != list(early._batches(scorer, set(), 1))
