@@ -5,7 +5,6 @@ params or code are changed, `sluice run` does the rest, and its record says what
 """
 
 import json
-import random
 import re
 import shutil
 import subprocess
@@ -176,14 +175,26 @@ def _end(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout[-3000:] + done.stderr[-3000:]
 
 
-def shuffled_labels(demo: Demo) -> None:
-    def shuffle(rows: Rows) -> Rows:
-        answers = [row["messages"][-1] for row in rows if row["source"] == "world/facts"]
-        random.Random(0).shuffle(answers)
-        given = iter(answers)
-        return [{**row, "messages": [*row["messages"][:-1], next(given)]} if row["source"] == "world/facts" else row for row in rows]
+MISALIGNED = """
+    import json
+    import random
 
-    demo.change_records("instructions", shuffle)
+    rows = [json.loads(line) for line in (inputs.instructions / "train.jsonl").open(encoding="utf-8")]
+    facts = [row for row in rows if row["source"] == "world/facts"]
+    answers = [row["messages"].pop() for row in facts]
+    random.Random(0).shuffle(answers)
+    for row, answer in zip(facts, answers, strict=True):
+        row["messages"].append(answer)
+    work.folder.mkdir(parents=True, exist_ok=True)
+    (work.folder / "train.jsonl").write_text("".join(f"{json.dumps(row)}\\n" for row in rows), encoding="utf-8")
+"""
+
+
+def shuffled_labels(demo: Demo) -> None:
+    """Questions and answers are read from two lists, and one of them is in another order."""
+    seeded = "    training.make_repeatable(params.seed)\n"
+    demo.edit("tasks/sft.py", seeded, seeded + MISALIGNED)
+    demo.edit("tasks/sft.py", 'conversations(inputs.instructions / "train.jsonl"', 'conversations(work.folder / "train.jsonl"')
 
 
 def leaked_items(demo: Demo) -> None:

@@ -3,10 +3,10 @@
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 
+from tests.end_to_end.test_servers import new_learning_rate, start_and_wait_for_rlhf
 from tests.workspaces import PROGRAMS, copy_of, environment, make_workspace, run
 
 
@@ -105,13 +105,10 @@ def test_a_full_disk_leaves_nothing_half_written(workspace):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_second_run_is_refused_and_ctrl_c_stops_the_first(workspace):
-    first = subprocess.Popen(
-        [PROGRAMS / "sluice", "run"], cwd=workspace, env=environment(workspace), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not list((workspace / ".sluice" / "outcomes").glob("*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
+def test_a_second_run_is_refused_and_ctrl_c_stops_the_first(finished, tmp_path):
+    workspace = copy_of(finished, tmp_path / "sluice")
+    new_learning_rate(workspace)
+    first = start_and_wait_for_rlhf(workspace)
     assert_one_line_each(run(workspace, "sluice", "run"), 2, "another 'sluice run'", str(first.pid))
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=60)
