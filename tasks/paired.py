@@ -6,6 +6,7 @@ of non-inferiority is p(candidate) - p(champion) <= -delta; every p-value and bo
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ def _exact_p(gained: int, lost: int, n: int, delta: float) -> float:
     return min(1.0, max(float(found[peak]), -float(refined.fun)))
 
 
+@lru_cache(maxsize=65536)  # up to 500 items it takes a second, and simulations ask for the same counts again
 def bounds(gained: int, lost: int, n: int, alpha: float, margin: float) -> tuple[float, float]:
     """The lower and the upper bound of candidate - champion, each one-sided at alpha: the inversion of `non_inferiority_p`.
 
