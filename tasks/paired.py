@@ -82,14 +82,17 @@ def bounds(gained: int, lost: int, n: int, alpha: float, margin: float) -> tuple
 
 def _lower(gained: int, lost: int, n: int, alpha: float, pivot: float) -> float:
     """The largest loss that is rejected, negated, to 1e-6; searched on the side of `pivot` that its own test leaves open."""
-    estimate = (gained - lost) / n
-    rejected, kept = 1.0, -estimate
+    from scipy.optimize import brentq
+
+    def excess(delta: float) -> float:
+        return non_inferiority_p(gained, lost, n, delta) - alpha
+
+    kept, rejected = -(gained - lost) / n, 1.0
     if kept < pivot < rejected:
-        rejected, kept = (pivot, kept) if non_inferiority_p(gained, lost, n, pivot) <= alpha else (rejected, pivot)
-    while rejected - kept > 1e-6:
-        middle = (rejected + kept) / 2
-        rejected, kept = (middle, kept) if non_inferiority_p(gained, lost, n, middle) <= alpha else (rejected, middle)
-    return -rejected
+        kept, rejected = (kept, pivot) if excess(pivot) <= 0 else (pivot, rejected)
+    if rejected - kept <= 1e-6:
+        return -rejected
+    return -max(float(brentq(excess, kept, rejected, xtol=1e-7)), math.nextafter(kept, 1.0))
 
 
 def mcnemar_p(gained: int, lost: int) -> float:
