@@ -12,6 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from flows.pipeline import Contract, Stage, contract
 from models.errors import UserError
+from models.suites import FORMATS
 from tasks.gate import Policy
 from tasks.stage import Params
 
@@ -52,11 +53,34 @@ def check(values: Mapping[str, Any], stages: Iterable[Stage], name: str = "param
     faults += [_unknown(name, str(key), known, "") for key in values if key not in known]
     faults += [f"{name}: {key} is missing; 'sluice recipe show tiny' prints the default" for key in sorted(known - set(values))]
     for section, stage in sorted(first_of_section.items()):
+        if section in known - set(values):
+            continue
         faults += _faults(name, section, contract(stage.name).params, _flat(values, stage), set(stage.sections) - {section})
     if isinstance(values.get("gate"), dict):
         faults += _faults(name, "gate", Policy, values["gate"], set())
+    if not isinstance(values.get("model", ""), str) or values.get("model") == "":
+        faults.append(f"{name}: model is {values['model']!r}: must be the registered model's name, e.g. assistant")
+    faults += _suite_faults(values, name)
     if faults:
         raise UserError("\n".join(dict.fromkeys(faults)))
+
+
+def _suite_faults(values: Mapping[str, Any], name: str) -> Iterable[str]:
+    """`suites` names what there is; what is asked of each, and gated, is among them."""
+    listed = values.get("suites")
+    if not isinstance(listed, list) or not all(isinstance(suite, str) for suite in listed):
+        return
+    for suite in listed:
+        if suite not in FORMATS:
+            yield f"{name}: suites names {suite!r}, which is no suite; {_nearest(suite, FORMATS, '')}"
+    policies, items = (values.get(section) or {} for section in ("gate", "benchmark"))
+    gated, asked = policies.get("suites") or {}, items.get("items") or {}
+    for suite in gated if isinstance(gated, dict) else ():
+        if suite not in listed:
+            yield f"{name}: gate.suites.{suite} is not among suites; {_nearest(suite, listed, 'gate.suites.')}"
+    for suite in listed if isinstance(asked, dict) else ():
+        if suite in FORMATS and suite not in asked:
+            yield f"{name}: benchmark.items.{suite} is missing: add '{suite}: null' for all its items"
 
 
 def _faults(name: str, section: str, model: type[Any], values: Mapping[str, Any], shared: set[str]) -> Iterable[str]:
@@ -85,7 +109,9 @@ def _keys_at(model: type[Any], path: Sequence[str]) -> set[str]:
 
 
 def _unknown(name: str, key: str, known: Iterable[str], section: str) -> str:
-    near = difflib.get_close_matches(key.rpartition(".")[2], list(known), n=1, cutoff=0.5)
-    prefix = f"{section}." if section else ""
-    hint = f"did you mean {prefix}{near[0]}?" if near else f"valid keys: {', '.join(sorted(known))}"
-    return f"{name}: {key} is not a known key; {hint}"
+    return f"{name}: {key} is not a known key; {_nearest(key.rpartition('.')[2], known, f'{section}.' if section else '')}"
+
+
+def _nearest(word: str, known: Iterable[str], prefix: str) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {prefix}{near[0]}?" if near else f"valid ones: {', '.join(sorted(known))}"

@@ -62,14 +62,16 @@ class Registry:
         return self.tracker.client
 
     def version(self, number: str) -> Any:
-        """That version. Raises UserError where there is none."""
+        """That version, by number or alias. Raises UserError where there is none."""
         from mlflow.exceptions import MlflowException
 
+        aliases = self.aliases()
         try:
-            return self.client.get_model_version(self.name, number.removeprefix("v"))
+            return self.client.get_model_version(self.name, aliases.get(number, number.removeprefix("v")))
         except MlflowException:
             known = ", ".join(str(version.version) for version in self.versions()) or "none yet: 'sluice run' registers one"
-            raise UserError(f"{self.name} has no version {number!r}; registered: {known}") from None
+            named = f"; aliases: {', '.join(sorted(aliases))}" if aliases else ""
+            raise UserError(f"{self.name} has no version or alias {number!r}; registered: {known}{named}") from None
 
     def versions(self) -> Sequence[Any]:
         """All versions, newest first."""

@@ -22,7 +22,9 @@ class StageResult(Record):
 def main_metric(metrics: Mapping[str, Any]) -> str:
     """The first metric, as text."""
     for key, value in metrics.items():
-        return f"{key} {value:.4g}" if isinstance(value, int | float) else f"{key} {value if value is not None else 'n/a'}"
+        if isinstance(value, int):
+            return f"{key} {value:,}"
+        return f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value if value is not None else 'n/a'}"
     return ""
 
 

@@ -6,6 +6,7 @@ not touched.
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,8 @@ class Check:
 
 
 def verify(registry: Registry, version: Any, retrain: bool, score: bool) -> Iterator[Check]:
-    """Yield each check as it is done. Raises UserError where the commit is not at hand."""
+    """Yield each check as it is done. Raises UserError where the commit is not at hand; Ctrl-C and SIGTERM leave no worktree behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="sluice-verify-") as name:
         folder = Path(name)
         yield _stored(registry, version, folder)

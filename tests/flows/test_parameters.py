@@ -58,6 +58,37 @@ def test_the_gates_policy_is_checked_too(values):
     assert any("gate.alpha is 0.9" in fault for fault in faults(values))
 
 
+def test_a_policy_for_a_suite_that_is_not_asked_is_named(values):
+    policies = values["gate"]["suites"]
+    policies["mmlu-mni"] = policies.pop("mmlu-mini")
+    assert faults(values) == ["params.yaml: gate.suites.mmlu-mni is not among suites; did you mean gate.suites.mmlu-mini?"]
+
+
+def test_a_suite_that_does_not_exist_is_named(values):
+    values["suites"] = ["mmlu-mini", "gpqa-minii", "humaneval-mini"]
+    assert faults(values) == [
+        "params.yaml: suites names 'gpqa-minii', which is no suite; did you mean gpqa-mini?",
+        "params.yaml: gate.suites.gpqa-mini is not among suites; did you mean gate.suites.gpqa-minii?",
+    ]
+
+
+def test_a_suite_without_its_number_of_items_is_named(values):
+    values["suites"].append("math500")
+    assert faults(values) == ["params.yaml: benchmark.items.math500 is missing: add 'math500: null' for all its items"]
+
+
+@pytest.mark.parametrize("name", [None, "", 7])
+def test_a_model_must_have_a_name(values, name):
+    values["model"] = name
+    [fault] = faults(values)
+    assert fault.startswith(f"params.yaml: model is {name!r}: must be the registered model's name")
+
+
+def test_a_section_that_is_missing_is_told_once(values):
+    del values["rlhf"]
+    assert faults(values) == ["params.yaml: rlhf is missing; 'sluice recipe show tiny' prints the default"]
+
+
 def test_a_number_such_as_1e_4_is_a_number(tmp_path):
     (tmp_path / "params.yaml").write_text("rate: 1e-4\n")
     assert load(tmp_path / "params.yaml") == {"rate": 1e-4}
