@@ -86,9 +86,10 @@ def _at_work(table: Path) -> bool:
 
 def _is_dvc(pid: int) -> bool:
     try:
-        return b"dvc" in Path(f"/proc/{pid}/cmdline").read_bytes()  # empty for the dead that are not buried yet
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()  # empty for the dead that are not buried yet
     except OSError:
         return False
+    return b"dvc" in words or b"flows.warm" in words  # the warm process forks DVC for a run's stages
 
 
 def _read(path: Path) -> bytes | None:

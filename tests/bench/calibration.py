@@ -146,6 +146,7 @@ def draw(curves: dict[str, Any], path: Path) -> None:
     panels[0].set_ylabel("share of gates that promote")
     panels[0].legend(fontsize=7, loc="upper left")
     figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
 
 

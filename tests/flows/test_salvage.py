@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -74,9 +75,12 @@ def test_the_table_of_running_commands_goes_where_none_of_them_runs(workspace):
         assert not table.exists()
 
 
-def test_the_table_stays_while_a_dvc_command_runs(workspace):
+@pytest.mark.parametrize("word", ["dvc", "flows.warm"])
+def test_the_table_stays_while_a_dvc_command_runs(workspace, word):
     table = workspace.root / ".dvc" / "tmp" / "rwlock"
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "dvc"]) as running:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", word]) as running:
+        while word.encode() not in Path(f"/proc/{running.pid}/cmdline").read_bytes():  # empty for a moment while it starts
+            pass
         salvage.keep(workspace)
         table.write_text(json.dumps({"read": {"a": [{"pid": running.pid, "cmd": "dvc repro"}]}, "write": {}}))
         salvage.mend(workspace)
