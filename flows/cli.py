@@ -92,10 +92,12 @@ def stage(name: str, bindings: Annotated[list[str] | None, typer.Argument(help="
 @app.command()
 def stages(as_json: Json = False) -> None:
     """What would run, and why."""
+    from flows.parameters import check, load
     from flows.pipeline import Pipeline
 
     workspace = here()
     pipeline = Pipeline(workspace)
+    check(load(workspace.params_file), pipeline.stages.values())
     changes = pipeline.changes()
     rows = [
         {
