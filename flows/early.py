@@ -15,10 +15,8 @@ from tasks.benchmark import settings as settings_of
 from tasks.gate import Policy
 from tasks.health import faults, health
 
-BATCH_ITEMS, GROWTH = (
-    32,
-    0.5,
-)  # asked before the first look; the share asked again before the next: large batches share beginnings of prompts
+BATCH_ITEMS = 32  # asked before the first look, and at least before any other
+GROWTH = 0.5  # the share of those asked that is asked before the next look: large batches share the beginnings of prompts
 Decision = Literal["promote", "refuse", "undecided", "invalid"]
 
 

@@ -53,10 +53,9 @@ def check(values: Mapping[str, Any], stages: Iterable[Stage], name: str = "param
     faults += [_unknown(name, str(key), known, "") for key in values if key not in known]
     faults += [f"{name}: {key} is missing; 'sluice recipe show tiny' prints the default" for key in sorted(known - set(values))]
     for section, stage in sorted(first_of_section.items()):
-        if section in known - set(values):
-            continue
-        faults += _faults(name, section, contract(stage.name).params, _flat(values, stage), set(stage.sections) - {section})
-    if isinstance(values.get("gate"), dict):
+        if section in values:
+            faults += _faults(name, section, contract(stage.name).params, _flat(values, stage), set(stage.sections) - {section})
+    if "gate" in values:
         faults += _faults(name, "gate", Policy, values["gate"], set())
     if not isinstance(values.get("model", ""), str) or values.get("model") == "":
         faults.append(f"{name}: model is {values['model']!r}: must be the registered model's name, e.g. assistant")
@@ -73,14 +72,20 @@ def _suite_faults(values: Mapping[str, Any], name: str) -> Iterable[str]:
     for suite in listed:
         if suite not in FORMATS:
             yield f"{name}: suites names {suite!r}, which is no suite; {_nearest(suite, FORMATS, '')}"
-    policies, items = (values.get(section) or {} for section in ("gate", "benchmark"))
-    gated, asked = policies.get("suites") or {}, items.get("items") or {}
-    for suite in gated if isinstance(gated, dict) else ():
+    gated, asked = _mapping(values, "gate", "suites"), _mapping(values, "benchmark", "items")
+    for suite in gated or ():
         if suite not in listed:
             yield f"{name}: gate.suites.{suite} is not among suites; {_nearest(suite, listed, 'gate.suites.')}"
-    for suite in listed if isinstance(asked, dict) else ():
-        if suite in FORMATS and suite not in asked:
+    for suite in listed:
+        if suite in FORMATS and asked is not None and suite not in asked:
             yield f"{name}: benchmark.items.{suite} is missing: add '{suite}: null' for all its items"
+
+
+def _mapping(values: Mapping[str, Any], section: str, key: str) -> Mapping[str, Any] | None:
+    """A section's mapping under `key`; None where there is none: that is another fault."""
+    found = values.get(section)
+    inner = found.get(key) if isinstance(found, dict) else None
+    return inner if isinstance(inner, dict) else None
 
 
 def _faults(name: str, section: str, model: type[Any], values: Mapping[str, Any], shared: set[str]) -> Iterable[str]:

@@ -16,6 +16,11 @@ _groups: set[int] = set()
 _stopping = threading.Event()
 
 
+def program(name: str) -> str:
+    """The path of a program of this environment."""
+    return str(Path(sys.executable).with_name(name))
+
+
 def start(
     command: Sequence[str], cwd: Path, env: dict[str, str], stdout: int | None = None, outlives_flow: bool = False
 ) -> subprocess.Popen[str]:

@@ -118,8 +118,7 @@ def _get(url: str) -> Any:
 
 def rival(registry: Registry, against: str) -> Any | None:
     """The version to compare with: an alias, or a version's number; None where nothing is champion yet."""
-    found = registry.at(against)
-    return registry.version(against) if found is None and against != CHAMPION else found
+    return registry.at(CHAMPION) if against == CHAMPION else registry.version(against)
 
 
 def model_md5(held: Session, registry: Registry, candidate: str) -> str:

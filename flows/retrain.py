@@ -1,11 +1,9 @@
 """The flow `retrain`: data to champion. The one door to Prefect's flows, tasks and artifacts."""
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
@@ -73,7 +71,7 @@ def _reproduce(held: Session, stage: Stage, parent: str | None) -> StageResult:
     for _ in range(BUSY_TRIES):
         tail.clear()
         try:
-            command = [str(Path(sys.executable).with_name("sluice")), "repro", stage.name]
+            command = [processes.program("sluice"), "repro", stage.name]
             code = processes.stream(command, root, env, on_line, stage.timeout_s, started_line(stage.name))
         except processes.TimeLimitError:
             raise StageError(

@@ -8,7 +8,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.lineage import Past
+from flows.processes import program
 from flows.registry import Registry, file_md5
 from flows.release import CANDIDATE, candidate_folder
 from models.errors import StageError, UserError
@@ -81,8 +81,8 @@ def _worktree(root: Path, version: Any, tree: Path) -> Iterator[Path]:
             f"version {version.version} is of commit {commit or 'none'}, which this repository does not hold: 'git fetch' it first"
         )
     try:
-        cache = _run([_program("dvc"), "cache", "dir"], root).stdout.strip()
-        _must([_program("dvc"), "cache", "dir", "--local", cache], tree)
+        cache = _run([program("dvc"), "cache", "dir"], root).stdout.strip()
+        _must([program("dvc"), "cache", "dir", "--local", cache], tree)
         yield tree
     finally:
         _run(["git", "worktree", "remove", "--force", str(tree)], root)
@@ -103,7 +103,7 @@ def _materialised(version: Any, tree: Path) -> Check:
     """The candidate, checked out by the recorded dvc.lock, from the cache or the remote."""
     out = candidate_folder(tree).relative_to(tree).as_posix()
     for command in ("checkout", "pull"):
-        if _run([_program("dvc"), command, out], tree).returncode == 0 and (tree / out).is_dir():
+        if _run([program("dvc"), command, out], tree).returncode == 0 and (tree / out).is_dir():
             return _compare("lock and cache", version, tree)
     return Check(
         "lock and cache", False, f"{out} of the recorded lock is neither in DVC's cache nor in a remote: '--retrain' makes it again"
@@ -117,7 +117,7 @@ def _compare(name: str, version: Any, tree: Path) -> Check:
 
 def _scores(registry: Registry, version: Any, past: Past, tree: Path) -> Iterator[Check]:
     """Each suite asked again; item by item against what was registered."""
-    _run([_program("dvc"), "checkout", "artifacts/suites"], tree)
+    _run([program("dvc"), "checkout", "artifacts/suites"], tree)
     for suite, items in registry.items_of(version).items():
         stage = f"benchmark@{CANDIDATE}-{suite}"
         done = _run(["sh", "-c", past.lock[stage]["cmd"]], tree)
@@ -134,16 +134,12 @@ def _scores(registry: Registry, version: Any, past: Past, tree: Path) -> Iterato
 def _retrained(version: Any, tree: Path, cache: Path) -> Check:
     """Everything made again from the data, with an empty cache; compared byte for byte."""
     for pointer in sorted((tree / "data" / "raw").rglob("*.dvc")):
-        _must([_program("dvc"), "checkout", str(pointer.relative_to(tree))], tree)
-    _must([_program("dvc"), "cache", "dir", "--local", str(cache)], tree)
-    done = _run([_program("dvc"), "repro", "--force", CANDIDATE], tree)
+        _must([program("dvc"), "checkout", str(pointer.relative_to(tree))], tree)
+    _must([program("dvc"), "cache", "dir", "--local", str(cache)], tree)
+    done = _run([program("dvc"), "repro", "--force", CANDIDATE], tree)
     if done.returncode:
         return Check("retrained", False, f"training failed: {_last(done)}")
     return _compare("retrained", version, tree)
-
-
-def _program(name: str) -> str:
-    return str(Path(sys.executable).with_name(name))
 
 
 def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:

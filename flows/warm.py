@@ -1,9 +1,10 @@
 """A warm process: imports the heavy libraries once and forks a child for each stage.
 
 Importing PyTorch, Transformers, TRL, lm-eval and MLflow takes 10 to 20 s, and a pipeline starts a dozen processes. A flow starts this
-server beside its first stage; `sluice stage`, called by DVC as ever, hands its arguments, environment and standard streams over a socket,
-and a forked child does the work in the caller's process group, so that whatever kills the caller's group kills it too. Without the socket
-(`dvc repro`) the same command does its own imports. Only imports are shared: no thread runs and no device is touched before the fork.
+server beside its first stage; `sluice repro`, called by the flow, and `sluice stage`, called by DVC as ever, hand their arguments,
+environment and standard streams over a socket, and a forked child does the work in the caller's process group, so that whatever kills the
+caller's group kills it too. Without the socket (`dvc repro`) the same commands do their own imports. Only imports are shared: no thread
+runs and no device is touched before the fork.
 """
 
 import array
@@ -176,7 +177,7 @@ def _read(connection: socket.socket, size: int) -> bytes:
 
 def call(workspace: Workspace, arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run `sluice ARGUMENTS` in a process of its own (the warm one where it is up) and return its output."""
-    command = [str(Path(sys.executable).with_name("sluice")), *arguments]
+    command = [processes.program("sluice"), *arguments]
     lines: list[str] = []
     code = processes.stream(command, workspace.root, env, lines.append, REGISTER_S)
     return subprocess.CompletedProcess(command, code, "\n".join(lines))

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from flows import early
-from models import evaluation, sandbox
+from models import evaluation
+from tasks.benchmark import BenchmarkParams
+from tasks.benchmark import settings as settings_of
 from tasks.gate import Policy
 from tests.tiny import tiny_model
 
@@ -46,15 +48,7 @@ def suites(models, tmp_path_factory):
     suite = tmp_path_factory.mktemp("suites") / "mmlu-mini"
     rows = [{"id": f"q{n}", "question": f"Where is {n}?", "choices": [f"in {n * k % 97}" for k in (2, 3, 5, 7)]} for n in range(ITEMS)]
     write(suite, [{**row, "answer": 0, "subject": "places"} for row in rows])
-    settings = evaluation.Settings(
-        batch_size=8,
-        dtype="float32",
-        items=None,
-        items_seed=0,
-        max_new_tokens=8,
-        sampling=evaluation.GREEDY,
-        limits=sandbox.Limits(**LIMITS),
-    )
+    settings = settings_of(BenchmarkParams.model_validate(BENCHMARK), suite.name)
     said = evaluation.score(models[0], suite, suite.parent / "said", settings, "cpu", lambda _done, _all: None).items
     write(suite, [{**row, "answer": item["predicted"], "subject": "places"} for row, item in zip(rows, said, strict=True)])
     return suite.parent

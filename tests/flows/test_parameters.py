@@ -58,6 +58,13 @@ def test_the_gates_policy_is_checked_too(values):
     assert any("gate.alpha is 0.9" in fault for fault in faults(values))
 
 
+@pytest.mark.parametrize("found", ["strict", None, ["mmlu-mini"]])
+def test_a_policy_that_is_no_mapping_is_named(values, found):
+    values["gate"] = found
+    [fault] = faults(values)
+    assert fault.startswith(f"params.yaml: gate is {found!r}: ")
+
+
 def test_a_policy_for_a_suite_that_is_not_asked_is_named(values):
     policies = values["gate"]["suites"]
     policies["mmlu-mni"] = policies.pop("mmlu-mini")
