@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from flows import terminal
 from flows import workspace as workspaces
 from flows.workspace import Workspace
 from models.errors import Refused, SluiceError
@@ -26,6 +28,7 @@ app.add_typer(recipe, name="recipe")
 suite = typer.Typer(help="Published benchmarks.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(suite, name="suite")
 
+STARTED = time.monotonic()
 INTERRUPTED = 130
 FORWARDED = ("repro", "stage", "register", "rescore")  # what a flow starts: its warm process does it, where one is up
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -69,14 +72,16 @@ def run() -> None:
     log = workspace.work / "logs" / f"run-{datetime.now():%Y%m%d-%H%M%S}.log"
     tracking.require_server(workspace)
     with hold(workspace), services.prefect_api(workspace) as prefect, session(workspace) as held:
-        print(f"sluice: to run: {', '.join(held.changes) or 'nothing'}", flush=True)
+        with terminal.reader_may_leave():
+            print(f"sluice: to run: {', '.join(held.changes) or 'nothing'}", flush=True)
         warn(held)
         from flows import retraining_console
 
         tracking.preload(workspace)
         prefect.wait()
         result = retraining_console.run(log, lasting=bool(held.changes))
-    retraining_console.show(held.pipeline, result, log)
+    with terminal.reader_may_leave():
+        retraining_console.show(held.pipeline, result, log, time.monotonic() - STARTED)
     if result.decision in ("refuse", "undecided", "invalid"):
         raise Refused(f"the gate said {result.decision}: {result.reason}")
 
@@ -314,7 +319,11 @@ def verify(
 
     registry = open_registry(here())
     checks = []
-    for check in verifying.verify(registry, registry.version(version), retrain, score):
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    for check in verifying.verify(registry, registry.version(version), retrain, score, tell):
         checks.append(check)
         if not as_json:
             print(f"{'ok ' if check.ok else 'NO '} {check.name:20} {check.seen}", flush=True)
@@ -336,7 +345,8 @@ def audit(as_json: Json = False) -> None:
     else:
         for finding in findings:
             print(finding.what + (f" (run {finding.run_id})" if finding.run_id else ""))
-        print(f"{len(registry.history())} decisions on record, {len(findings)} findings")
+        decisions = len(registry.history())
+        print(f"{decisions} decision{'s' * (decisions != 1)} on record, {len(findings)} finding{'s' * (len(findings) != 1)}")
     if findings:
         raise Refused("the registry is not as its record says: put the aliases back with 'sluice promote', or say why on record")
 
@@ -425,8 +435,10 @@ def rescore(model: Path, suite: Path, output: Path) -> None:
 
 def run_command(arguments: list[str]) -> int:
     """Run one command line; return its exit code. A failure that has a name is one line on standard error, never a traceback."""
+    code: Any = 0
     try:
-        code = app(arguments, standalone_mode=False)
+        with terminal.reader_may_leave():
+            code = app(arguments, standalone_mode=False)
         if code == INTERRUPTED:  # typer's parser turns Ctrl-C into a return value
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0

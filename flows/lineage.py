@@ -193,7 +193,7 @@ def describe_lineage(found: Mapping[str, Any]) -> Iterator[str]:
     """The same for people, a line a fact."""
     yield f"version     {found['version']} ({', '.join(found['aliases']) or 'no alias'}), md5 {found['model_md5']}"
     yield f"code        {found['git_commit'] or 'outside git'}"
-    yield f"params      md5 {found['params_md5']}; seeds " + ", ".join(f"{key} {value}" for key, value in found["seeds"].items())
+    yield f"params      md5 {found['params_md5']}; " + ", ".join(f"{key} {value}" for key, value in found["seeds"].items())
     yield f"environment md5 {found['environment_md5']} (requirements.lock)"
     for path, md5 in sorted(found["data"].items()):
         yield f"data        {md5}  {path}"

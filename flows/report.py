@@ -116,7 +116,9 @@ def print_rows(title: str, rows: Sequence[Mapping[str, str]]) -> None:
         return
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for column in rows[0]:
-        table.add_column(column, justify="right" if column == "seconds" else "left", no_wrap=column in ("stage", "state", "model"))
+        table.add_column(
+            column, justify="right" if column == "seconds" else "left", overflow="fold", no_wrap=column in ("stage", "state", "model")
+        )
     for row in rows:
         table.add_row(*(row.get(column, "") for column in rows[0]))
     console = Console()

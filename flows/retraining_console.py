@@ -23,8 +23,8 @@ def run(log: Path, lasting: bool) -> RunResult:
     raise StageError(f"the run failed: {result}; the whole story is in {log}") from (result if isinstance(result, Exception) else None)
 
 
-def show(pipeline: Pipeline, result: RunResult, log: Path) -> None:
-    """Print the tables of stages and scores, the verdict, the version, and how to look further."""
+def show(pipeline: Pipeline, result: RunResult, log: Path, seconds: float) -> None:
+    """Print the tables of stages and scores, the verdict, the version, and how to look further; `seconds` since the command began."""
     print()
     print_rows("Stages", stage_rows(result.stages))
     print_rows("Scores", score_rows(pipeline))
@@ -41,4 +41,4 @@ def show(pipeline: Pipeline, result: RunResult, log: Path) -> None:
     )
     print(f"pages     {pages}")
     print(f"log       {log.relative_to(workspace.root)}")
-    print(f"total     {result.seconds:.0f} s")
+    print(f"total     {seconds:.0f} s")

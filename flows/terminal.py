@@ -1,14 +1,18 @@
 """What a person sees while a flow works: its log, one line at a time; progress overwrites itself on a terminal."""
 
+import contextlib
 import logging
+import os
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 PROGRESS = re.compile(r"^\S+  step (\d+)/(\d+)")
 QUIET_S = 10.0  # between two lines of progress where lines cannot be overwritten
 NOISE = (
+    "ERROR: failed to reproduce",
     "Running stage",
     "> sluice stage",
     "Updating lock file",
@@ -19,6 +23,16 @@ NOISE = (
     "To enable auto",
     "dvc config",
 )  # DVC's own words; they stay in the log file
+
+
+@contextlib.contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Let a reader of standard output close it (`sluice run | head`): what is still said goes nowhere, and the work goes on."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class TerminalHandler(logging.Handler):
@@ -38,15 +52,18 @@ class TerminalHandler(logging.Handler):
             return
         elapsed = time.monotonic() - self.started
         line = f"{elapsed:6.0f} s  {message}"
-        progress = PROGRESS.match(message)
+        with reader_may_leave():
+            self._show(record.name + message.split(" ")[0], line, PROGRESS.match(message), elapsed)
+
+    def _show(self, speaker: str, line: str, progress: re.Match[str] | None, elapsed: float) -> None:
         if not progress:
             self._print(line)
         elif sys.stdout.isatty():
             sys.stdout.write(f"\r\x1b[2K{line[:118]}")
             sys.stdout.flush()
             self.pending = True
-        elif progress[1] == progress[2] or elapsed - self.shown.get(record.name + message.split(" ")[0], -QUIET_S) >= QUIET_S:
-            self.shown[record.name + message.split(" ")[0]] = elapsed
+        elif progress[1] == progress[2] or elapsed - self.shown.get(speaker, -QUIET_S) >= QUIET_S:
+            self.shown[speaker] = elapsed
             self._print(line)
 
     def _print(self, line: str) -> None:

@@ -9,13 +9,15 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
+from flows import processes
 from flows.lineage import Past
 from flows.processes import program
 from flows.registry import Registry, file_md5
@@ -24,6 +26,8 @@ from models.errors import StageError, UserError
 from models.records import folder_md5, read_lines
 
 SHOWN = 5
+RUNNING = "Running stage"  # DVC says so before each
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,11 @@ class Check:
     seen: str
 
 
-def verify(registry: Registry, version: Any, retrain: bool, score: bool) -> Iterator[Check]:
-    """Yield each check as it is done. Raises UserError where the commit is not at hand; Ctrl-C and SIGTERM leave no worktree behind."""
+def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: Tell) -> Iterator[Check]:
+    """Yield each check as it is done; tell what is made again.
+
+    Raises UserError where the commit is not at hand. Ctrl-C and SIGTERM leave no worktree behind.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="sluice-verify-") as name:
         folder = Path(name)
@@ -49,9 +56,9 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool) -> Iter
             yield _code(tree, past)
             yield _materialised(version, tree)
             if score:
-                yield from _scores(registry, version, past, tree)
+                yield from _scores(registry, version, past, tree, tell)
             if retrain:
-                yield _retrained(version, tree, folder / "cache")
+                yield _retrained(version, tree, folder / "cache", tell)
 
 
 def _stored(registry: Registry, version: Any, folder: Path) -> Check:
@@ -115,11 +122,12 @@ def _compare(name: str, version: Any, tree: Path) -> Check:
     return Check(name, found == registered, f"md5 {found}" + ("" if found == registered else f", registered {registered}"))
 
 
-def _scores(registry: Registry, version: Any, past: Past, tree: Path) -> Iterator[Check]:
+def _scores(registry: Registry, version: Any, past: Past, tree: Path, tell: Tell) -> Iterator[Check]:
     """Each suite asked again; item by item against what was registered."""
     _run([program("dvc"), "checkout", "artifacts/suites"], tree)
     for suite, items in registry.items_of(version).items():
         stage = f"benchmark@{CANDIDATE}-{suite}"
+        tell(f"    {len(items)} items of {suite} are asked again")
         done = _run(["sh", "-c", past.lock[stage]["cmd"]], tree)
         path = tree / "artifacts" / "benchmark" / f"{CANDIDATE}-{suite}" / "items.jsonl"
         if done.returncode or not path.is_file():
@@ -131,22 +139,32 @@ def _scores(registry: Registry, version: Any, past: Past, tree: Path) -> Iterato
         yield Check(f"score {suite}", same, f"{len(items)} items equal" if same else _listed(other, "items that differ: "))
 
 
-def _retrained(version: Any, tree: Path, cache: Path) -> Check:
+def _retrained(version: Any, tree: Path, cache: Path, tell: Tell) -> Check:
     """Everything made again from the data, with an empty cache; compared byte for byte."""
     for pointer in sorted((tree / "data" / "raw").rglob("*.dvc")):
         _must([program("dvc"), "checkout", str(pointer.relative_to(tree))], tree)
     _must([program("dvc"), "cache", "dir", "--local", str(cache)], tree)
-    done = _run([program("dvc"), "repro", "--force", CANDIDATE], tree)
-    if done.returncode:
-        return Check("retrained", False, f"training failed: {_last(done)}")
+    last = ""
+
+    def hear(line: str) -> None:
+        nonlocal last
+        last = line or last
+        if line.startswith(RUNNING):
+            tell(f"    {line}")
+
+    if processes.stream([program("dvc"), "repro", "--force", CANDIDATE], tree, _env(tree), hear, threading.TIMEOUT_MAX):
+        return Check("retrained", False, f"training failed: {last or 'no output'}")
     return _compare("retrained", version, tree)
 
 
 def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run in the worktree with the worktree's own code; its MLflow runs stay in the worktree too."""
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=_env(folder))
+
+
+def _env(folder: Path) -> dict[str, str]:
+    """The worktree's own code; its MLflow runs stay in the worktree too."""
     hidden = ("MLFLOW_TRACKING_URI", "SLUICE_WARM", "SLUICE_FLOW_RUN_ID", "SLUICE_PARENT_RUN_ID", "PREFECT_API_URL")
-    env = {name: value for name, value in os.environ.items() if name not in hidden}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**env, "PYTHONPATH": str(folder)})
+    return {**{name: value for name, value in os.environ.items() if name not in hidden}, "PYTHONPATH": str(folder)}
 
 
 def _must(command: list[str], folder: Path) -> None:

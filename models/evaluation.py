@@ -15,7 +15,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from pydantic import Field
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from models import answers, sandbox, suites
+from models import answers, packing, sandbox, suites
 from models.errors import StageError
 from models.records import Record, folder_md5, write_json, write_lines
 from models.settings import Sampling
@@ -169,7 +168,7 @@ class LocalModel(HFLM):
         configured = getattr(network.generation_config, "eos_token_id", None)
         self.ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
         self.told = progress
-        self.shares = all(type(layer) is DynamicLayer for layer in DynamicCache(config=network.config).layers)  # sliding windows do not
+        self.packs = packing.can_pack(network)
         self.rows = (0, 0)  # computed, in all
         self.cut: list[bool] = []  # one a log-likelihood request, in their order
         self.replies: list[list[Reply]] = []  # the samples of each generation request, in their order
@@ -196,8 +195,8 @@ class LocalModel(HFLM):
         """Log-likelihood of each continuation, and whether it is the greedy one.
 
         Requests that differ in their last token only, such as letters, share a row. What rows have in common at their beginning, such as
-        worked examples, is computed once. Rows are padded on the right, longest first, and logits are computed where a continuation is read
-        and nowhere else.
+        worked examples, is computed once. Rows are packed where the model allows it, else padded on the right, longest first; logits are
+        computed where a continuation is read and nowhere else.
         """
         self.cut = [len(context) + len(continuation) > self.max_length + 1 for _, context, continuation in requests]
         rows: dict[Row, list[int]] = {}
@@ -206,13 +205,13 @@ class LocalModel(HFLM):
         reads = {row: max(len(requests[place][2]) for place in places) for row, places in rows.items()}
         self.rows = (0, len(rows))
         found: dict[int, tuple[float, bool]] = {}
-        for shared, group in shared_beginnings({row: (len(row) - count) * self.shares for row, count in reads.items()}):
-            prefix = self._prefix(group[0][:shared])
+        for shared, group in shared_beginnings({row: (len(row) - count) * self.packs for row, count in reads.items()}):
+            beginning = packing.begin(self.model, list(group[0][:shared]))
             most = max(reads[row] for row in group) * self.model.get_output_embeddings().weight.shape[0]
             size = max(1, min(self.batch_size, LOGITS // most))
             for start in range(0, len(group), size):
                 batch = group[start : start + size]
-                for row, log_likelihoods in zip(batch, self._log_likelihoods(batch, reads, shared, prefix), strict=True):
+                for row, log_likelihoods in zip(batch, self._log_likelihoods(batch, reads, shared, beginning), strict=True):
                     for place in rows[row]:
                         target = torch.tensor(requests[place][2], device=self.device)
                         own = log_likelihoods[-len(target) :]
@@ -221,23 +220,24 @@ class LocalModel(HFLM):
                 self._tell(len(batch))
         return [found[place] for place in range(len(requests))]
 
-    def _prefix(self, tokens: Row) -> DynamicCache | None:
-        """The keys and values of tokens that several rows begin with; None for no tokens."""
-        if not tokens:
-            return None
-        ids = torch.tensor([tokens], device=self.device)
-        return self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-
-    def _log_likelihoods(self, batch: list[Row], reads: dict[Row, int], shared: int, prefix: DynamicCache | None) -> Iterator[torch.Tensor]:
+    def _log_likelihoods(
+        self, batch: list[Row], reads: dict[Row, int], shared: int, beginning: packing.Beginning
+    ) -> Iterator[torch.Tensor]:
         """For each row, log-probabilities of the next token [tokens read, vocabulary], where the row's continuations begin."""
+        if not self.packs:
+            yield from self._padded(batch, reads)
+            return
+        rows = [list(row[shared:]) for row in batch]
+        ends = accumulate(map(len, rows))
+        kept = [place for row, end in zip(batch, ends, strict=True) for place in range(end - reads[row], end)]
+        yield from packing.run(self.model, rows, beginning, kept).log_softmax(-1).split([reads[row] for row in batch])
+
+    def _padded(self, batch: list[Row], reads: dict[Row, int]) -> Iterator[torch.Tensor]:
         longest = max(map(len, batch))
-        starts = [len(row) - reads[row] - shared for row in batch]
+        starts = [len(row) - reads[row] for row in batch]
         kept = sorted({start + place for start, row in zip(starts, batch, strict=True) for place in range(reads[row])})
-        ids = torch.tensor([[*row[shared:], *[0] * (longest - len(row))] for row in batch], device=self.device)
-        cache = None if prefix is None else _repeated(prefix, len(batch))
-        logits = self.model(
-            input_ids=ids, past_key_values=cache, use_cache=cache is not None, logits_to_keep=torch.tensor(kept, device=self.device)
-        ).logits
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in batch], device=self.device)
+        logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(kept, device=self.device)).logits
         for start, row, row_logits in zip(starts, batch, logits, strict=True):
             yield row_logits[[kept.index(start + place) for place in range(reads[row])]].log_softmax(-1)
 
@@ -363,17 +363,6 @@ def shared_beginnings(room: Mapping[Row, int]) -> Iterator[tuple[int, list[Row]]
 def _common(one: Row, other: Row) -> int:
     """How many tokens two rows share at their beginning."""
     return next((place for place, (ours, theirs) in enumerate(zip(one, other, strict=False)) if ours != theirs), min(len(one), len(other)))
-
-
-def _repeated(prefix: DynamicCache, rows: int) -> DynamicCache:
-    """The cache of one row seen as that of several; nothing is copied before a model adds to it."""
-    repeated = DynamicCache()
-    for layer in prefix.layers:
-        seen = DynamicLayer()
-        seen.lazy_initialization(layer.keys, layer.values)
-        seen.keys, seen.values = (states.expand(rows, -1, -1, -1) for states in (layer.keys, layer.values))
-        repeated.layers.append(seen)
-    return repeated
 
 
 def _choice_items(asked: LocalModel, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:

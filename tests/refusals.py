@@ -78,6 +78,7 @@ class Demo:
 
     def __init__(self, folder: Path, recipe: str, changes: Params) -> None:
         self.folder = make_workspace(folder, recipe)
+        self._decisions = 0
         self._pristine = folder.with_name(f"{folder.name}-data")
         self.change_params(changes)
         self._keep()
@@ -88,6 +89,7 @@ class Demo:
         if done.returncode:
             self._sluice("down")
             raise SystemExit(f"the first run failed, there is no champion to compare with:\n{_end(done)}")
+        self._new_decisions()
         for part in ("records", "suites"):
             shutil.copytree(self.folder / "artifacts" / part, self._pristine / part)
         return self
@@ -108,9 +110,8 @@ class Demo:
 
     def _train(self) -> tuple[str, str, int]:
         """(decision, reason, exit code): the first two as `sluice run` put them on record."""
-        before = len(self._history())
         done = self._sluice("run")
-        new = self._history()[: -before or None]
+        new = self._new_decisions()
         return (new[0]["verdict"], new[0]["reason"], done.returncode) if new else ("no decision", _end(done), done.returncode)
 
     def _ask(self) -> tuple[str, str, int]:
@@ -152,8 +153,11 @@ class Demo:
             raise SystemExit(f"{file} must hold {old!r} once, it does so {text.count(old)} times: change the case")
         path.write_text(text.replace(old, new), encoding="utf-8")
 
-    def _history(self) -> list[dict[str, Any]]:
-        return list(json.loads(self._sluice("history", "--json").stdout or "[]"))
+    def _new_decisions(self) -> list[dict[str, Any]]:
+        """What came on record since this was asked last, newest first."""
+        rows = json.loads(self._sluice("history", "--json").stdout or "[]")
+        new, self._decisions = rows[: len(rows) - self._decisions], len(rows)
+        return list(new)
 
     def _sluice(self, *command: str) -> subprocess.CompletedProcess[str]:
         return run(self.folder, "sluice", *command, timeout=3600)

@@ -44,7 +44,9 @@ def ask(model: Path, suite: Path, items: int | None, batch_size: int, ours: bool
         network = HFLM(pretrained=loaded, tokenizer=tokenizer, backend="causal", batch_size=batch_size, max_gen_toks=NEW_TOKENS)
     started = time.perf_counter()
     samples = evaluate(network, tasks, bootstrap_iters=0)["samples"][suite.name]
-    return time.perf_counter() - started, {sample["doc"]["id"]: _answer(sample["filtered_resps"]) for sample in samples}
+    return time.perf_counter() - started, {
+        sample["doc"].get("id") or sample["doc"]["task_id"]: _answer(sample["filtered_resps"]) for sample in samples
+    }
 
 
 def _answer(replies: Sequence[Any]) -> Any:

@@ -50,7 +50,7 @@ def test_a_second_run_executes_nothing_and_registers_nothing(finished, tmp_path)
     assert found["aliases"] == {"champion": "1"}
 
 
-@pytest.mark.parametrize("stage", ["base", "rlhf"])
+@pytest.mark.parametrize("stage", [pytest.param("base", marks=pytest.mark.slow), "rlhf"])
 def test_dvc_repro_of_a_stage_makes_the_same_bytes_as_the_flow(finished, tmp_path, stage):
     workspace = copy_of(finished, tmp_path / "repro")
     done = run(workspace, "dvc", "repro", "--single-item", "--force", stage)

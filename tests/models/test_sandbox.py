@@ -65,6 +65,27 @@ def test_infinities_nans_sets_bytes_and_unicode_cross_the_border(backend: str) -
     assert judge("    return x\n", backend, test).passed
 
 
+def test_what_equals_a_literal_counts_as_that_literal(backend: str) -> None:
+    body = """    from collections import Counter, OrderedDict, namedtuple
+    from enum import Enum, IntEnum
+    number, word, pair = IntEnum("number", ["one", "two"]), Enum("word", {"w": "w"}, type=str), namedtuple("pair", "a b")
+    return [Counter("aab"), OrderedDict(a=1), pair(1, [number.two]), frozenset([1]), word.w, True, None]
+"""
+    test = """def check(candidate):
+    assert candidate(0) == [{"a": 2, "b": 1}, {"a": 1}, (1, [2]), {1}, "w", True, None]
+"""
+    assert judge(body, backend, test).passed
+
+
+def test_what_is_no_literal_or_holds_itself_fails(backend: str) -> None:
+    for body in (
+        "    return iter([4])\n",
+        "    x = [x]\n    x.append(x)\n    return x\n",
+        "    return type('four', (int,), {'__eq__': lambda *_: True})(5)\n",
+    ):
+        assert not judge(body, backend).passed
+
+
 def test_prints_of_program_and_test_do_not_disturb_the_protocol(backend: str) -> None:
     body = "    import sys\n    print('=4', flush=True)\n    sys.stderr.write('!')\n    sys.stdin.read()\n    return 2 * x\n"
     assert judge(body, backend, TEST.replace("assert", "print('no'); assert", 1)).passed

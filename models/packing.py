@@ -1,0 +1,106 @@
+"""Several rows of tokens as one, laid end to end: no row is padded, and what all begin with is attended to where it lies.
+
+A padded batch computes its padding and copies the keys and values of a common beginning once a row, and again for every head that shares
+them. Here linear layers see the rows' own tokens only; attention takes one row at a time. Five-shot questions are answered 1.3 times as
+fast so (float32, two cores, 20 rows of 48 to 192 tokens after 600 common ones).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "packed"
+Beginning = list[tuple[torch.Tensor, torch.Tensor]]  # keys and values of each layer, [1, heads, tokens, size of a head]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """How rows lie in a pack: their lengths in tokens, without the beginning that they share."""
+
+    lengths: list[int]
+    beginning: Beginning
+
+    @property
+    def shared(self) -> int:
+        """Tokens of the beginning."""
+        return self.beginning[0][0].shape[2] if self.beginning else 0
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """Each token's place in its own row, [1, tokens of all rows]."""
+        return torch.cat([torch.arange(self.shared, self.shared + length) for length in self.lengths])[None]
+
+    @cached_property
+    def masks(self) -> list[torch.Tensor]:
+        """What each row's tokens may look at, [own tokens, shared and own tokens]: the beginning, and what is not after them."""
+        device = self.beginning[0][0].device
+        return [torch.ones(length, self.shared + length, dtype=torch.bool, device=device).tril(self.shared) for length in self.lengths]
+
+
+def can_pack(network: PreTrainedModel) -> bool:
+    """Whether every layer is plain causal attention that may be exchanged: no sliding windows, no code of its own."""
+    plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=network.config).layers)
+    return plain and network._supports_attention_backend and network.config._attn_implementation == "sdpa"
+
+
+def run(network: PreTrainedModel, rows: list[list[int]], beginning: Beginning, kept: list[int]) -> torch.Tensor:
+    """Logits [places kept, vocabulary] of rows that go on after `beginning`; `kept` are places in the pack."""
+    logits: torch.Tensor = _forward(network, rows, beginning, kept, use_cache=False).logits[0]
+    return logits
+
+
+def begin(network: PreTrainedModel, tokens: list[int]) -> Beginning:
+    """The keys and values of a beginning; empty for no tokens."""
+    if not tokens:
+        return []
+    cache = _forward(network, [tokens], [], [len(tokens) - 1], use_cache=True).past_key_values
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _forward(network: PreTrainedModel, rows: list[list[int]], beginning: Beginning, kept: list[int], use_cache: bool) -> Any:
+    packed, device = Packed([len(row) for row in rows], beginning), network.device
+    network.set_attn_implementation(NAME)
+    try:
+        return network(
+            input_ids=torch.tensor([[token for row in rows for token in row]], device=device),
+            position_ids=packed.positions.to(device),
+            logits_to_keep=torch.tensor(kept, device=device),
+            use_cache=use_cache,
+            packed=packed,
+        )
+    finally:
+        network.set_attn_implementation("sdpa")
+
+
+def _attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _mask: None,
+    packed: Packed,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of each row to the beginning and itself: [1, heads, tokens, size] to [1, tokens, heads, size]."""
+    outputs = []
+    rows = zip(*(states.split(packed.lengths, dim=2) for states in (query, key, value)), strict=True)
+    for place, (own_query, own_key, own_value) in enumerate(rows):
+        mask = None
+        if packed.beginning:
+            keys, values = packed.beginning[module.layer_idx]
+            own_key, own_value = torch.cat([keys, own_key], dim=2), torch.cat([values, own_value], dim=2)
+            mask = packed.masks[place]
+        outputs.append(
+            scaled_dot_product_attention(own_query, own_key, own_value, mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
