@@ -170,6 +170,7 @@ class LocalModel(HFLM):
         self.told = progress
         self.packs = packing.can_pack(network)
         self.rows = (0, 0)  # computed, in all
+        self.encoded: tuple[str | None, list[int]] = (None, [])  # the last context and its tokens
         self.cut: list[bool] = []  # one a log-likelihood request, in their order
         self.replies: list[list[Reply]] = []  # the samples of each generation request, in their order
 
@@ -185,7 +186,9 @@ class LocalModel(HFLM):
 
         lm-eval moves the context's trailing white space into the continuation, which would count the template's line break as an answer's.
         """
-        joined, alone = self.tok_encode(context + continuation), self.tok_encode(context)
+        if self.encoded[0] != context:  # the choices of a question come one after another
+            self.encoded = (context, self.tok_encode(context))
+        joined, alone = self.tok_encode(context + continuation), self.encoded[1]
         shared = next((place for place, (one, other) in enumerate(zip(joined, alone, strict=False)) if one != other), len(alone))
         shared = min(shared, len(joined) - 1)
         return joined[:shared], joined[shared:]
