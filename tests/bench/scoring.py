@@ -41,7 +41,8 @@ def ask(model: Path, suite: Path, items: int | None, batch_size: int, ours: bool
         network = evaluation.LocalModel(model, tokenizer, how, "cpu", lambda _done, _all: None)
     else:
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
-        network = HFLM(pretrained=loaded, tokenizer=tokenizer, backend="causal", batch_size=batch_size, max_gen_toks=NEW_TOKENS)
+        stock = type("Stock", (HFLM,), {"max_gen_toks": NEW_TOKENS})  # lm-eval's is a constant, 256, whatever is asked for
+        network = stock(pretrained=loaded, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
     started = time.perf_counter()
     samples = evaluate(network, tasks, bootstrap_iters=0)["samples"][suite.name]
     return time.perf_counter() - started, {
