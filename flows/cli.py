@@ -46,10 +46,15 @@ def say(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def tell(line: str) -> None:
+    """Say how the work goes, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def warn(held: Any) -> None:
-    """Say on standard error what the gate will not be able to show."""
+    """Say what the gate will not be able to show."""
     for line in held.warnings():
-        print(f"sluice: warning: {line}", file=sys.stderr, flush=True)
+        tell(f"sluice: warning: {line}")
 
 
 def open_registry(workspace: Workspace) -> Any:
@@ -72,16 +77,14 @@ def run() -> None:
     log = workspace.work / "logs" / f"run-{datetime.now():%Y%m%d-%H%M%S}.log"
     tracking.require_server(workspace)
     with hold(workspace), services.prefect_api(workspace) as prefect, session(workspace) as held:
-        with terminal.reader_may_leave():
-            print(f"sluice: to run: {', '.join(held.changes) or 'nothing'}", flush=True)
+        print(f"sluice: to run: {', '.join(held.changes) or 'nothing'}", flush=True)
         warn(held)
         from flows import retraining_console
 
         tracking.preload(workspace)
         prefect.wait()
         result = retraining_console.run(log, lasting=bool(held.changes))
-    with terminal.reader_may_leave():
-        retraining_console.show(held.pipeline, result, log, time.monotonic() - STARTED)
+    retraining_console.show(held.pipeline, result, log, time.monotonic() - STARTED)
     if result.decision in ("refuse", "undecided", "invalid"):
         raise Refused(f"the gate said {result.decision}: {result.reason}")
 
@@ -201,11 +204,11 @@ def suite_import(
     """Bring a benchmark into data/raw/suites, once it is known to be the published one."""
     from models import published
 
-    def tell(done: int, whole: int) -> None:
-        print(f"sluice: {done / 1e6:.1f} MB" + (f" of {whole / 1e6:.1f} MB" if whole else ""), file=sys.stderr, flush=True)
+    def tell_bytes(done: int, whole: int) -> None:
+        tell(f"sluice: {done / 1e6:.1f} MB" + (f" of {whole / 1e6:.1f} MB" if whole else ""))
 
     workspace = here()
-    count = published.bring(name, source, workspace.root / "data" / "raw" / "suites", tell)
+    count = published.bring(name, source, workspace.root / "data" / "raw" / "suites", tell_bytes)
     print(f"{count:,} items of {name} in data/raw/suites/{name}; now 'dvc add data/raw/suites/{name}' and name it in params.yaml")
 
 
@@ -230,7 +233,7 @@ def gate(
         say({"decision": "unchanged"}) if as_json else print(f"unchanged: the candidate is {against}")
         return
     if sequential:
-        early = release.decide_early(held, registry, candidate, rival, lambda line: print(line, file=sys.stderr, flush=True))
+        early = release.decide_early(held, registry, candidate, rival, tell)
         say(early.model_dump(mode="json")) if as_json else print_early(early)
         decision: str = early.decision
     else:
@@ -319,10 +322,6 @@ def verify(
 
     registry = open_registry(here())
     checks = []
-
-    def tell(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     for check in verifying.verify(registry, registry.version(version), retrain, score, tell):
         checks.append(check)
         if not as_json:
@@ -435,10 +434,8 @@ def rescore(model: Path, suite: Path, output: Path) -> None:
 
 def run_command(arguments: list[str]) -> int:
     """Run one command line; return its exit code. A failure that has a name is one line on standard error, never a traceback."""
-    code: Any = 0
     try:
-        with terminal.reader_may_leave():
-            code = app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False)
         if code == INTERRUPTED:  # typer's parser turns Ctrl-C into a return value
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
@@ -462,6 +459,7 @@ def run_command(arguments: list[str]) -> int:
 
 def main() -> None:
     """The script `sluice`."""
+    terminal.let_the_reader_leave()
     arguments = sys.argv[1:]
     warm_address = os.environ.get("SLUICE_WARM")
     if warm_address and arguments[:1] and arguments[0] in FORWARDED:

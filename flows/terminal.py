@@ -1,13 +1,13 @@
 """What a person sees while a flow works: its log, one line at a time; progress overwrites itself on a terminal."""
 
-import contextlib
+import io
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 PROGRESS = re.compile(r"^\S+  step (\d+)/(\d+)")
 QUIET_S = 10.0  # between two lines of progress where lines cannot be overwritten
@@ -25,14 +25,24 @@ NOISE = (
 )  # DVC's own words; they stay in the log file
 
 
-@contextlib.contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """Let a reader of standard output close it (`sluice run | head`): what is still said goes nowhere, and the work goes on."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+class Outlet(io.FileIO):
+    """Standard output that a reader may close (`sluice run | head`): what is still said goes nowhere, and the work goes on to its end."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
+
+
+def let_the_reader_leave() -> None:
+    """From now on a closed standard output ends nothing: neither the work nor the exit code depends on who reads."""
+    if sys.stdout is None:  # started without one
+        return
+    told, outlet = sys.stdout, io.BufferedWriter(Outlet(sys.stdout.fileno(), "w", closefd=False))
+    told.flush()
+    sys.stdout = io.TextIOWrapper(outlet, told.encoding, told.errors, line_buffering=told.isatty())
 
 
 class TerminalHandler(logging.Handler):
@@ -52,10 +62,7 @@ class TerminalHandler(logging.Handler):
             return
         elapsed = time.monotonic() - self.started
         line = f"{elapsed:6.0f} s  {message}"
-        with reader_may_leave():
-            self._show(record.name + message.split(" ")[0], line, PROGRESS.match(message), elapsed)
-
-    def _show(self, speaker: str, line: str, progress: re.Match[str] | None, elapsed: float) -> None:
+        progress, speaker = PROGRESS.match(message), record.name + message.split(" ")[0]
         if not progress:
             self._print(line)
         elif sys.stdout.isatty():

@@ -17,9 +17,8 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-from flows import processes
 from flows.lineage import Past
-from flows.processes import program
+from flows.processes import program, stream
 from flows.registry import Registry, file_md5
 from flows.release import CANDIDATE, candidate_folder
 from models.errors import StageError, UserError
@@ -152,7 +151,7 @@ def _retrained(version: Any, tree: Path, cache: Path, tell: Tell) -> Check:
         if line.startswith(RUNNING):
             tell(f"    {line}")
 
-    if processes.stream([program("dvc"), "repro", "--force", CANDIDATE], tree, _env(tree), hear, threading.TIMEOUT_MAX):
+    if stream([program("dvc"), "repro", "--force", CANDIDATE], tree, _env(tree), hear, threading.TIMEOUT_MAX):
         return Check("retrained", False, f"training failed: {last or 'no output'}")
     return _compare("retrained", version, tree)
 
