@@ -61,7 +61,7 @@ def approve(version: int) -> Any:
         registry.promote(number, seen, "approved", reason, mine, found.result, found.items)
         return Completed(message=f"approved: {reason}")
     with registry.lock():
-        registry.put_on_record(Decision("rejected", reason, "", number), mine, found.result, found.items)
+        registry.put_on_record(Decision(record.REJECTED, reason, "", number, seen), mine, found.result, found.items)
     return Completed(name="Rejected", message=f"rejected: {reason}")
 
 

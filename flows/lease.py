@@ -3,7 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
-from models.errors import Refused
+from flows import services
+from models.errors import Unavailable
 
 LEASE_S, WAIT_S = 60.0, 180.0  # the shortest lease that a server grants; longer than a lease, so that a killed holder's runs out
 
@@ -14,22 +15,25 @@ def held(name: str, api: str) -> Iterator[None]:
 
     The lease is renewed while held; where that fails, or nobody could be sure who holds it, the block ends with an error (strict). A server
     keeps leases over its own restart where PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE names its filesystem storage, as our local one's does.
-    Raises Refused where somebody else holds it for WAIT_S.
+    Raises Unavailable where somebody else holds it for WAIT_S, or nobody answers at `api`.
     """
+    import httpx
     from prefect.client.orchestration import get_client
     from prefect.concurrency.sync import concurrency
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: api}):
-        with get_client(sync_client=True) as client:
-            client.upsert_global_concurrency_limit_by_name(name, 1)
         slot = concurrency(name, lease_duration=LEASE_S, timeout_seconds=WAIT_S, strict=True)
         try:
+            with get_client(sync_client=True) as client:
+                client.upsert_global_concurrency_limit_by_name(name, 1)
             slot.__enter__()
         except TimeoutError:
-            raise Refused(
+            raise Unavailable(
                 f"another process holds {name!r} at {api} for {WAIT_S:.0f} s: nothing was moved; look again when it is done"
             ) from None
+        except httpx.TransportError as error:
+            raise services.no_prefect(api, error) from None
         with contextlib.ExitStack() as stack:
             stack.push(slot)
             yield

@@ -32,9 +32,9 @@ def is_stale(ours: Evidence, theirs: Evidence | None) -> bool:
 
 
 def rebaselined(
-    held: Session, registry: Registry, champion: Any, ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence]
+    held: Session, registry: Registry, champion: Any, ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence], ask: bool
 ) -> dict[str, Evidence]:
-    """The champion's evidence, scored anew on each suite where it is missing or out of date."""
+    """The champion's evidence, scored anew on each suite where it is missing or out of date; without `ask`, where that was done before."""
     fresh = dict(theirs)
     stale = [suite for suite, evidence in ours.items() if is_stale(evidence, theirs.get(suite))]
     if stale:
@@ -42,7 +42,9 @@ def rebaselined(
             folder = Path(name)
             for suite in stale:
                 known = _found(registry, champion, suite, ours[suite], folder)
-                path = known or _scored(held, registry, champion, suite, ours[suite], folder)
+                path = known or (_scored(held, registry, champion, suite, ours[suite], folder) if ask else None)
+                if path is None:
+                    continue
                 leaked = theirs[suite].contaminated if suite in theirs else {}
                 fresh[suite] = load_evidence(path, folder / "none").model_copy(update={"contaminated": leaked})
     return fresh

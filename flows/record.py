@@ -1,6 +1,7 @@
 """The record of promotions: one MLflow run a decision, each chained to the one before by hash, so that an edited or removed one is found.
 
-A record's hash covers its tags, metrics, start and artifacts, and the hash before it; the registered model carries the newest one's.
+A record's hash covers its name, tags, params, metrics, start and artifacts, and the hash before it; the registered model carries the newest
+one's.
 Records are FINISHED runs of `<model>/promotions`; a run that a crash left open is settled by the next writer, see `Registry.settle`.
 """
 
@@ -14,17 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from flows.tracking import PROMOTIONS, Tracker
+from models.errors import StageError
 from models.records import folder_md5, write_json, write_lines
 from tasks.gate import GateResult
 
 CHAMPION, PREVIOUS = "champion", "previous"
+ROLLBACK, REJECTED = "rollback", "rejected"  # verdicts of people; "promote", "refuse", ... are the gate's
 CONTENT = ("verdict", "reason", "alias", "version", "was", "previous", "pipeline_run", "by", "artifacts", "sequence", "before")
 HEAD = "sluice.record_head"  # tag of the registered model: "sequence:hash" of the newest record
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One line of the record: what was decided about a version; which alias moved ("" for none), where it `was`, who is `previous` now."""
+    """One line of the record: what was decided about a version, and which alias moved ("" for none).
+
+    `was` is the champion until then, which the version was compared with; `previous` who is that from now on.
+    """
 
     verdict: str
     reason: str
@@ -69,19 +75,37 @@ def log_evidence(tracker: Tracker, run_id: str, result: GateResult, items: Mappi
 
 
 def link(tracker: Tracker, run_id: str) -> str:
-    """Give a record its place in the chain; return the new head. Only the holder of the registry's lock may."""
-    sequence, _, before = head(tracker).partition(":")
+    """Give a record its place in the chain; return the new head. Only the holder of the registry's lock may.
+
+    Raises StageError where the head was tampered with: a new record would hide it.
+    """
+    newest = head(tracker)
+    sequence, _, before = newest.partition(":")
+    if not (_number(sequence) and before) and (newest or any("sluice.record" in run.data.tags for run in decisions(tracker))):
+        raise StageError(f"tag {HEAD} of registered model {tracker.model} is {newest!r}; 'sluice audit' says what it must be: put it back")
     tracker.client.set_tag(run_id, "sluice.artifacts", _artifacts(tracker, run_id))
-    tracker.client.set_tag(run_id, "sluice.sequence", str(int(sequence or 0) + 1))
+    tracker.client.set_tag(run_id, "sluice.sequence", str(_number(sequence) + 1))
     tracker.client.set_tag(run_id, "sluice.before", before)
     found = digest(tracker.client.get_run(run_id))
     tracker.client.set_tag(run_id, "sluice.record", found)
-    return f"{int(sequence or 0) + 1}:{found}"
+    return f"{_number(sequence) + 1}:{found}"
+
+
+def _number(text: str) -> int:
+    """A sequence number; 0 where somebody wrote something else there."""
+    return int(text) if text.isdecimal() else 0
 
 
 def head(tracker: Tracker) -> str:
-    """The newest record's "sequence:hash"; empty before the first."""
-    return str(tracker.client.get_registered_model(tracker.model).tags.get(HEAD, ""))
+    """The newest record's "sequence:hash"; empty before the first, and where there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(tracker.client.get_registered_model(tracker.model).tags.get(HEAD, ""))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return ""
+        raise tracker.unavailable(error) from None
 
 
 def set_head(tracker: Tracker, value: str) -> None:
@@ -91,7 +115,8 @@ def set_head(tracker: Tracker, value: str) -> None:
 def digest(run: Any) -> str:
     """The hash of all that a record says; SHA-256 in hex."""
     content = {key: run.data.tags.get(f"sluice.{key}", "") for key in CONTENT}
-    whole = {"content": content, "metrics": dict(sorted(run.data.metrics.items())), "start": run.info.start_time}
+    whole = {"content": content, "metrics": dict(sorted(run.data.metrics.items())), "params": dict(sorted(run.data.params.items()))}
+    whole |= {"name": run.info.run_name, "start": run.info.start_time}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -113,15 +138,37 @@ def decisions(tracker: Tracker) -> Sequence[Any]:
         found += page
         token = page.token
         if not token:
-            return sorted(found, key=lambda run: int(run.data.tags.get("sluice.sequence", 0)), reverse=True)
+            return sorted(found, key=lambda run: _number(run.data.tags.get("sluice.sequence", "")), reverse=True)
 
 
-def audit(tracker: Tracker, aliases: Mapping[str, str]) -> list[Finding]:
-    """All that does not fit: records edited, removed or added by another hand, and aliases that no record put where they are."""
-    runs = list(reversed(decisions(tracker)))
+def champions(tracker: Tracker) -> list[str]:
+    """The champions that rollbacks walk, oldest first: a promotion adds one, a rollback forgets those after the one it returns to."""
+    walked: list[str] = []
+    for run in reversed(decisions(tracker)):
+        tags = run.data.tags
+        if tags.get("sluice.alias") != CHAMPION:
+            continue
+        version, was = tags.get("sluice.version", ""), tags.get("sluice.was", "")
+        if tags.get("sluice.verdict") == ROLLBACK:
+            while walked and walked[-1] == was:
+                walked.pop()
+            while version in walked and walked[-1] != version:
+                walked.pop()
+        elif was and walked[-1:] != [was]:  # moved around the gate
+            walked.append(was)
+        if walked[-1:] != [version]:
+            walked.append(version)
+    return walked
+
+
+def audit(tracker: Tracker, newest_first: Sequence[Any], newest: str, aliases: Mapping[str, str]) -> list[Finding]:
+    """All that does not fit: records edited, removed or added by another hand, and aliases that no record put where they are.
+
+    The records, the head and the aliases were read under the registry's lock.
+    """
+    runs = list(reversed(newest_first))
     strangers = [run for run in runs if "sluice.record" not in run.data.tags]
     chain = [run for run in runs if "sluice.record" in run.data.tags]
-    newest = head(tracker) if chain or aliases else ""
     return [
         *(Finding("a record that Sluice did not write: it has no place in the chain", run.info.run_id) for run in strangers),
         *_broken_links(tracker, chain, newest),
@@ -132,8 +179,8 @@ def audit(tracker: Tracker, aliases: Mapping[str, str]) -> list[Finding]:
 def _broken_links(tracker: Tracker, chain: Sequence[Any], newest: str) -> Iterator[Finding]:
     sequence, before = 0, ""
     for run in chain:
-        tags, number = run.data.tags, int(run.data.tags["sluice.sequence"])
-        name = f"record {number} ({tags['sluice.verdict']} {tags['sluice.version']})".replace(" )", ")")
+        tags, number = run.data.tags, _number(run.data.tags.get("sluice.sequence", ""))
+        name = f"record {number} ({tags.get('sluice.verdict', '')} {tags.get('sluice.version', '')})".replace(" )", ")")
         if number > sequence + 1:
             yield Finding(f"{_numbers(sequence + 1, number - 1)} missing from the record")
         elif number <= sequence:
@@ -141,15 +188,15 @@ def _broken_links(tracker: Tracker, chain: Sequence[Any], newest: str) -> Iterat
         elif tags.get("sluice.before", "") != before:
             yield Finding(f"{name} does not follow the record before it", run.info.run_id)
         if digest(run) != tags["sluice.record"]:
-            yield Finding(f"{name} was edited: its tags, metrics or start are not those that were decided on", run.info.run_id)
+            yield Finding(f"{name} was edited: its name, tags, numbers or start are not those that were decided on", run.info.run_id)
         elif _artifacts(tracker, run.info.run_id) != tags.get("sluice.artifacts", ""):
             yield Finding(f"{name} was edited: its evidence is not what was decided on", run.info.run_id)
         sequence, before = max(sequence, number), tags["sluice.record"]
     last, _, hashed = newest.partition(":")
-    if int(last or 0) > sequence:
-        yield Finding(f"{_numbers(sequence + 1, int(last))} missing from the record")
-    elif chain and (int(last or 0) < sequence or hashed != before):
-        yield Finding(f"the newest record is not the one that the registered model names ({HEAD})", chain[-1].info.run_id)
+    if _number(last) > sequence:
+        yield Finding(f"{_numbers(sequence + 1, _number(last))} missing from the record")
+    elif (_number(last), hashed) != (sequence, before):
+        yield Finding(f"the registered model's tag {HEAD} is {newest!r}, must name the newest record, {sequence}:{before}")
 
 
 def _numbers(first: int, last: int) -> str:
@@ -165,9 +212,9 @@ def _unexplained_moves(chain: Sequence[Any], aliases: Mapping[str, str]) -> Iter
             continue
         began = tags.get("sluice.was", "")
         if began != champion:
-            where = f"before record {tags['sluice.sequence']}, {CHAMPION} went from version {champion or 'none'} to {began or 'none'}"
-            yield Finding(f"{where} on no record", run.info.run_id)
-        champion, previous = tags["sluice.version"], tags.get("sluice.previous", "")
+            moved = f"{CHAMPION} went from version {champion or 'none'} to {began or 'none'} on no record"
+            yield Finding(f"before record {tags.get('sluice.sequence', '?')}, {moved}", run.info.run_id)
+        champion, previous = tags.get("sluice.version", ""), tags.get("sluice.previous", "")
     for alias, recorded in ((CHAMPION, champion), (PREVIOUS, previous)):
         if aliases.get(alias, "") != recorded:
             yield Finding(

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version as package_version
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from flows import lease, record, services
-from flows.record import CHAMPION, PREVIOUS, Decision
-from flows.tracking import PIPELINE, PROMOTIONS, Tracker
+from flows.record import CHAMPION, PREVIOUS, REJECTED, ROLLBACK, Decision
+from flows.tracking import PIPELINE, PROMOTIONS, Tracker, is_dead, is_mine
 from flows.workspace import locked, read_json
 from models.errors import Refused, StageError, UserError
 from models.records import folder_md5, read_lines
@@ -31,6 +32,7 @@ IDENTITY = (  # equal, or two scores are not comparable
     "max_new_tokens",
     "sampling",
 )
+UNHEARD_S = 3600.0  # no decision takes an hour to put on record
 SERVING = ("mlflow", "torch", "transformers", "accelerate")
 
 
@@ -168,8 +170,15 @@ class Registry:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the registry's only writer: on this machine, and among all that share a Prefect server."""
+        """Be the registry's only writer, on this machine and among all that share a Prefect server, once what crashes left open is settled.
+
+        Whoever holds the lease knows that every decision still open elsewhere is dead; without one, it is after a time that none takes.
+        """
         with locked(self.lock_file), self._lease():
+            unheard_s = UNHEARD_S if services.shared_api(self.tracker.workspace) is None else -math.inf
+            for run in self.tracker.open_runs(PROMOTIONS):
+                if is_mine(run) or is_dead(run, unheard_s):
+                    self._settle(run)
             yield
 
     @contextlib.contextmanager
@@ -200,24 +209,36 @@ class Registry:
     ) -> str:
         """Put one decision on record, under the lock, and move the alias that it names; return the run's id.
 
-        The run is open while the alias moves: a crash in between is settled by `settle`.
+        The run is open while the alias moves: a crash in between is settled by the next writer. Raises Refused, with nothing moved, where
+        champion is not what it `was` any more.
         """
         run_id = self.tracker.start(PROMOTIONS, f"{decision.verdict} {decision.version or ''}".strip(), record.tags_of(decision, parent))
-        if result is not None:
-            record.log_evidence(self.tracker, run_id, result, items or {})
-        head = record.link(self.tracker, run_id)
-        if decision.alias:
-            self._move(decision)
-        record.set_head(self.tracker, head)
+        try:
+            if result is not None:
+                record.log_evidence(self.tracker, run_id, result, items or {})
+            head = record.link(self.tracker, run_id)
+            if decision.alias:
+                self._require_champion(decision.was)  # once more: a clone that shares no Prefect server holds another lock
+                self.client.set_registered_model_alias(self.name, decision.alias, decision.version)
+                self._set_previous(decision.previous)
+            record.set_head(self.tracker, head)
+        except BaseException:
+            with contextlib.suppress(Exception):  # where the store is away, the next writer settles it
+                self._settle(self.client.get_run(run_id))
+            raise
         self.tracker.end(run_id, "FINISHED")
         return run_id
 
-    def _move(self, decision: Decision) -> None:
-        if decision.previous:
-            self.client.set_registered_model_alias(self.name, PREVIOUS, decision.previous)
+    def _require_champion(self, seen: str | None) -> None:
+        current = self.aliases().get(CHAMPION)
+        if current != seen:
+            raise Refused(f"champion is version {current} now, the gate compared with {seen}: nothing was moved; run the gate again")
+
+    def _set_previous(self, version: str | None) -> None:
+        if version:
+            self.client.set_registered_model_alias(self.name, PREVIOUS, version)
         elif PREVIOUS in self.aliases():
             self.client.delete_registered_model_alias(self.name, PREVIOUS)
-        self.client.set_registered_model_alias(self.name, decision.alias, decision.version)
 
     def promote(
         self,
@@ -234,28 +255,43 @@ class Registry:
         Raises Refused where somebody else was faster: the comparison that justified the move no longer holds.
         """
         with self.lock():
-            current = self.aliases().get(CHAMPION)
-            if current != seen:
-                raise Refused(f"champion is version {current} now, the gate compared with {seen}: nothing was moved; run the gate again")
-            return self.put_on_record(Decision(verdict, reason, CHAMPION, version, current, current), parent, result, items)
+            self._require_champion(seen)
+            return self.put_on_record(Decision(verdict, reason, CHAMPION, version, seen, seen), parent, result, items)
 
     def rollback(self, reason: str) -> tuple[str, str]:
         """Return champion to the version before it on the record; return (from, to). Raises UserError where there is none."""
         with self.lock():
-            current = self.aliases().get(CHAMPION)
-            target = self._before(current)
-            if current is None or target is None:
+            current, kept = self.aliases().get(CHAMPION), {str(version.version) for version in self.versions()}
+            earlier = [version for version in record.champions(self.tracker) if version in kept]
+            while earlier and earlier[-1] == current:
+                earlier.pop()
+            if current is None or not earlier:
                 raise UserError(f"{self.name} has no earlier champion to return to; 'sluice history' lists what was promoted")
-            self.put_on_record(Decision("rollback", reason, CHAMPION, target, current, self._before(target)))
+            target = earlier[-1]
+            previous = next((version for version in reversed(earlier) if version != target), None)
+            self.put_on_record(Decision(ROLLBACK, reason, CHAMPION, target, current, previous))
             return current, target
 
-    def _before(self, version: str | None) -> str | None:
-        """The champion that the promotion of `version` replaced."""
+    def turned_down(self, version: str) -> str:
+        """What a person decided against a version, in a line, where that is the last word on it; the gate does not overrule people."""
         for run in record.decisions(self.tracker):
             tags = run.data.tags
-            if tags.get("sluice.alias") == CHAMPION and tags.get("sluice.version") == version and tags.get("sluice.verdict") != "rollback":
-                return tags.get("sluice.previous") or None
-        return None
+            about, verdict = tags.get("sluice.version") == version, tags.get("sluice.verdict")
+            if about and tags.get("sluice.alias") == CHAMPION:
+                return ""
+            if (about and verdict == REJECTED) or (verdict == ROLLBACK and tags.get("sluice.was") == version):
+                done = "rejected" if about else "rolled back"
+                return f"version {version} was {done} on {_iso(run.info.start_time)[:10]} ({tags.get('sluice.reason', '')})"
+        return ""
+
+    def note(self, decision: Decision, parent: str | None, result: GateResult, items: Mapping[str, Any]) -> None:
+        """Put on record a decision that moves nothing, unless it is the last one about its version already."""
+        with self.lock():
+            same = {key: value for key, value in record.tags_of(decision, None).items() if key != "sluice.by"}
+            runs = (run.data.tags for run in record.decisions(self.tracker))
+            last: Mapping[str, str] = next((tags for tags in runs if tags.get("sluice.version") == decision.version), {})
+            if {key: last.get(key) for key in same} != same:
+                self.put_on_record(decision, parent, result, items)
 
     def history(self) -> list[dict[str, Any]]:
         """Every decision, newest first."""
@@ -273,24 +309,29 @@ class Registry:
 
     def audit(self) -> list[record.Finding]:
         """What on the record, or beside it, no decision explains."""
-        return record.audit(self.tracker, self.aliases())
+        with self.lock():
+            runs, head, aliases = record.decisions(self.tracker), record.head(self.tracker), self.aliases()
+        return record.audit(self.tracker, runs, head, aliases)
 
     def settle(self) -> None:
         """Close what a crash left open: a decision that was carried out is FINISHED, any other dead run KILLED."""
-        dead = self.tracker.dead_runs(PROMOTIONS)
-        if dead:
+        if self.tracker.open_runs(PROMOTIONS):
             with self.lock():
-                for run in dead:
-                    self._settle(run.data.tags, run.info.run_id)
+                pass
         self.tracker.close_dead_runs()
 
-    def _settle(self, tags: Mapping[str, str], run_id: str) -> None:
-        """A linked record was carried out if the model names it as the newest, or the alias has moved already."""
-        own, head = f"{tags.get('sluice.sequence')}:{tags.get('sluice.record')}", record.head(self.tracker)
+    def _settle(self, run: Any) -> None:
+        """A linked record was carried out if the model names it as the newest, or champion has moved already; what is left is done then."""
+        tags, head = run.data.tags, record.head(self.tracker)
+        own = f"{tags.get('sluice.sequence')}:{tags.get('sluice.record')}"
         moved = bool(tags.get("sluice.alias")) and self.aliases().get(tags["sluice.alias"]) == tags.get("sluice.version")
         if "sluice.record" in tags and (own == head or (moved and tags.get("sluice.before", "") == head.partition(":")[2])):
+            if moved:
+                self._set_previous(tags.get("sluice.previous"))
             record.set_head(self.tracker, own)
-            self.tracker.end(run_id, "FINISHED")
+            self.tracker.end(run.info.run_id, "FINISHED")
+        else:
+            self.tracker.end(run.info.run_id, "KILLED", "the process ended before the decision was carried out")
 
 
 def score(evidence: Evidence) -> dict[str, float | int | None]:

@@ -153,8 +153,7 @@ def _evidence(
     ours = registry.evidence_of(registry.version(candidate)) if candidate else _evidence_at_hand(held)
     if champion is None:
         return ours, None
-    theirs = registry.evidence_of(champion)
-    return ours, theirs if candidate else rebaselined(held, registry, champion, ours, theirs)
+    return ours, rebaselined(held, registry, champion, ours, registry.evidence_of(champion), ask=not candidate)
 
 
 def _evidence_at_hand(held: Session) -> dict[str, Evidence]:
@@ -186,14 +185,18 @@ def _item_table(ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence] | N
 def decide(held: Session, found: Comparison, version: str, parent: str | None) -> Release:
     """Put the gate's decision on version `version` on record, and make it champion where the gate lets it through.
 
-    Raises Refused where another version has become champion since the comparison.
+    A version that a person rolled back or rejected is refused until a person promotes it. A decision that stands on record already is not
+    repeated there. Raises Refused where another version has become champion since the comparison.
     """
     registry, result = Registry(Tracker(held.workspace, held.model)), found.result
+    against = registry.turned_down(version) if result.decision == "promote" else ""
+    if against:
+        reason = f"{against}; the gate would let it through: 'sluice promote {version}' makes it champion all the same"
+        result = result.model_copy(update={"decision": "refuse", "reason": reason})
     if result.decision == "promote":
         registry.promote(version, found.champion, "promote", result.reason, parent, result, found.items)
     else:
-        with registry.lock():
-            registry.put_on_record(Decision(result.decision, result.reason, "", version), parent, result, found.items)
+        registry.note(Decision(result.decision, result.reason, "", version, found.champion), parent, result, found.items)
     return Release(decision=result.decision, reason=result.reason, version=version, aliases=registry.aliases(), gate=result)
 
 

@@ -129,6 +129,14 @@ def shared_api(workspace: Workspace) -> str | None:
     return f"{local['url']}/api" if local else None
 
 
+def no_prefect(url: str, error: Exception | None = None) -> Unavailable:
+    """The one line for a Prefect server that does not answer."""
+    cause = f" ({' '.join(str(error).split())[:160]})" if error else ""
+    return Unavailable(
+        f"Prefect at {url} does not answer{cause}; start it ('sluice up' starts a local one), or correct or unset PREFECT_API_URL"
+    )
+
+
 @contextlib.contextmanager
 def prefect_api(workspace: Workspace) -> Iterator[PrefectApi]:
     """The Prefect API to use, in PREFECT_API_URL too: the one named there, else the local server, else one started for this run alone.
@@ -142,9 +150,7 @@ def prefect_api(workspace: Workspace) -> Iterator[PrefectApi]:
     if url:
         api = PrefectApi(url.rstrip("/"), log)
         if not api.answers():
-            raise Unavailable(
-                f"Prefect at {url} does not answer; start it ('sluice up' starts a local one), or correct or unset PREFECT_API_URL"
-            )
+            raise no_prefect(url)
         os.environ["PREFECT_API_URL"] = url
         yield api
         return

