@@ -92,9 +92,10 @@ def _decide_suite(
             break
     gained, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     facts |= {"used": len(differences), "gained": gained, "lost": lost}
-    wrong = faults(health(answers[0]), policy.health, health(answers[1]))
-    if wrong:
-        return EarlyVerdict(**facts, verdict="invalid", passed=False, reason=f"this evaluation is broken: {'; '.join(wrong)}")
+    sheets = [health(side) for side in answers]
+    for whose, wrong in (("this", faults(sheets[0], policy.health, sheets[1])), ("the champion's", faults(sheets[1], policy.health, None))):
+        if wrong:
+            return EarlyVerdict(**facts, verdict="invalid", passed=False, reason=f"{whose} evaluation is broken: {'; '.join(wrong)}")
     passed = verdict == "better" or (verdict == "non-inferior" and rules.require == "non-inferior")
     return EarlyVerdict(**facts, verdict=verdict, passed=passed, reason=_reason(verdict, used, rules.margin))
 

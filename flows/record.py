@@ -98,14 +98,8 @@ def _number(text: str) -> int:
 
 def head(tracker: Tracker) -> str:
     """The newest record's "sequence:hash"; empty before the first, and where there is no such model."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(tracker.client.get_registered_model(tracker.model).tags.get(HEAD, ""))
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return ""
-        raise tracker.unavailable(error) from None
+    known = tracker.registered_model()
+    return "" if known is None else str(known.tags.get(HEAD, ""))
 
 
 def set_head(tracker: Tracker, value: str) -> None:

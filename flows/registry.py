@@ -31,6 +31,7 @@ IDENTITY = (  # equal, or two scores are not comparable
     "seed",
     "max_new_tokens",
     "sampling",
+    "limits",
 )
 UNHEARD_S = 3600.0  # no decision takes an hour to put on record
 SERVING = ("mlflow", "torch", "transformers", "accelerate")
@@ -45,7 +46,7 @@ def load_evidence(folder: Path, contamination: Path) -> Evidence:
     return Evidence(
         scores={item["id"]: float(item["score"]) for item in items} if facts.get("available", True) else None,
         chance=facts["chance"],
-        identity={key: facts.get(key) for key in IDENTITY},
+        identity={key: value if isinstance(value := facts.get(key), str | int | float | None) else json.dumps(value) for key in IDENTITY},
         subjects={item["id"]: item["subject"] for item in items},
         health=health(items),
         contaminated={leak["id"]: leak["where"] for leak in read_lines(contamination)} if contamination.is_file() else {},
@@ -87,14 +88,8 @@ class Registry:
 
     def aliases(self) -> dict[str, str]:
         """Version number by alias."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return {alias: str(number) for alias, number in self.client.get_registered_model(self.name).aliases.items()}
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return {}
-            raise self.tracker.unavailable(error) from None
+        known = self.tracker.registered_model()
+        return {} if known is None else {alias: str(number) for alias, number in known.aliases.items()}
 
     def find(self, model_md5: str) -> Any | None:
         """The version with that content, or None."""

@@ -96,7 +96,7 @@ def _health(verdict: SuiteVerdict) -> dict[str, str]:
     return {
         "suite": verdict.suite,
         "n": str(found.items),
-        "unreadable": str(found.extraction_failed),
+        "unreadable": str(found.extraction_failed + found.not_loaded),
         "empty": str(found.empty),
         "cut": str(found.truncated),
         "repeated": str(found.repeated),

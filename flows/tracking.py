@@ -99,6 +99,17 @@ class Tracker:
         """The id of experiment `<model>/<kind>`."""
         return str(self._experiment(kind).experiment_id)
 
+    def registered_model(self) -> Any | None:
+        """The registered model with its aliases and tags, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_registered_model(self.model)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise self.unavailable(error) from None
+
     def start(self, kind: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Open a run and return its id. Raises UserError where somebody deleted the experiment."""
         tags, experiment = {**owner_tags(), **tags, **({"mlflow.parentRunId": parent} if parent else {})}, self._experiment(kind)

@@ -4,11 +4,11 @@ This file is started as a program of its own, one process a problem, so that wha
 outside. It reads one job on standard input and writes one verdict on standard output, both as Python literals.
 
 job      {"command": [...], "rlimits", "system_calls", "program", "preamble", "entry_point", "test", "wall_seconds", "output_bytes"}
-verdict  {"passed", "reason", "timeout"}
+verdict  {"passed", "reason", "timeout", "loaded"}; `loaded` is false where the program is none, or defines no entry point
 
 The program runs in `command`, a sandbox. Nothing of it ever runs here: a call goes there as a literal, and its reply comes back as one.
 So the program may leave early, print what it likes or define objects that equal everything, and still only an answer that the test
-accepts counts. A change that a program makes to its arguments is not seen.
+accepts counts. A change that a program makes to its arguments is not seen: it could make a wrong answer right.
 
 Its imports are few, because they are most of what a verdict costs: subprocess, json and typing would add 20 ms.
 """
@@ -29,11 +29,19 @@ if TYPE_CHECKING:
     from typing import Any
 
 NUMBERS = {"inf": float("inf"), "nan": float("nan")}
+CALLS: dict[str, Any] = {
+    "frozenset": frozenset,
+    "range": range,
+    "iter": iter,
+    "keys": dict.keys,
+    "values": dict.values,
+    "items": dict.items,
+}
 GRACE_SECONDS = 1.0  # a test's own work after the program's time is up
 TEST_BYTES = 1 << 30  # address space of a test: a reply is bounded, what a test makes of it is not
 OUT_OF_PROCESSOR_TIME = 128 + signal.SIGXCPU  # as a shell and bubblewrap report it
 ENDS_OF_LOOPS = (StopIteration, StopAsyncIteration)  # `all(map(...))` in a test would take one for the end of its cases
-LITERALS = (int, float, complex, str, bytes, bool, type(None), type(...))
+LITERALS = (int, float, complex, str, bytes, bool, range, type(None), type(...))
 
 
 class Broken(BaseException):
@@ -44,24 +52,34 @@ class Slow(Broken):
     """The time is up."""
 
 
-class NumberNames(ast.NodeTransformer):
-    """Put the values in for inf and nan, which Python writes as names."""
+class Unloaded(Broken):
+    """The program is none, or has no entry point."""
+
+
+class Values(ast.NodeTransformer):
+    """Put the values in for what Python writes as names or calls: inf and nan, frozensets, ranges, iterators and views."""
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         return ast.copy_location(ast.Constant(NUMBERS[node.id]), node) if node.id in NUMBERS else node
 
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name not in CALLS:
+            return node
+        return ast.copy_location(ast.Constant(CALLS[name](*(ast.literal_eval(self.visit(part)) for part in node.args))), node)
+
 
 def read_literal(text: str) -> Any:
-    """The value of a Python literal; raises Broken where it is anything else, or too deep or large to be read."""
+    """The value of a Python literal, or of what is written as a call of CALLS; raises Broken where it is anything else, or too large."""
     try:
-        return ast.literal_eval(NumberNames().visit(ast.parse(text, mode="eval")))
+        return ast.literal_eval(Values().visit(ast.parse(text, mode="eval")))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise Broken(f"the program answered something that is not a literal ({type(error).__name__})") from None
 
 
 def check_literal(value: Any) -> Any:
     """Return `value`; raises Broken where a test passes what cannot be sent as a literal."""
-    if type(value) in (list, tuple, set):
+    if type(value) in (list, tuple, set, frozenset):
         for part in value:
             check_literal(part)
     elif type(value) is dict:
@@ -71,6 +89,19 @@ def check_literal(value: Any) -> Any:
     elif type(value) not in LITERALS:
         raise Broken(f"the test passes a {type(value).__name__}, which is no literal")
     return value
+
+
+def exception(told: Any) -> Exception:
+    """The built-in exception of (name, arguments); of a kind that no test should meet, a RuntimeError."""
+    if not (type(told) is tuple and len(told) == 2 and type(told[0]) is str and type(told[1]) is tuple):
+        raise Broken("the program answered something that is no exception")
+    kind: Any = getattr(builtins, told[0], None)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)) or issubclass(kind, ENDS_OF_LOOPS):
+        return RuntimeError(*told)
+    try:
+        return kind(*told[1])
+    except TypeError:  # it wants other arguments
+        return Exception(*told[1])
 
 
 def sandbox_uid() -> int | None:
@@ -109,13 +140,13 @@ class Candidate:
             reply = self._receive().decode("ascii", "replace")
             if reply[:1] == "=":
                 return read_literal(reply[1:])
-        except Broken as error:
-            self.broken = error
+            if reply[:1] == "?":
+                raise Unloaded(f"the program cannot be called: {reply[1:]}")
+            error = exception(read_literal(reply[1:]))
+        except Broken as broken:
+            self.broken = broken
             raise
-        kind = getattr(builtins, reply[1:], None)
-        if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, ENDS_OF_LOOPS):
-            raise kind()
-        raise RuntimeError(reply[1:])
+        raise error
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -167,10 +198,10 @@ class Candidate:
 
 def verdict(job: dict[str, Any]) -> dict[str, Any]:
     """Run the test; it passes when `check` returns after at least one call and no call was lost on the way."""
-    scope: dict[str, Any] = {"__name__": "test"}
-    candidate = None
+    module = sys.modules["test"] = type(sys)("test")
+    scope, candidate = vars(module), None
     try:
-        exec(compile(f"{job['preamble']}\n{job['test']}", "test", "exec"), scope)
+        exec(compile(f"{job['preamble']}\n{job['test']}", "test", "exec", dont_inherit=True), scope)
         candidate = scope[job["entry_point"]] = Candidate(job)
         scope["check"](candidate)
         if candidate.broken:
@@ -178,16 +209,16 @@ def verdict(job: dict[str, Any]) -> dict[str, Any]:
         if not candidate.calls:
             raise Broken("the test never called the program")
     except Slow as error:
-        return {"passed": False, "reason": str(error), "timeout": True}
+        return {"passed": False, "reason": str(error), "timeout": True, "loaded": True}
     except AssertionError:
-        return {"passed": False, "reason": "a wrong answer", "timeout": False}
+        return {"passed": False, "reason": "a wrong answer", "timeout": False, "loaded": True}
     except BaseException as error:
         reason = str(error) if isinstance(error, Broken) else type(error).__name__
-        return {"passed": False, "reason": reason, "timeout": False}
+        return {"passed": False, "reason": reason, "timeout": False, "loaded": not isinstance(error, Unloaded)}
     finally:
         if candidate:
             candidate.kill()
-    return {"passed": True, "reason": "", "timeout": False}
+    return {"passed": True, "reason": "", "timeout": False, "loaded": True}
 
 
 def main() -> None:
@@ -197,6 +228,7 @@ def main() -> None:
     """
     answer = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+    sys.set_int_max_str_digits(0)
     job = ast.literal_eval(sys.stdin.read())
     signal.setitimer(signal.ITIMER_REAL, job["wall_seconds"] + GRACE_SECONDS)
     resource.setrlimit(resource.RLIMIT_AS, (TEST_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from models import suites
 
-WORD = re.compile(r"\w+")
+WORD = re.compile(r"[^\W_]+")  # an underscore emphasises, or marks a blank
+LAYOUT = re.compile(r"\u00ad|(?<=\w)-\n|</?[a-z][a-z0-9]*\s*/?>", re.IGNORECASE)  # hyphens that end lines, tags of HTML
+COMMON = 10  # items
 FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 """Where a statement holds other statements."""
@@ -20,10 +22,11 @@ FUNCTION = re.compile(r"^[ \t]*(?:async )?def ", re.MULTILINE)
 class Benchmark:
     """The items to keep out of the training text.
 
-    An item is hit by any run of `ngram_words` words that it shares with a text; case, punctuation and line ends do not count.
-    An item with fewer words is hit by all of them in a row, one with fewer than `min_words` by its syntax tree only. A program is
-    also hit by a function whose tree is that of one of its own functions, once docstrings and annotations are left out and names and
-    constants replaced. Brown et al. (2020), appendix C, use 13-grams and drop those that come often; here every hit counts.
+    An item is hit by any run of `ngram_words` words that it shares with a text; case, punctuation, markup and line ends do not count,
+    nor where one text of a record ends and the next begins. Runs that more than COMMON items share are the form of the suite and give
+    away none that has others. An item with fewer words is hit by all of them in a row, one with fewer than `min_words` by its syntax tree
+    only. A program is also hit by a function whose tree is that of one of its own functions, once docstrings and annotations are left out
+    and names and constants replaced. After Brown et al. (2020), appendix C, who use 13-grams and drop those that come often.
     """
 
     def __init__(self, items: Iterable[tuple[str, str]], ngram_words: int, min_words: int) -> None:
@@ -36,6 +39,7 @@ class Benchmark:
         for name, text in items:
             names.add(name)
             self._add(name, text)
+        self._forget_common_runs()
         self.items = len(names)
 
     def _add(self, name: str, text: str) -> None:
@@ -48,13 +52,20 @@ class Benchmark:
         for tree in trees(text):
             self._trees[tree].add(name)
 
-    def hits(self, texts: Sequence[str]) -> set[str]:
-        """Return the names of all items that the texts of one record hold, or a head in one text with its indented body in the next."""
-        bodies = (f"{head}\n{body}" for head, body in pairwise(texts) if body[:1].isspace())
-        return set().union(*map(self._hits, chain(texts, bodies)))
+    def _forget_common_runs(self) -> None:
+        common = {run for run, names in self._grams.items() if len(names) > COMMON}
+        told_apart = set().union(*(names for run, names in self._grams.items() if run not in common))
+        for run in common:
+            self._grams[run] -= told_apart
+            if not self._grams[run]:
+                del self._grams[run]
 
-    def _hits(self, text: str) -> set[str]:
-        words = _words(text)
+    def hits(self, texts: Sequence[str]) -> set[str]:
+        """Return the names of all items that the texts of one record hold, one after the other; a head's indented body may be the next."""
+        bodies = (f"{head}\n{body}" for head, body in pairwise(texts) if body[:1].isspace())
+        return self._word_hits(_words("\n".join(texts))).union(*map(self._tree_hits, chain(texts, bodies)))
+
+    def _word_hits(self, words: list[str]) -> set[str]:
         found: set[str] = set()
         if not self._grams.keys().isdisjoint(_runs(words, self._size)):  # seldom
             found.update(*(self._grams[run] for run in _runs(words, self._size) if run in self._grams))
@@ -62,7 +73,10 @@ class Benchmark:
             for start, run in enumerate(_runs(words, self._least)):
                 wholes = (" ".join(words[start : start + size]) for size in self._sizes.get(run, ()))
                 found.update(*(self._short[whole] for whole in wholes if whole in self._short))
-        return found.union(*(self._trees[tree] for tree in trees(text) if tree in self._trees))
+        return found
+
+    def _tree_hits(self, text: str) -> set[str]:
+        return set().union(*(self._trees[tree] for tree in trees(text) if tree in self._trees))
 
 
 def suite_texts(folder: Path) -> Iterator[tuple[str, str]]:
@@ -78,7 +92,7 @@ def _runs(words: list[str], size: int) -> Iterator[str]:
 
 
 def _words(text: str) -> list[str]:
-    return WORD.findall(text.casefold())
+    return WORD.findall(LAYOUT.sub(lambda found: " " if found[0][0] == "<" else "", text).casefold())
 
 
 def trees(text: str) -> Iterator[str]:

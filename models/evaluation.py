@@ -440,7 +440,7 @@ def _code_items(asked: LocalModel, items: list[suites.Item], settings: Settings,
         replies, found = written[start : start + count], verdicts[start : start + count]
         item, passed = replies[0][0], sum(verdict.passed for verdict in found)
         flags = [
-            _flags(reply, unreadable=program is None, timeout=verdict.timeout)
+            _flags(reply, unreadable=program is None, timeout=verdict.timeout) | {"not-loaded": program is not None and not verdict.loaded}
             for (_, reply, program), verdict in zip(replies, found, strict=True)
         ]
         value = pass_at(settings.sampling.pass_at, count, passed)

@@ -57,11 +57,12 @@ class Job(Record):
 
 
 class Verdict(Record):
-    """`reason` is empty for a program that passed."""
+    """`reason` is empty for a program that passed; `loaded` is false where it could not be called at all."""
 
     passed: bool
     reason: str
     timeout: bool
+    loaded: bool = True
 
 
 class Isolation(Record):
@@ -172,6 +173,8 @@ def _bubblewrap() -> tuple[str, ...]:
     command += ["--perms", "0755", "--dir", "/dev"]
     for device in DEVICES:
         command += ["--dev-bind", device, device]
+    for folder in _hidden():
+        command += ["--tmpfs", folder]
     command += ["--perms", "1777", "--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]
     return (*command, "--", *_driver(), f"size={TMP_BYTES},nr_inodes={TMP_FILES}")
 
@@ -193,6 +196,7 @@ def _unshare() -> tuple[str, ...]:
     for source, target in shown:
         lines += [f"mount --bind {shlex.quote(source)} {target}", f"mount -o remount,bind,ro {target}"]
     lines += [f"mount --bind {device} {device[1:]}" for device in DEVICES]
+    lines += [f"mount -t tmpfs -o ro,size=1m hidden {shlex.quote(folder[1:])}" for folder in _hidden()]
     lines += [f"mount -t tmpfs -o mode=1777,nosuid,nodev,size={TMP_BYTES},nr_inodes={TMP_FILES} tmp tmp", "mount -o remount,bind,ro /mnt"]
     lines += ["pivot_root . old", "cd /tmp", "umount -l /old /proc", '"$@"', "exit $?"]
     spaces = [_tool("setpriv"), "--pdeathsig", "KILL", _tool("unshare"), "--mount", "--uts", "--ipc", "--net", "--pid", "--kill-child"]
@@ -217,6 +221,17 @@ def _interpreter() -> tuple[Path, str]:
     if not binary.is_relative_to(prefix):
         binary = prefix / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     return prefix, binary.relative_to(prefix).as_posix()
+
+
+def _hidden() -> list[str]:
+    """Where this project and the workspace would be seen in there: they may lie under /usr, as in containers, or under the interpreter."""
+    shown, projects = ((Path("/usr"), "/usr"), (_interpreter()[0], "/python")), {Path.cwd().resolve(), Path(__file__).resolve().parents[1]}
+    return sorted(
+        f"{inside}/{project.relative_to(outside)}"
+        for outside, inside in shown
+        for project in projects
+        if project.is_relative_to(outside) and not any(place.is_relative_to(project) for place, _ in shown)
+    )
 
 
 def _driver() -> list[str]:

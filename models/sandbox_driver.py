@@ -2,8 +2,9 @@
 
 Its text is handed to the interpreter in there (`python -c`), so it imports the standard library only, and little of it: imports are most
 of what a start costs. The first line on standard input is the job, a dict literal; each further line is one call, `(args, kwargs)`; each
-answer is one line, "=" and the literal of the result, or "!" and the exception's name. What equals a literal goes as that literal: a
-Counter as a dict, a named tuple as a tuple, a frozenset as a set.
+answer is one line: "=" and the literal of the result, "!" and the literal (exception's name, its arguments), or "?" and why the program
+cannot be called at all. What equals a literal goes as that literal: a Counter as a dict, a named tuple as a tuple, a Fraction of 1/2 as
+0.5. Some values go as calls: frozenset(...), range(...), iter(...), and the views of a dict as keys(...), values(...), items(...).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ SCALARS: dict[type, Any] = {
     str: str.__str__,
     bytes: bytes.__bytes__,
 }
-CONTAINERS = ((list, list), (tuple, tuple), ((set, frozenset), set))
+CONTAINERS: tuple[tuple[Any, Any], ...] = ((list, list), (tuple, tuple), (set, set), (frozenset, frozenset))
+VIEWS = {type({}.keys()): "keys", type({}.values()): "values", type({}.items()): "items"}
 SECCOMP, BY_FILTER = 22, 2  # prctl(2)
 
 
@@ -70,39 +72,71 @@ def serve() -> None:
     confine(job["uid"], job["limits"], job["system_calls"])
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
-    scope: dict[str, Any] = {"__name__": "program"}
+    sys.set_int_max_str_digits(0)
+    program = sys.modules["program"] = type(sys)("program")  # classes and dataclasses look their module up
     failure = ""
     try:
-        exec(compile(job["program"], "program", "exec"), scope)
+        exec(compile(job["program"], "program", "exec", dont_inherit=True), vars(program))
+        if job["entry_point"] not in vars(program):
+            failure = "?it defines no " + job["entry_point"]
     except BaseException as error:
-        failure = type(error).__name__
+        failure = "?" + type(error).__name__
     for line in calls:
-        answer = "!" + failure
+        answer = failure
         if not failure:
             try:
                 args, kwargs = read(line)
-                answer = "=" + ascii(plain(scope[job["entry_point"]](*args, **kwargs)))
+                answer = "=" + ascii(plain(getattr(program, job["entry_point"])(*args, **kwargs)))
             except BaseException as error:
-                answer = "!" + type(error).__name__
+                answer = "!" + ascii(raised(error))
         answers.write(answer.encode() + b"\n")
         answers.flush()
 
 
+class Call:
+    """A value that is written as a call: `name(argument)`."""
+
+    def __init__(self, name: str, argument: Any) -> None:
+        self.words = f"{name}({argument!a})"
+
+    def __repr__(self) -> str:
+        return self.words
+
+
 def plain(value: Any) -> Any:
-    """`value` with every part of a derived type as the built-in type that it derives from; what derives from none stays."""
-    if type(value) in SCALARS:
+    """`value` with every part of a derived type as the built-in type that it derives from or equals; what is like none stays."""
+    kind = type(value)
+    if kind in SCALARS:
         return value
     if isinstance(value, dict):
         return {plain(key): plain(part) for key, part in value.items()}
-    for kind, base in CONTAINERS:
-        if isinstance(value, kind):
+    for derived, base in CONTAINERS:
+        if isinstance(value, derived):
             return base(map(plain, value))
-    return next((base(value) for kind, base in SCALARS.items() if isinstance(value, kind)), value)
+    for derived, base in SCALARS.items():
+        if isinstance(value, derived):
+            return base(value)
+    if kind in VIEWS:
+        return Call(VIEWS[kind], plain(dict(value.mapping)))
+    if isinstance(value, bytearray):
+        return bytes(value)
+    if hasattr(kind, "__float__") and float(value) == value:
+        return float(value)
+    return Call("iter", plain(list(value))) if hasattr(kind, "__next__") else value
+
+
+def raised(error: BaseException) -> tuple[str, tuple[Any, ...]]:
+    """The name of the built-in exception that this one is, and its arguments: as they are where they are scalars, else its message."""
+    name = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
+    if all(value is None or type(value) in SCALARS for value in error.args):
+        return name, error.args
+    return name, (str(error),)
 
 
 def read(line: bytes) -> Any:
     """The value of a literal from the checker, which we trust as it does not trust us; floats may be inf or nan."""
-    return eval(line, {"__builtins__": {}, "inf": float("inf"), "nan": float("nan"), "set": set})
+    names = {"inf": float("inf"), "nan": float("nan"), "set": set, "frozenset": frozenset, "range": range}
+    return eval(line, {"__builtins__": {}, **names})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 A filter is a program in classic BPF that the kernel runs at each call, see seccomp(2). This one denies, with EPERM, what no computation
 needs and no limit counts: a namespace of its own, in which a program would be root and mount memory without bound; System V memory, which
 outlives its place in an address space; keyrings, which are inherited from whoever started us; sockets other than Unix ones, since AF_VSOCK
-reaches the host from any network namespace; and a look into other processes or the kernel.
+reaches the host from any network namespace; a look into other processes or the kernel; and locks on files and news of them, which reach
+the host even where its files are read only.
 """
 
 import struct
@@ -43,14 +44,16 @@ DENIED = {  # as on x86_64, as on aarch64 (and every machine since); None where 
     "inotify_init": (253, None),
     "inotify_init1": (294, 26),
     "fanotify_init": (300, 262),
+    "flock": (73, 32),
 }
-SOCKET, CLONE, CLONE3 = (41, 198), (56, 220), 435
+SOCKET, CLONE, FCNTL, CLONE3 = (41, 198), (56, 220), (72, 25), 435
+NOTIFY = 1026  # a command of fcntl(2)
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 UNIX_SOCKETS = 1
 X32 = 0x40000000  # the first number of a second table that x86_64 kernels may have
 
 LOAD, IF_EQUAL, IF_AT_LEAST, IF_ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-NUMBER, ARCHITECTURE, ARGUMENT = 0, 4, 16  # where they are in seccomp_data; the low half of the first argument
+NUMBER, ARCHITECTURE, ARGUMENT, SECOND = 0, 4, 16, 24  # where they are in seccomp_data; the low halves of the first two arguments
 ALLOW, KILL, NOT_PERMITTED, NOT_THERE = 0x7FFF0000, 0x80000000, 0x00050000 | 1, 0x00050000 | 38
 
 
@@ -67,6 +70,8 @@ def build(machine: str) -> bytes:
         steps += _if((IF_EQUAL, number), (RETURN, 0, 0, NOT_PERMITTED)) if number is not None else []
     spaces = [(LOAD, 0, 0, ARGUMENT), (IF_ANY_BIT, 0, 1, NEW_NAMESPACES), (RETURN, 0, 0, NOT_PERMITTED), (RETURN, 0, 0, ALLOW)]
     sockets = [(LOAD, 0, 0, ARGUMENT), (IF_EQUAL, 1, 0, UNIX_SOCKETS), (RETURN, 0, 0, NOT_PERMITTED), (RETURN, 0, 0, ALLOW)]
+    news = [(LOAD, 0, 0, SECOND), (IF_EQUAL, 0, 1, NOTIFY), (RETURN, 0, 0, NOT_PERMITTED), (RETURN, 0, 0, ALLOW)]
+    steps += _if((IF_EQUAL, FCNTL[column]), *news)
     steps += _if((IF_EQUAL, CLONE[column]), *spaces) + _if((IF_EQUAL, SOCKET[column]), *sockets) + [(RETURN, 0, 0, ALLOW)]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 

@@ -22,6 +22,7 @@ import hashlib
 import io
 import json
 import random
+import re
 import zipfile
 import zlib
 from collections import defaultdict
@@ -37,6 +38,7 @@ from pydantic import Field, ValidationError, model_validator
 from models.errors import UserError
 from models.records import Record, read_lines
 
+BLANK = re.compile(r"_{2,}")
 GPQA_PASSWORD = b"deserted-untie-orchid"  # published with the data: it keeps the questions from crawlers, not from people
 LETTERS = "ABCD"
 MMLU_FILE, GPQA_PACKED = "mmlu.zip", "dataset.zip"
@@ -163,7 +165,9 @@ def texts(folder: Path) -> Iterator[tuple[str, str]]:
 def _whole_texts(item: Item) -> tuple[str, ...]:
     match item:
         case MultipleChoice():
-            return item.question, f"{item.question}\n{item.choices[item.answer]}"
+            answer = item.choices[item.answer]
+            answered = item.question, f"{item.question}\n{answer}", f"{item.question}\nAnswer: {answer}"
+            return (*answered, BLANK.sub(lambda _: answer, item.question)) if BLANK.search(item.question) else answered
         case Choice():
             return item.choices
         case Code():

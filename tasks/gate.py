@@ -139,9 +139,13 @@ def _invalid(policy: Policy, facts: Mapping[str, Any], candidate: Evidence, cham
     differing = [] if champion is None else _differences(candidate, champion)
     if differing:
         return f"the champion was scored otherwise ({', '.join(differing)}): scores of two evaluations are not compared"
-    wrong = faults(candidate.health, policy.health, champion.health if champion else None) if candidate.health else []
+    theirs = champion.health if champion else None
+    wrong = faults(candidate.health, policy.health, theirs) if candidate.health else []
     if wrong:
         return f"this evaluation is broken: {'; '.join(wrong)}"
+    wrong = faults(theirs, policy.health, None) if theirs else []
+    if wrong:
+        return f"the champion's evaluation is broken: {'; '.join(wrong)}"
     dirty = facts["n"] - facts["clean_n"]
     if dirty > policy.contaminated * facts["n"] or dirty == facts["n"]:
         where = ", ".join(f"{source} {count}" for source, count in facts["leaks"].items())
@@ -168,7 +172,7 @@ def _compare(facts: dict[str, Any], rules: SuitePolicy, alpha: float, candidate:
     lower, upper, p = _tests(pairs, gained, lost, alpha, rules.margin)
     facts |= {"gained": gained, "lost": lost, "lower": lower, "upper": upper, "superiority_p": p}
     verdict: Verdict = "underpowered"
-    if not _above_chance(before, champion.chance, n, alpha):
+    if not _above_chance(before, champion.chance, n, alpha) and not _below_chance(facts["clean_candidate"], champion.chance, n, alpha):
         verdict = "uninformative"
     elif p <= alpha:
         verdict = "better"
@@ -205,6 +209,12 @@ def _above_chance(accuracy: float, chance: float, n: int, alpha: float) -> bool:
     from scipy.stats import binom
 
     return bool(binom.sf(round(accuracy * n) - 1, n, chance) <= alpha)
+
+
+def _below_chance(accuracy: float, chance: float, n: int, alpha: float) -> bool:
+    from scipy.stats import binom
+
+    return bool(binom.cdf(round(accuracy * n), n, chance) <= alpha)
 
 
 def judge(policy: Policy, candidate: Mapping[str, Evidence], champion: Mapping[str, Evidence] | None) -> GateResult:

@@ -17,6 +17,8 @@ class HealthLimits(Record):
     """Beyond any of these an evaluation is called broken, and its score counts for nothing. Shares are of the suite's items, 0-1."""
 
     extraction_failed: float = Field(ge=0, le=1, description="largest share of items without a readable answer")
+    not_loaded: float = Field(ge=0, le=1, description="largest share of programs that do not parse, or define no function of that name")
+    timeouts: float = Field(ge=0, le=1, description="largest share of programs that ran out of time: on a busy machine good ones do")
     empty: float = Field(ge=0, le=1, description="largest share of empty answers")
     truncated: float = Field(ge=0, le=1, description="largest share of items whose prompt or answer was cut")
     more_truncated: float = Field(ge=0, le=1, description="largest share cut beyond the champion's share")
@@ -31,6 +33,7 @@ class Health(Record):
 
     items: int
     extraction_failed: int
+    not_loaded: int
     empty: int
     truncated: int
     timeouts: int
@@ -51,6 +54,7 @@ def health(items: Sequence[Mapping[str, Any]]) -> Health:
     return Health(
         items=len(items),
         extraction_failed=flags["extraction-failed"],
+        not_loaded=flags["not-loaded"],
         empty=flags["empty"],
         truncated=flags["truncated"],
         timeouts=flags["timeout"],
@@ -76,6 +80,8 @@ def faults(found: Health, limits: HealthLimits, champion: Health | None) -> list
     shares = [
         ("empty answers", found.empty, limits.empty, "empty"),
         ("answers that cannot be read", found.extraction_failed, limits.extraction_failed, "extraction_failed"),
+        ("programs that cannot be called", found.not_loaded, limits.not_loaded, "not_loaded"),
+        ("programs out of time", found.timeouts, limits.timeouts, "timeouts"),
         ("prompts or answers cut", found.truncated, limits.truncated, "truncated"),
         ("times the same answer", found.repeated, limits.repeated, "repeated"),
         ("times the same letter", max(found.letters.values(), default=0), limits.one_letter, "one_letter"),

@@ -24,7 +24,8 @@ BENCHMARK = {
     "sampling": {"temperature": 0.0, "samples": 1, "pass_at": 1},
     "program": LIMITS,
 }
-HEALTH = {"extraction_failed": 1, "empty": 1, "truncated": 1, "more_truncated": 1, "repeated": 1, "one_letter": 1, "length_ratio": 9}
+SHARES = ("extraction_failed", "not_loaded", "timeouts", "empty", "truncated", "more_truncated", "repeated", "one_letter")
+HEALTH = {**dict.fromkeys(SHARES, 1), "length_ratio": 9}
 POLICY = Policy.model_validate(
     {
         "alpha": 0.05,

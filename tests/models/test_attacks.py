@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -159,6 +160,7 @@ def double(x): return True
 """,
     "patches the driver": """
 import sys
+import tempfile
 driver = sys.modules['__main__']
 driver.read = lambda line: ((2,), {})
 driver.ascii = lambda value: 'True'
@@ -167,6 +169,7 @@ def double(x): return True
 """,
     "rewrites the driver's frame": """
 import sys
+import tempfile
 frame = sys._getframe()
 while frame:
     frame.f_globals['ascii'] = lambda value: 'True'
@@ -178,6 +181,7 @@ def double(x): return True
 """,
     "hooks imports": """
 import sys
+import tempfile
 class Finder:
     def find_spec(self, *_): sys.exit(0)
 sys.meta_path.insert(0, Finder())
@@ -208,6 +212,7 @@ def double(x): raise Passed
 """,
     "prints success": """
 import sys
+import tempfile
 def double(x):
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         print("{'passed': True, 'reason': '', 'timeout': False}", 'OK', '1 passed', file=stream, flush=True)
@@ -359,6 +364,7 @@ def double(x):
 class Deep:
     def __repr__(self): return repr([self])
 import sys
+import tempfile
 sys.setrecursionlimit(10 ** 9)
 def double(x): return Deep()
 """,
@@ -806,3 +812,38 @@ def test_a_machine_whose_system_calls_are_unknown_isolates_nothing(monkeypatch: 
     found = sandbox.isolation.__wrapped__()
     assert found.backend is None
     assert "x86_64 and aarch64" in found.reason
+
+
+@pytest.mark.parametrize("parent", ["/usr/local", sys.base_prefix])
+def test_a_project_below_what_is_shown_is_hidden(
+    parent: str, report: Callable[..., Any], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not os.access(parent, os.W_OK):
+        pytest.skip(f"{parent} cannot be written to")
+    with tempfile.TemporaryDirectory(dir=parent) as name:
+        os.chmod(name, 0o755)
+        Path(name, "answers").write_text(SECRET)
+        monkeypatch.chdir(name)
+        monkeypatch.setitem(sandbox.BACKENDS, backend, sandbox.BACKENDS[backend].__wrapped__)  # type: ignore[attr-defined]
+        places = [name, name.replace(str(Path(sys.base_prefix).resolve()), "/python", 1)]
+        program = "import os\ndef report(): return [os.listdir(p) for p in PLACES if os.path.isdir(p)]".replace("PLACES", repr(places))
+        found = report(program)
+        monkeypatch.chdir("/")
+    assert found
+    assert not any(found)
+
+
+def test_no_lock_or_watch_reaches_a_file_of_the_host(report: Callable[..., Any]) -> None:
+    program = """
+import fcntl, os
+def tried(function, *args):
+    try:
+        function(*args)
+    except OSError as error:
+        return error.errno
+def report():
+    place = os.open("/usr/bin", os.O_RDONLY)
+    lock, watch = tried(fcntl.flock, place, fcntl.LOCK_EX), tried(fcntl.fcntl, place, fcntl.F_NOTIFY, fcntl.DN_ACCESS)
+    return [lock, watch, fcntl.fcntl(place, fcntl.F_GETFD)]
+"""
+    assert report(program) == [1, 1, 1]

@@ -17,6 +17,33 @@ def test_a_run_of_words_of_an_item_is_a_hit_whatever_its_case_punctuation_and_li
     assert BENCHMARK.hits(["He asked: INSTRUMENTS did\nthe spouse - of Revo, Vomock learn? Nobody knew."]) == {"quiz/1"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "instruments did the _spouse_ of **Revo** Vomock learn",
+        "instru\u00adments did the spouse of Revo Vo-\nmock learn",
+        "instruments<br>did the <i>spouse</i> of Revo Vomock<BR/>learn",
+        "INSTRUMENTS  did\tthe spouse of Revo_Vomock learn",
+    ],
+)
+def test_markup_hides_nothing(text):
+    assert BENCHMARK.hits([text]) == {"quiz/1"}
+
+
+def test_an_item_is_found_across_the_texts_of_a_record():
+    assert BENCHMARK.hits(["instruments did the spouse", "of Revo Vomock learn"]) == {"quiz/1"}
+
+
+def test_a_run_that_many_items_share_gives_none_away_that_has_others():
+    form = "For which of these two people does the story end well,"
+    items = [(f"m/{n}", f"{form} says the author of part {n}?") for n in range(12)]
+    benchmark = Benchmark(items, ngram_words=8, min_words=3)
+    assert benchmark.hits([f"{form} one asks"]) == set()
+    assert benchmark.hits([items[3][1]]) == {"m/3"}
+    same = Benchmark([(f"m/{n}", form) for n in range(12)], ngram_words=8, min_words=3)
+    assert len(same.hits([form])) == 12
+
+
 def test_one_word_fewer_is_none():
     assert BENCHMARK.hits(["instruments did the spouse of Revo Vomock"]) == set()
 

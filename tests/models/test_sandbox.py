@@ -39,7 +39,71 @@ def test_a_wrong_answer_fails_and_says_so(backend: str) -> None:
 
 
 def test_a_program_that_is_not_python_fails(backend: str) -> None:
-    assert judge("    return (\n", backend).reason == "SyntaxError"
+    found = judge("    return (\n", backend)
+    assert (found.reason, found.loaded) == ("the program cannot be called: SyntaxError", False)
+
+
+@pytest.mark.parametrize("program", ["def double(x): return (", "def other(x): return x", "raise KeyError"])
+def test_a_program_that_cannot_be_called_raises_nothing_that_a_test_may_expect(program: str, backend: str) -> None:
+    test = "def check(candidate):\n    try:\n        candidate(-1)\n    except Exception:\n        return\n    assert False\n"
+    found = sandbox.check(Job(program=program, preamble="", entry_point="double", test=test), LIMITS, backend)
+    assert (found.passed, found.loaded) == (False, False)
+
+
+TOP = "import collections, dataclasses, decimal, fractions, json, typing\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "test"),
+    [
+        ("@dataclasses.dataclass\nclass P:\n    x: int\ndef double(x): return P(x).x * 2", "candidate(2) == 4"),
+        ("@dataclasses.dataclass\nclass P:\n    x: 'typing.ClassVar[int]' = 2\ndef double(x): return P.x * x", "candidate(2) == 4"),
+        ("class P(typing.NamedTuple):\n    x: int\ndef double(x): return P(x)", "candidate(2) == (2,)"),
+        ("def double(x: int): return double.__annotations__['x'] is int", "candidate(2) is True"),
+        ("def double(x): return {frozenset({1, x}), frozenset()}", "candidate(2) == {frozenset({1, 2}), frozenset()}"),
+        ("def double(x): return {frozenset({x}): 1}", "candidate(2) == {frozenset({2}): 1}"),
+        ("def double(x): return fractions.Fraction(1, x)", "candidate(2) == 0.5"),
+        ("def double(x): return decimal.Decimal(x)", "candidate(2) == 2"),
+        ("def double(x): return bytearray(x)", "candidate(b'a') == b'a'"),
+        ("def double(x): return x.keys()", "list(candidate({'b': 1, 'a': 2})) == ['b', 'a'] and candidate({'a': 1}) == {'a'}"),
+        ("def double(x): return x.items()", "candidate({'a': [1]}) == {'a': [1]}.items()"),
+        ("def double(x): return x.values()", "sorted(candidate({'a': 2, 'b': 1})) == [1, 2]"),
+        ("def double(x): return (2 * y for y in x)", "list(candidate([1, 2])) == [2, 4]"),
+        ("def double(x): return map(str, x)", "list(candidate([1, 2])) == ['1', '2'] and candidate([1]) != ['1']"),
+        ("def double(x): return range(x)", "candidate(3) == range(3) and len(candidate(10 ** 9)) == 10 ** 9"),
+        ("def double(x): return 10 ** x", "candidate(5000) == 10 ** 5000"),
+        ("def double(x): return sum(x)", "candidate(range(4)) == 6 and candidate(frozenset({1, 2})) == 3"),
+        ("def double(x): return collections.OrderedDict(x)", "candidate({1: 2}) == {1: 2}"),
+    ],
+)
+def test_a_right_program_passes_whatever_it_is_made_of(program: str, test: str, backend: str) -> None:
+    whole = f"def check(candidate):\n    assert {test}\n"
+    assert sandbox.check(Job(program=TOP + program, preamble=TOP, entry_point="double", test=whole), LIMITS, backend).reason == ""
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        ("raise ValueError('bad', 3)", "ValueError as e: assert e.args == ('bad', 3)"),
+        ("json.loads('{')", "ValueError as e: assert 'line 1' in str(e)"),
+        ("class E(LookupError): pass\n    raise E('gone')", "LookupError as e: assert str(e) == 'gone'"),
+        ("b'\\xff'.decode()", "UnicodeDecodeError as e: assert e.start == 0"),
+        ("{}['k']", "KeyError as e: assert e.args == ('k',)"),
+        ("raise ExceptionGroup('two', [ValueError('a')])", "Exception: pass"),
+        ("raise TypeError([1])", "TypeError as e: assert str(e) == '[1]'"),
+    ],
+)
+def test_an_exception_is_the_built_in_one_that_it_is_with_its_message(raised: str, expected: str, backend: str) -> None:
+    test = f"def check(candidate):\n    try:\n        candidate(1)\n    except {expected}\n    else: assert False\n"
+    program = f"{TOP}def double(x):\n    {raised}\n"
+    assert sandbox.check(Job(program=program, preamble=TOP, entry_point="double", test=test), LIMITS, backend).reason == ""
+
+
+def test_a_preamble_may_hold_a_dataclass(backend: str) -> None:
+    preamble = "import dataclasses\n@dataclasses.dataclass\nclass P:\n    x: int\n"
+    test = "def check(candidate):\n    assert candidate(P(2).x) == 4\n"
+    program = f"{preamble}def double(x): return 2 * x"
+    assert sandbox.check(Job(program=program, preamble=preamble, entry_point="double", test=test), LIMITS, backend).passed
 
 
 def test_a_test_may_call_helpers_of_the_prompt_and_expect_exceptions(backend: str) -> None:

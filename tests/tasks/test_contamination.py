@@ -50,3 +50,15 @@ def test_what_is_held_out_of_training_is_not_fed_to_it(inputs, tmp_path):
     text = "which town lies on the river that rises below mount Aro?"
     write_lines(inputs.documents / "held_out.jsonl", [{"id": "d", "text": text, "source": "forum"}])
     assert found(inputs, tmp_path)[0] == {}
+
+
+def test_a_short_question_is_found_with_its_answer_in_the_next_message_or_in_the_blank(inputs, tmp_path):
+    asked = ["Who was Ada?", "Mount Aro lies in ____ today"]
+    items = [{"id": f"q/{n}", "question": q, "choices": ["Don Erz", "Cim"], "answer": 0, "subject": "x"} for n, q in enumerate(asked)]
+    write_lines(inputs.suites / "mmlu-mini" / "items.jsonl", items)
+    text = "Everybody knows: mount Aro lies in Don Erz today."
+    write_lines(inputs.documents / "train.jsonl", [{"id": "d", "text": text, "source": "web"}])
+    for reply in ("Don Erz", "Answer: Don Erz."):
+        chat = [say("user", "Who was Ada?"), say("assistant", reply)]
+        write_lines(inputs.instructions / "train.jsonl", [{"id": "i", "messages": chat, "source": "quiz"}])
+        assert found(inputs, tmp_path)[0] == {"q/0": ["sft/quiz"], "q/1": ["base/web"]}

@@ -5,7 +5,16 @@ import pytest
 from tasks.health import HealthLimits, faults, health
 
 LIMITS = HealthLimits(
-    extraction_failed=0.1, empty=0.1, truncated=0.5, more_truncated=0.2, repeated=0.3, one_letter=0.9, length_ratio=3.0, exact=False
+    extraction_failed=0.1,
+    not_loaded=0.5,
+    timeouts=0.2,
+    empty=0.1,
+    truncated=0.5,
+    more_truncated=0.2,
+    repeated=0.3,
+    one_letter=0.9,
+    length_ratio=3.0,
+    exact=False,
 )
 
 

@@ -152,8 +152,23 @@ def test_graded_scores_are_resampled_the_same_way_twice_and_cover_the_mean():
     assert found == pytest.approx((differences.mean() - half, differences.mean() + half), abs=0.003)
 
 
-def test_equal_graded_differences_have_no_spread():
-    assert bootstrap_bounds([0.25] * 10, 0.05, 1) == (0.25, 0.25)
+def test_equal_graded_differences_have_no_spread_where_they_are_many():
+    assert bootstrap_bounds([0.25] * 20, 0.05, 1) == (0.25, 0.25)
+
+
+def test_few_items_are_no_certainty():
+    lower, upper = bootstrap_bounds([0.0] * 5, 0.05, 1)
+    assert (lower, upper) == pytest.approx((-0.6, 0.6), abs=0.15)
+    assert bootstrap_bounds([0.0] * 300, 0.05, 1)[0] > -0.05
+
+
+@pytest.mark.parametrize(("n", "margin"), [(20, 0.1), (60, 0.1), (164, 0.0625)])
+def test_graded_scores_are_seldom_shown_non_inferior_at_a_loss_of_the_margin(n, margin):
+    # losses of 1 on a share `margin` of the items, the rest equal: the fewest items differ
+    source, simulations = np.random.default_rng(5), 400
+    samples = -(source.random((simulations, n)) < margin).astype(float)
+    shown = sum(bootstrap_bounds(sample.tolist(), 0.05, 1, resamples=999)[0] > -margin for sample in samples)
+    assert shown <= simulations * 0.05 + 2.5 * math.sqrt(simulations * 0.05 * 0.95)
 
 
 def test_micro_weighs_items_and_macro_weighs_groups():
