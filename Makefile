@@ -12,8 +12,8 @@ run: setup  ## data to champion
 test: setup  ## all tests that CI needs
 	@$(BIN)/python -m pytest $(PARALLEL)
 
-test-all: setup  ## the slow ones too
-	@$(BIN)/python -m pytest $(PARALLEL) -m ''
+test-all: test  ## the slow ones too: over an hour
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 check: setup  ## style, types, import contracts
 	@$(BIN)/ruff format --check .

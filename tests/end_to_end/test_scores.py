@@ -12,14 +12,14 @@ from tasks.gate import Policy, judge_suite
 from tasks.paired import mcnemar_p
 from tests.workspaces import make_workspace, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 SUITES = ("mmlu-mini", "gpqa-mini", "humaneval-mini")
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
     workspace = make_workspace(tmp_path_factory.mktemp("tiny") / "sluice", "tiny")
-    done = run(workspace, "sluice", "run", timeout=1200)
+    done = run(workspace, "sluice", "run", timeout=3000)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return workspace
 

@@ -55,7 +55,7 @@ def test_a_killed_holder_loses_its_lease_even_if_the_server_restarts_meanwhile(s
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     services.down(workspace)
-    assert f"{services.up(workspace)['prefect']}/api" == api
+    api = f"{services.up(workspace)['prefect']}/api"  # another port where somebody took the old one
     wait_until(lambda: services.answers(f"{api}/health"), 60, "no server")
     with lease.held("registry", api):
         pass
