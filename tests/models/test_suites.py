@@ -37,7 +37,8 @@ def items_of(counts: dict[str, int]) -> list[suites.MultipleChoice]:
 def test_a_generated_suite_is_read_and_its_texts_hold_question_and_answer(tmp_path: Path) -> None:
     suite = make(tmp_path, "mmlu-mini", [QUESTION])
     assert suites.suite_items(suite) == [suites.MultipleChoice(**QUESTION)]  # type: ignore[arg-type]
-    assert list(suites.texts(suite)) == [("a", "Which is even?"), ("a", "Which is even?\n2")]
+    texts = ["Which is even?", "Which is even?\n2", "Which is even?\nAnswer: 2"]
+    assert list(suites.texts(suite)) == [("a", text) for text in texts]
 
 
 def test_texts_of_code_are_whole_functions(tmp_path: Path) -> None:
