@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 
 from flows.rebaseline import is_stale, key_of
+from flows.registry import load_evidence
+from models.records import write_json, write_lines
 from tasks.gate import Evidence
 
 IDENTITY = {"suite_md5": "s", "harness": "h", "batch_size": 8, "template_md5": "t"}
@@ -38,3 +40,14 @@ def test_the_key_follows_the_model_and_how_it_is_asked():
     }
     assert len(keys) == 4
     assert key_of(champion, "mmlu", evidence(template_md5="candidate's own")) == key_of(champion, "mmlu", evidence())
+
+
+def test_limits_on_programs_are_part_of_how_a_score_was_made(tmp_path):
+    found = []
+    for seconds in (10.0, 0.3):
+        folder = tmp_path / str(seconds)
+        write_lines(folder / "items.jsonl", [{"id": "a", "score": 1, "subject": "", "response": "x", "flags": []}])
+        write_json(folder / "evidence.json", {"chance": 0.0, "limits": {"wall_seconds": seconds}})
+        found.append(load_evidence(folder, tmp_path / "none"))
+    assert is_stale(*found)
+    assert found[0].identity["limits"] == '{"wall_seconds": 10.0}'

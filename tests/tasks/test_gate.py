@@ -75,6 +75,19 @@ def test_a_champion_at_chance_shows_nothing():
     assert verdict(evidence(60, 250), evidence(62, 250)) == ("promote", "uninformative")
 
 
+def test_a_candidate_below_chance_is_worse_than_a_champion_at_chance():
+    assert verdict(evidence(27, 250), evidence(70, 250)) == ("refuse", "worse")
+
+
+def test_a_champion_whose_own_evaluation_is_broken_proves_nothing():
+    slow = [{"id": f"item-{i}", "score": i < 50, "response": f"answer {i}", "flags": ["timeout"] * (i >= 50)} for i in range(250)]
+    champion = evidence(50, 250, chance=0.0).model_copy(update={"health": health(slow)})
+    candidate = evidence(80, 250, chance=0.0).model_copy(update={"health": written([f"answer {i}" for i in range(250)], score=0.5)})
+    found = judge(policy(), {"mmlu": candidate}, {"mmlu": champion})
+    assert found.decision == "invalid"
+    assert "the champion's evaluation is broken: 200 programs out of time of 250 (gate.health.timeouts 0.2)" in found.reason
+
+
 @pytest.mark.parametrize("change", [{"harness": "other"}, {"suite_md5": "other"}])
 def test_scores_of_two_evaluations_are_not_compared(change):
     assert verdict(evidence(200, 250), evidence(150, 250, **change)) == ("invalid", "invalid")

@@ -6,7 +6,7 @@ from tasks.health import HealthLimits, faults, health
 
 LIMITS = HealthLimits(
     extraction_failed=0.1,
-    not_loaded=0.5,
+    not_loaded=0.4,
     timeouts=0.2,
     empty=0.1,
     truncated=0.5,
@@ -51,6 +51,8 @@ def test_the_sheet_counts_flags_letters_and_lengths():
         (written(["same"] * 20), "repeated"),
         (written([f"answer {n}" for n in range(20)], flags=["empty"]), "empty"),
         (written([f"answer {n}" for n in range(20)], flags=["extraction-failed"]), "extraction_failed"),
+        (written([f"answer {n}" for n in range(20)], flags=["not-loaded"]), "not_loaded"),
+        (written([f"answer {n}" for n in range(20)], flags=["timeout"]), "timeouts"),
         (written([f"answer {n}" for n in range(20)], flags=["truncated"]), "more_truncated"),
         (written([f"a much longer answer than before, number {n}" for n in range(20)]), "length_ratio"),
         (written([f"answer {n}" for n in range(20)], right=20), "exact"),
