@@ -56,6 +56,23 @@ def unavailable(uri: str, error: Exception) -> Unavailable:
     return Unavailable(f"MLflow at {uri} does not answer ({cause}); start it ('sluice up' does), or correct or unset MLFLOW_TRACKING_URI")
 
 
+def make_store(workspace: Workspace) -> None:
+    """Make MLflow's embedded database, whole at once: one whose first migration was killed half-way cannot be opened again.
+
+    The caller holds the lock "mlflow".
+    """
+    path = workspace.state / "mlflow.db"
+    if path.exists():
+        return
+    import mlflow
+
+    for leftover in workspace.state.glob("mlflow.draft*"):
+        leftover.unlink()
+    draft = path.with_suffix(".draft")
+    mlflow.MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+    draft.replace(path)
+
+
 class Tracker:
     """The tracking server or database of a workspace. Raises Unavailable, in one line, where it does not answer."""
 
@@ -74,6 +91,8 @@ class Tracker:
         client = mlflow.MlflowClient(self.uri, self.uri)
         try:
             with locked(self.workspace.lock_file("mlflow")):
+                if self.uri == self.workspace.embedded_store:
+                    make_store(self.workspace)
                 for kind in (PIPELINE, PROMOTIONS):
                     self._ensure_experiment(client, kind)
         except (MlflowException, OSError) as error:
