@@ -162,6 +162,7 @@ def test_few_items_are_no_certainty():
     assert bootstrap_bounds([0.0] * 300, 0.05, 1)[0] > -0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "margin"), [(20, 0.1), (60, 0.1), (164, 0.0625)])
 def test_graded_scores_are_seldom_shown_non_inferior_at_a_loss_of_the_margin(n, margin):
     # losses of 1 on a share `margin` of the items, the rest equal: the fewest items differ
