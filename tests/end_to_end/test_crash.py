@@ -1,5 +1,6 @@
 """Kill the flow's whole process tree at any instant: the next run carries on and ends as an uninterrupted one."""
 
+import contextlib
 import json
 import random
 import subprocess
@@ -27,7 +28,8 @@ def kill_after(workspace, seconds):
     except subprocess.TimeoutExpired:
         tree = [psutil.Process(flow.pid), *psutil.Process(flow.pid).children(recursive=True)]
         for process in tree:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
+                process.kill()
         psutil.wait_procs(tree, 10)
         flow.wait()
         return True
