@@ -13,7 +13,7 @@ from tasks import sequential
 from tasks.benchmark import BenchmarkParams
 from tasks.benchmark import settings as settings_of
 from tasks.gate import Policy
-from tasks.health import faults, health
+from tasks.health import broken, health
 
 BATCH_ITEMS = 32  # asked before the first look, and at least before any other
 GROWTH = 0.5  # the share of those asked that is asked before the next look: large batches share the beginnings of prompts
@@ -92,10 +92,9 @@ def _decide_suite(
             break
     gained, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     facts |= {"used": len(differences), "gained": gained, "lost": lost}
-    sheets = [health(side) for side in answers]
-    for whose, wrong in (("this", faults(sheets[0], policy.health, sheets[1])), ("the champion's", faults(sheets[1], policy.health, None))):
-        if wrong:
-            return EarlyVerdict(**facts, verdict="invalid", passed=False, reason=f"{whose} evaluation is broken: {'; '.join(wrong)}")
+    wrong = broken(health(answers[0]), health(answers[1]), policy.health)
+    if wrong:
+        return EarlyVerdict(**facts, verdict="invalid", passed=False, reason=wrong)
     passed = verdict == "better" or (verdict == "non-inferior" and rules.require == "non-inferior")
     return EarlyVerdict(**facts, verdict=verdict, passed=passed, reason=_reason(verdict, used, rules.margin))
 

@@ -84,11 +84,12 @@ def link(tracker: Tracker, run_id: str) -> str:
     if not (_number(sequence) and before) and (newest or any("sluice.record" in run.data.tags for run in decisions(tracker))):
         raise StageError(f"tag {HEAD} of registered model {tracker.model} is {newest!r}; 'sluice audit' says what it must be: put it back")
     tracker.client.set_tag(run_id, "sluice.artifacts", _artifacts(tracker, run_id))
-    tracker.client.set_tag(run_id, "sluice.sequence", str(_number(sequence) + 1))
+    own = _number(sequence) + 1
+    tracker.client.set_tag(run_id, "sluice.sequence", str(own))
     tracker.client.set_tag(run_id, "sluice.before", before)
     found = digest(tracker.client.get_run(run_id))
     tracker.client.set_tag(run_id, "sluice.record", found)
-    return f"{_number(sequence) + 1}:{found}"
+    return f"{own}:{found}"
 
 
 def _number(text: str) -> int:

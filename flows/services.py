@@ -64,9 +64,7 @@ def free_port(preferred: int = 0) -> int:
 
 def up(workspace: Workspace) -> dict[str, str]:
     """Start what is not running yet and return the address of each page; both outlive this process."""
-    workspace.state.mkdir(parents=True, exist_ok=True)
-    with locked(workspace.lock_file("mlflow")):
-        make_store(workspace)
+    make_store(workspace)
     with locked(workspace.lock_file("servers")):
         running = workspace.servers()
         ports = {name: free_port(port) for name, port in PREFERRED.items()}

@@ -57,20 +57,18 @@ def unavailable(uri: str, error: Exception) -> Unavailable:
 
 
 def make_store(workspace: Workspace) -> None:
-    """Make MLflow's embedded database, whole at once: one whose first migration was killed half-way cannot be opened again.
+    """Make MLflow's embedded database, whole at once: one whose first migration was killed half-way cannot be opened again."""
+    path = Path(workspace.embedded_store.removeprefix("sqlite:///"))
+    with locked(workspace.lock_file("mlflow")):
+        if path.exists():
+            return
+        import mlflow
 
-    The caller holds the lock "mlflow".
-    """
-    path = workspace.state / "mlflow.db"
-    if path.exists():
-        return
-    import mlflow
-
-    for leftover in workspace.state.glob("mlflow.draft*"):
-        leftover.unlink()
-    draft = path.with_suffix(".draft")
-    mlflow.MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
-    draft.replace(path)
+        for leftover in path.parent.glob("mlflow.draft*"):
+            leftover.unlink()
+        draft = path.with_suffix(".draft")
+        mlflow.MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+        draft.replace(path)
 
 
 class Tracker:
@@ -90,9 +88,9 @@ class Tracker:
         mlflow.set_registry_uri(self.uri)
         client = mlflow.MlflowClient(self.uri, self.uri)
         try:
+            if self.uri == self.workspace.embedded_store:
+                make_store(self.workspace)
             with locked(self.workspace.lock_file("mlflow")):
-                if self.uri == self.workspace.embedded_store:
-                    make_store(self.workspace)
                 for kind in (PIPELINE, PROMOTIONS):
                     self._ensure_experiment(client, kind)
         except (MlflowException, OSError) as error:

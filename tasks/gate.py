@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from tasks import paired
-from tasks.health import Health, HealthLimits, faults
+from tasks.health import Health, HealthLimits, broken
 from tasks.stage import Record
 
 Verdict = Literal["invalid", "uninformative", "better", "worse", "non-inferior", "underpowered", "floor", "below floor", "unavailable"]
@@ -139,13 +139,9 @@ def _invalid(policy: Policy, facts: Mapping[str, Any], candidate: Evidence, cham
     differing = [] if champion is None else _differences(candidate, champion)
     if differing:
         return f"the champion was scored otherwise ({', '.join(differing)}): scores of two evaluations are not compared"
-    theirs = champion.health if champion else None
-    wrong = faults(candidate.health, policy.health, theirs) if candidate.health else []
+    wrong = broken(candidate.health, champion.health if champion else None, policy.health)
     if wrong:
-        return f"this evaluation is broken: {'; '.join(wrong)}"
-    wrong = faults(theirs, policy.health, None) if theirs else []
-    if wrong:
-        return f"the champion's evaluation is broken: {'; '.join(wrong)}"
+        return wrong
     dirty = facts["n"] - facts["clean_n"]
     if dirty > policy.contaminated * facts["n"] or dirty == facts["n"]:
         where = ", ".join(f"{source} {count}" for source, count in facts["leaks"].items())

@@ -74,6 +74,15 @@ def answer(item: Mapping[str, Any]) -> str:
     return "none" if item.get("predicted") is None else LETTERS[item["predicted"]]
 
 
+def broken(candidate: Health | None, champion: Health | None, limits: HealthLimits) -> str:
+    """Why one of two evaluations is none, the candidate's first; empty where both are sound, or have no sheet."""
+    wrong = faults(candidate, limits, champion) if candidate else []
+    if wrong:
+        return f"this evaluation is broken: {'; '.join(wrong)}"
+    wrong = faults(champion, limits, None) if champion else []
+    return f"the champion's evaluation is broken: {'; '.join(wrong)}" if wrong else ""
+
+
 def faults(found: Health, limits: HealthLimits, champion: Health | None) -> list[str]:
     """What is wrong with an evaluation, most telling first; an empty list where nothing is."""
     n = found.items

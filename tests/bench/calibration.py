@@ -20,11 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.gate import Evidence, Policy, SuitePolicy, judge
-from tasks.health import HealthLimits
+from tests.limits import ANY
 
 ALPHA, ACCURACY = 0.05, 0.6  # of each test; of the champion
-SHARES = ("extraction_failed", "not_loaded", "timeouts", "empty", "truncated", "more_truncated", "repeated", "one_letter")
-ANY = HealthLimits(**dict.fromkeys(SHARES, 1.0), length_ratio=1e9, exact=True)
 Curve = list[tuple[float, float]]
 Line = dict[str, Any]
 

@@ -11,6 +11,7 @@ from models import evaluation
 from tasks.benchmark import BenchmarkParams
 from tasks.benchmark import settings as settings_of
 from tasks.gate import Policy
+from tests.limits import ANY
 from tests.tiny import tiny_model
 
 ITEMS = 400
@@ -24,15 +25,13 @@ BENCHMARK = {
     "sampling": {"temperature": 0.0, "samples": 1, "pass_at": 1},
     "program": LIMITS,
 }
-SHARES = ("extraction_failed", "not_loaded", "timeouts", "empty", "truncated", "more_truncated", "repeated", "one_letter")
-HEALTH = {**dict.fromkeys(SHARES, 1), "length_ratio": 9}
 POLICY = Policy.model_validate(
     {
         "alpha": 0.05,
         "without_sandbox": "refuse",
         "better_on_one_of": [],
         "contaminated": 0.1,
-        "health": {**HEALTH, "exact": True},
+        "health": {**ANY.model_dump(), "length_ratio": 9},
         "suites": {"mmlu-mini": {"margin": 0.1, "floor": None, "require": "non-inferior"}},
     }
 )

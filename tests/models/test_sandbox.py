@@ -27,7 +27,12 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def judge(body: str, backend: str, test: str = TEST, limits: Limits = LIMITS) -> Verdict:
-    return sandbox.check(Job(program=PROMPT + body, preamble=PROMPT, entry_point="double", test=test), limits, backend)
+    return judge_whole(body, backend, test, PROMPT, limits)
+
+
+def judge_whole(program: str, backend: str, test: str, preamble: str, limits: Limits = LIMITS) -> Verdict:
+    """The verdict on `preamble` and `program`, of which the test sees the first."""
+    return sandbox.check(Job(program=preamble + program, preamble=preamble, entry_point="double", test=test), limits, backend)
 
 
 def test_a_right_program_passes(backend: str) -> None:
@@ -46,7 +51,7 @@ def test_a_program_that_is_not_python_fails(backend: str) -> None:
 @pytest.mark.parametrize("program", ["def double(x): return (", "def other(x): return x", "raise KeyError"])
 def test_a_program_that_cannot_be_called_raises_nothing_that_a_test_may_expect(program: str, backend: str) -> None:
     test = "def check(candidate):\n    try:\n        candidate(-1)\n    except Exception:\n        return\n    assert False\n"
-    found = sandbox.check(Job(program=program, preamble="", entry_point="double", test=test), LIMITS, backend)
+    found = judge_whole(program, backend, test, "")
     assert (found.passed, found.loaded) == (False, False)
 
 
@@ -78,7 +83,7 @@ TOP = "import collections, dataclasses, decimal, fractions, json, typing\n"
 )
 def test_a_right_program_passes_whatever_it_is_made_of(program: str, test: str, backend: str) -> None:
     whole = f"def check(candidate):\n    assert {test}\n"
-    assert sandbox.check(Job(program=TOP + program, preamble=TOP, entry_point="double", test=whole), LIMITS, backend).reason == ""
+    assert judge_whole(program, backend, whole, TOP).reason == ""
 
 
 @pytest.mark.parametrize(
@@ -95,15 +100,13 @@ def test_a_right_program_passes_whatever_it_is_made_of(program: str, test: str, 
 )
 def test_an_exception_is_the_built_in_one_that_it_is_with_its_message(raised: str, expected: str, backend: str) -> None:
     test = f"def check(candidate):\n    try:\n        candidate(1)\n    except {expected}\n    else: assert False\n"
-    program = f"{TOP}def double(x):\n    {raised}\n"
-    assert sandbox.check(Job(program=program, preamble=TOP, entry_point="double", test=test), LIMITS, backend).reason == ""
+    assert judge_whole(f"def double(x):\n    {raised}\n", backend, test, TOP).reason == ""
 
 
 def test_a_preamble_may_hold_a_dataclass(backend: str) -> None:
     preamble = "import dataclasses\n@dataclasses.dataclass\nclass P:\n    x: int\n"
     test = "def check(candidate):\n    assert candidate(P(2).x) == 4\n"
-    program = f"{preamble}def double(x): return 2 * x"
-    assert sandbox.check(Job(program=program, preamble=preamble, entry_point="double", test=test), LIMITS, backend).passed
+    assert judge_whole("def double(x): return 2 * x", backend, test, preamble).passed
 
 
 def test_a_test_may_call_helpers_of_the_prompt_and_expect_exceptions(backend: str) -> None:
@@ -117,7 +120,7 @@ def test_a_test_may_call_helpers_of_the_prompt_and_expect_exceptions(backend: st
     assert False
 """
     body = "def double(x):\n    if x == 'no':\n        raise ValueError\n    return 2 * x\n"
-    assert sandbox.check(Job(program=prompt + body, preamble=prompt, entry_point="double", test=test), LIMITS, backend).passed
+    assert judge_whole(body, backend, test, prompt).passed
 
 
 def test_infinities_nans_sets_bytes_and_unicode_cross_the_border(backend: str) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from tasks import paired
 from tasks.gate import Evidence, Policy, SuitePolicy, judge, warnings
-from tasks.health import HealthLimits, health
+from tasks.health import health
+from tests.limits import STRICT
 
 IDENTITY = {"suite_md5": "s", "harness": "h"}
 
@@ -15,20 +16,6 @@ def evidence(right, n, chance=0.25, first=0, **identity):
     return Evidence(scores=scores, chance=chance, identity={**IDENTITY, **identity})
 
 
-HEALTH = HealthLimits(
-    extraction_failed=0.1,
-    not_loaded=0.5,
-    timeouts=0.2,
-    empty=0.1,
-    truncated=0.5,
-    more_truncated=0.2,
-    repeated=0.3,
-    one_letter=0.9,
-    length_ratio=3.0,
-    exact=False,
-)
-
-
 def policy(margin=0.05, floor=None, require="non-inferior", without_sandbox="refuse", one_of=(), suites=("mmlu",), contaminated=0.05):
     rules = SuitePolicy(margin=margin, floor=floor, require=require)
     return Policy(
@@ -36,7 +23,7 @@ def policy(margin=0.05, floor=None, require="non-inferior", without_sandbox="ref
         without_sandbox=without_sandbox,
         better_on_one_of=list(one_of),
         contaminated=contaminated,
-        health=HEALTH,
+        health=STRICT,
         suites=dict.fromkeys(suites, rules),
     )
 

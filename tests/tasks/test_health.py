@@ -2,20 +2,8 @@
 
 import pytest
 
-from tasks.health import HealthLimits, faults, health
-
-LIMITS = HealthLimits(
-    extraction_failed=0.1,
-    not_loaded=0.4,
-    timeouts=0.2,
-    empty=0.1,
-    truncated=0.5,
-    more_truncated=0.2,
-    repeated=0.3,
-    one_letter=0.9,
-    length_ratio=3.0,
-    exact=False,
-)
+from tasks.health import faults, health
+from tests.limits import STRICT
 
 
 def written(texts, flags=(), right=1):
@@ -32,8 +20,8 @@ SOUND = written([f"answer {n}" for n in range(20)])
 
 
 def test_a_sound_evaluation_has_no_fault():
-    assert faults(SOUND, LIMITS, SOUND) == []
-    assert faults(chosen([0, 1, 2, 3] * 5), LIMITS, None) == []
+    assert faults(SOUND, STRICT, SOUND) == []
+    assert faults(chosen([0, 1, 2, 3] * 5), STRICT, None) == []
 
 
 def test_the_sheet_counts_flags_letters_and_lengths():
@@ -61,7 +49,7 @@ def test_the_sheet_counts_flags_letters_and_lengths():
     ],
 )
 def test_each_limit_finds_its_fault_and_names_its_key(broken, key):
-    assert [fault for fault in faults(broken, LIMITS, SOUND) if f"gate.health.{key} " in fault]
+    assert [fault for fault in faults(broken, STRICT, SOUND) if f"gate.health.{key} " in fault]
 
 
 def test_five_raw_answers_are_shown_flagged_ones_first_and_long_ones_cut():
