@@ -82,6 +82,8 @@ def run() -> None:
         from flows import retraining_console
 
         tracking.preload(workspace)
+        if held.changes:
+            held.warm_up()
         prefect.wait()
         result = retraining_console.run(log, lasting=bool(held.changes))
     retraining_console.show(held.pipeline, result, log, time.monotonic() - STARTED)

@@ -53,8 +53,9 @@ class Session:
         return subset or next(filter(None, measured), None) or published
 
     def warm_up(self) -> None:
-        """Start the warm process for the stages to come. Not before the server answers: its start would take twice as long."""
-        self.env[warm.VARIABLE] = warm.start(self.workspace, self.env, self.changes)
+        """Start the warm process for the stages to come, once. The caller has done its own imports: two cores are shared by then."""
+        if warm.VARIABLE not in self.env:
+            self.env[warm.VARIABLE] = warm.start(self.workspace, self.env, self.changes)
 
     @classmethod
     def reading(cls, workspace: Workspace) -> "Session":
