@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,25 +245,23 @@ def empty_generations(demo: Demo) -> None:
     demo.edit("models/suite_tasks/humaneval-mini.yaml", 'until: ["', 'until: ["\\n", "')
 
 
-EVALUATION = (
+CASES = (
     Case("an honest candidate", lambda demo: demo.scale("rlhf", "learning_rate", 0.9), "promote", "every suite passed"),
     Case("of equal quality, where better is asked", no_better, "refuse", "mmlu-mini is non-inferior", trains=False),
     Case("another chat template at evaluation", other_template, "invalid", r"scored otherwise \(template_md5\)"),
     Case("generations that are all empty", empty_generations, "invalid", "humaneval-mini is invalid: .*empty answers"),
-)
-TRAINING = (
     Case("a reward that pays for length", reward_by_length, "refuse", "is worse"),
     Case("benchmark items in the training data", leaked_items, "invalid", r"items are in the training text \(.*reward/crawl"),
     Case("labels shuffled in sft", shuffled_labels, "refuse", "is worse"),
 )
 
 
-def demonstrate(folder: Path, recipe: str, changes: Params, cases: Sequence[Case], tell: Callable[[str], object]) -> list[Outcome]:
-    """Make a champion in `folder`, then try the cases on it, in their order."""
+def demonstrate(folder: Path, recipe: str, changes: Params, tell: Callable[[str], None]) -> list[Outcome]:
+    """Make a champion in `folder`, then try all cases on it."""
     tell(f"a champion, recipe {recipe}: {folder}")
     outcomes = []
     with Demo(folder, recipe, changes) as demo:
-        for case in cases:
+        for case in CASES:
             found = demo.try_case(case)
             outcomes.append(found)
             mark = "as it must be" if found.as_expected else f"MUST BE {case.decision}, saying '{case.says}'"
@@ -276,8 +274,7 @@ def main(recipe: str) -> int:
     folder = ROOT / ".work" / "demo-refusal" / "sluice"
     shutil.rmtree(folder.parent, ignore_errors=True)
     folder.mkdir(parents=True)
-    changes = SMALL if recipe == "nano" else {}
-    outcomes = demonstrate(folder, recipe, changes, EVALUATION + TRAINING, lambda line: print(line, flush=True))
+    outcomes = demonstrate(folder, recipe, SMALL if recipe == "nano" else {}, lambda line: print(line, flush=True))
     right = sum(outcome.as_expected for outcome in outcomes)
     print(f"\n{right} of {len(outcomes)} as they must be; 'sluice history' in {folder} has them on record")
     return 0 if right == len(outcomes) else 1
