@@ -5,7 +5,6 @@ them. Here linear layers see the rows' own tokens only; attention takes one row 
 fast so (float32, two cores, 20 rows of 48 to 192 tokens after 600 common ones).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -38,11 +37,13 @@ class Packed:
         return torch.cat([torch.arange(self.shared, self.shared + length) for length in self.lengths])[None]
 
     @cached_property
-    def masks(self) -> list[torch.Tensor]:
+    def masks(self) -> list[torch.Tensor | None]:
         """What is added to the scores of each row's tokens, [own tokens, shared and own tokens]: -inf on what is after them, else 0.
 
-        The kernel would make these of true and false anew in every layer.
+        None where nothing is shared: the kernel then needs no mask. Of true and false it would make these anew in every layer.
         """
+        if not self.beginning:
+            return [None] * len(self.lengths)
         keys, _ = self.beginning[0]
         return [keys.new_full((length, self.shared + length), -torch.inf).triu(self.shared + 1) for length in self.lengths]
 
@@ -93,28 +94,13 @@ def _attend(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention of each row to the beginning and itself: [1, heads, tokens, size] to [1, tokens, heads, size]."""
-    keys, values = packed.beginning[module.layer_idx] if packed.beginning else (None, None)
-    whole = zip(_wholes(keys, key, packed), _wholes(values, value, packed), strict=True)
-    masks = packed.masks if packed.beginning else [None] * len(packed.lengths)
-    outputs = [
-        scaled_dot_product_attention(own_query, own_key, own_value, mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
-        for own_query, (own_key, own_value), mask in zip(query.split(packed.lengths, dim=2), whole, masks, strict=True)
-    ]
+    shared = packed.beginning[module.layer_idx] if packed.beginning else (key[:, :, :0], value[:, :, :0])
+    rows = zip(*(states.split(packed.lengths, dim=2) for states in (query, key, value)), packed.masks, strict=True)
+    outputs = []
+    for own_query, *own, mask in rows:
+        keys, values = (torch.cat(whole, dim=2) for whole in zip(shared, own, strict=True))
+        outputs.append(scaled_dot_product_attention(own_query, keys, values, mask, is_causal=mask is None, scale=scaling, enable_gqa=True))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
-
-
-def _wholes(beginning: torch.Tensor | None, states: torch.Tensor, packed: Packed) -> Iterator[torch.Tensor]:
-    """The keys or values of each row, its beginning's before its own: one place for all, good until the next is asked for."""
-    rows = states.split(packed.lengths, dim=2)
-    if beginning is None:
-        yield from rows
-        return
-    shared = beginning.shape[2]
-    place = states.new_empty(*states.shape[:2], shared + max(packed.lengths), states.shape[3])
-    place[:, :, :shared] = beginning
-    for row in rows:
-        place[:, :, shared : shared + row.shape[2]] = row
-        yield place[:, :, : shared + row.shape[2]]
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
