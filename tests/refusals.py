@@ -38,7 +38,8 @@ SMALL: Params = {  # over nano: enough of a world, and of training, that somethi
             "dirt": 0,
         }
     },
-    "base": {"shape": {"layers": 3, "hidden_size": 128, "feed_forward_size": 384, "heads": 4}, "steps": 300},
+    "base": {"shape": {"layers": 3, "hidden_size": 128, "feed_forward_size": 384, "heads": 4}, "steps": 200},
+    "sft": {"learning_rate": 0.0003},  # at which wrong labels are learned too
     "benchmark": {"max_new_tokens": 24},
     "gate": {"health": {"empty": 0.1}, "suites": {"mmlu-mini": {"margin": 0.1}, "gpqa-mini": {"margin": 0.1}}},
 }
