@@ -49,7 +49,11 @@ def _sandbox() -> dict[str, Any]:
 def _device() -> dict[str, Any]:
     import torch
 
-    found = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu only"
+    if torch.cuda.is_available():
+        found = torch.cuda.get_device_name()
+    else:
+        native = any(there for feature, there in torch.cpu.get_capabilities().items() if "bf16" in feature)
+        found = f"cpu only, bfloat16 {'native' if native else 'emulated: float32 is faster'}"
     return _row("device", f"{found}, torch {torch.__version__}", True)
 
 

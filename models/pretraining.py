@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from models.muon import Muon
 from models.settings import Pretraining
-from models.training import attention, precision, rate
+from models.training import precision, rate
 
 IGNORED = -100
 # A few hundred steps are too short for Muon's usual momentum of .95 and for an embedding that moves no faster than the layers: with these,
@@ -57,7 +58,7 @@ def _batches(blocks: Tensor, size: int, steps: int, seed: int) -> Iterator[Tenso
 
 
 def _loss(model: PreTrainedModel, batch: Tensor, padding: int, precision_name: str) -> Tensor:
-    with precision(precision_name, batch.device.type), attention(batch.shape[1], batch.device.type):
+    with precision(precision_name, batch.device.type):
         logits = model(input_ids=batch).logits
     targets = batch[:, 1:].masked_fill(batch[:, 1:] == padding, IGNORED)
     return cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
@@ -66,16 +67,15 @@ def _loss(model: PreTrainedModel, batch: Tensor, padding: int, precision_name: s
 def _optimizers(model: PreTrainedModel, plan: Pretraining) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms.
 
-    Muon (Jordan et al., 2024) with its update scaled to AdamW's size (Liu et al., 2025, "Muon is scalable", eq. 4), so that one rate says
-    both. At this size it needs about half the tokens of AdamW alone.
+    Muon's updates are as large as AdamW's, so that one rate serves both; the embedding's is EMBEDDING_RATE times it. At this size Muon
+    needs about half the tokens of AdamW alone.
     """
     embeddings = {id(weight) for module in (model.get_input_embeddings(), model.get_output_embeddings()) for weight in module.parameters()}
     matrices = [weight for weight in model.parameters() if weight.ndim == 2 and id(weight) not in embeddings]
     others = [weight for weight in model.parameters() if weight.ndim != 2 or id(weight) in embeddings]
-    matrix_rate, other_rate = plan.learning_rate, EMBEDDING_RATE * plan.learning_rate
     return [
-        torch.optim.Muon(matrices, lr=matrix_rate, momentum=MOMENTUM, weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        Muon(matrices, plan.learning_rate, MOMENTUM, plan.weight_decay),
+        torch.optim.AdamW(others, lr=EMBEDDING_RATE * plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
 

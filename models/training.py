@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from models.work import Work
@@ -28,15 +27,6 @@ def make_repeatable(seed: int) -> None:
 def precision(name: str, device: str) -> Any:
     """The context in which forward passes run: bfloat16 where asked, else float32."""
     return torch.autocast(device, torch.bfloat16, enabled=name == "bfloat16")
-
-
-def attention(tokens: int, device: str) -> Any:
-    """The context in which attention over `tokens` is computed: on a CPU as plain matrix products where it is short.
-
-    There the fused kernel's backward pass in bfloat16 takes three times as long; from some 250 tokens on it is the faster one.
-    """
-    short = device == "cpu" and tokens < 250
-    return sdpa_kernel(SDPBackend.MATH) if short else contextlib.nullcontext()
 
 
 def rate(step: int, steps: int, warmup_share: float) -> float:
