@@ -170,7 +170,7 @@ def import_data(
     name: Annotated[str, typer.Argument(help="What the source is: oasst, llmbar, seed-tasks, text or folder.")],
     source: Annotated[Path, typer.Option("--from", help="The published file or folder.")],
 ) -> None:
-    """Bring published data into data/raw, in Sluice's own record kinds."""
+    """Bring published data into data/raw, as records."""
     from models import importers
 
     workspace = here()
@@ -221,7 +221,7 @@ def gate(
     sequential: Annotated[bool, typer.Option("--sequential", help="Score both now, and stop as soon as it is decided.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare a candidate with the champion; nothing is registered or moved. Exit code 3 where it would be refused."""
+    """Compare a candidate with the champion, without moving anything. Exit code 3 where it would be refused."""
     from flows import release
     from flows.report import print_early, print_gate
     from flows.session import Session
@@ -284,7 +284,7 @@ def history(as_json: Json = False) -> None:
 
 @app.command()
 def lineage(version: str, as_json: Json = False) -> None:
-    """Where a version comes from: data, code, params, environment, runs, decisions."""
+    """Where a version comes from: data, code, params, runs, decisions."""
     from flows import lineage as past
 
     registry = open_registry(here())
@@ -297,7 +297,7 @@ def lineage(version: str, as_json: Json = False) -> None:
 
 @app.command()
 def diff(before: str, after: str, as_json: Json = False) -> None:
-    """How two versions differ: data rows, params, packages, code, scores, and which questions flipped."""
+    """How two versions differ: data, params, packages, code, scores. And which questions flipped."""
     from flows import lineage as past
     from flows.pipeline import Pipeline
 
@@ -317,7 +317,7 @@ def verify(
     score: Annotated[bool, typer.Option("--score", help="Score again, and compare item by item.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Whether a version is what its record says, made again from its commit and lock. Exit code 1 where it is not."""
+    """Make a version again from its record, and compare. Exit code 1 where it is not what its record says."""
     from dataclasses import asdict
 
     from flows import verify as verifying
@@ -337,7 +337,7 @@ def verify(
 
 @app.command()
 def audit(as_json: Json = False) -> None:
-    """Look for records that were edited or removed, and for aliases moved around the gate. Exit code 3 where there are any."""
+    """Find edited records, and aliases moved around the gate. Exit code 3 where there are any."""
     registry = open_registry(here())
     findings = registry.audit()
     if as_json:

@@ -119,8 +119,7 @@ class Registry:
                 for file in provenance:
                     self.client.log_artifact(run_id, str(file), "provenance")
                 scores = json.dumps(
-                    {suite: score(load_evidence(path, contamination / f"{suite}.jsonl")) for suite, path in evidence.items()},
-                    sort_keys=True,
+                    {suite: score(load_evidence(path, contamination / f"{suite}.jsonl")) for suite, path in evidence.items()}
                 )
                 with self._lease():  # an upload may be long, and others wait: only the last look and the version itself are alone
                     version = self.find(model_md5) or self._create_version(
