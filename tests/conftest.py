@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,7 +16,11 @@ from tests.workspaces import make_workspace, run
 
 
 def pytest_configure(config):
-    """One thread a process where tests run in parallel: threads that spin for a core that another has slow both down manifold."""
+    """One thread a process where tests run in parallel: threads that spin for a core that another has slow both down manifold.
+
+    Ctrl-C is heard even where the tests were started in the background: what they start would ignore it as well.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         os.environ["OMP_NUM_THREADS"] = "1"
 
