@@ -86,10 +86,10 @@ class Tracker:
         self.workspace.state.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
-        client = mlflow.MlflowClient(self.uri, self.uri)
         try:
             if self.uri == self.workspace.embedded_store:
                 make_store(self.workspace)
+            client = mlflow.MlflowClient(self.uri, self.uri)  # migrates what it opens
             with locked(self.workspace.lock_file("mlflow")):
                 for kind in (PIPELINE, PROMOTIONS):
                     self._ensure_experiment(client, kind)

@@ -33,7 +33,8 @@ def test_a_database_whose_first_migration_was_killed_is_made_anew(tmp_path, monk
     while child.poll() is None and not (draft.exists() and draft.stat().st_size >= bytes_written) and time.monotonic() < deadline:
         time.sleep(0.002)
     child.send_signal(signal.SIGKILL)
-    child.wait()
+    assert child.wait() == -signal.SIGKILL, "it ended before its database was seen half-made"
+    assert not (state / "mlflow.db").exists()
     prepare_environment(Workspace(tmp_path))
     tracker = Tracker(Workspace(tmp_path), "assistant")
     tracker.end(tracker.start("pipeline", "first", {}), "FINISHED")
