@@ -73,10 +73,11 @@ def length_of(finished):
 
 
 def test_a_run_killed_three_times_over_is_carried_on_to_the_same_model(finished, tmp_path):
-    workspace = make_workspace(tmp_path / "sluice")
+    workspace, killed = make_workspace(tmp_path / "sluice"), 0
     for share in IN_CI:
-        kill_after(workspace, share * length_of(finished))
+        killed += kill_after(workspace, share * length_of(finished))
         assert processes_of(workspace) == []
+    assert killed >= 2  # the last kill may come too late where the machine has become faster since
     check_carried_on(finished, workspace, finished_stages(workspace))
 
 
@@ -84,5 +85,5 @@ def test_a_run_killed_three_times_over_is_carried_on_to_the_same_model(finished,
 @pytest.mark.parametrize("share", INSTANTS)
 def test_a_killed_run_is_carried_on_to_the_same_model_wherever_it_was(finished, tmp_path, share):
     workspace = make_workspace(tmp_path / "sluice")
-    kill_after(workspace, share * length_of(finished))
+    assert kill_after(workspace, share * length_of(finished)) or share > 0.5  # a machine that is faster now may be done by then
     check_carried_on(finished, workspace, finished_stages(workspace))
