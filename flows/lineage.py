@@ -9,7 +9,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from flows import record
+from flows import record, report
 from flows.pipeline import Pipeline
 from flows.registry import Registry
 from flows.release import PROVENANCE
@@ -203,8 +203,7 @@ def describe_lineage(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"parents     from {parents['pretrained'] or 'scratch'}; compared with {parents['champion'] or 'no champion'}"
     yield f"runs        MLflow {found['runs']['pipeline']}, Prefect {found['runs']['prefect_flow_run']}"
     for suite, score in found["scores"].items():
-        measured = "unavailable" if score["value"] is None else f"{score['value']:.3f} ± {score['stderr']:.3f} (n {score['n']})"
-        yield f"score       {suite} {measured}"
+        yield f"score       {suite} {report.score_text(score)}"
     for said in reversed(found["decisions"]):
         yield f"decision    {said['sequence']}: {said['verdict']} by {said['by']}: {said['reason']} (run {said['run_id']})"
 

@@ -329,13 +329,13 @@ class Registry:
 
 
 def score(evidence: Evidence) -> dict[str, float | int | None]:
-    """Mean, its standard error sqrt(s² / n), and n, recomputed from the items."""
+    """Mean, its standard error sqrt(s² / n) (of two items or more), and n, recomputed from the items."""
     if not evidence.scores:
         return {"value": None, "stderr": None, "n": 0}
     values, n = list(evidence.scores.values()), len(evidence.scores)
     mean = sum(values) / n
-    variance = sum((value - mean) ** 2 for value in values) / max(n - 1, 1)
-    return {"value": mean, "stderr": (variance / n) ** 0.5, "n": n}
+    error = (sum((value - mean) ** 2 for value in values) / (n - 1) / n) ** 0.5 if n > 1 else None
+    return {"value": mean, "stderr": error, "n": n}
 
 
 def _iso(milliseconds: int) -> str:

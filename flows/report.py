@@ -34,7 +34,7 @@ def score_rows(pipeline: Pipeline) -> list[dict[str, str]]:
     for stage in pipeline.stages.values():
         if stage.section == "benchmark":
             model, _, suite = stage.name.partition("@")[2].partition("-")
-            rows.setdefault(model, {"model": model})[suite] = _score(read_metrics(pipeline.workspace.root, stage))
+            rows.setdefault(model, {"model": model})[suite] = score_text(read_metrics(pipeline.workspace.root, stage))
     return [rows[model] for model in sorted(rows, key=list(rows).index)]
 
 
@@ -44,12 +44,14 @@ def scores(pipeline: Pipeline) -> dict[str, Any]:
     return {stage.name.partition("@")[2]: read_metrics(pipeline.workspace.root, stage) for stage in stages}
 
 
-def _score(metrics: Mapping[str, Any]) -> str:
+def score_text(metrics: Mapping[str, Any]) -> str:
+    """Value, standard error and n of a score, as people read it; one item has no standard error."""
     if not metrics:
         return "not run"
     if metrics["value"] is None:
         return "unavailable"
-    return f"{metrics['value']:.3f} ± {metrics['stderr']:.3f} (n {metrics['n']})"
+    error = "" if metrics["stderr"] is None else f" ± {metrics['stderr']:.3f}"
+    return f"{metrics['value']:.3f}{error} (n {metrics['n']})"
 
 
 def stage_rows(results: Sequence[StageResult]) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from flows import report
 from flows.record import CHAMPION
 from flows.registry import Registry
 from flows.workspace import read_json
@@ -32,10 +33,8 @@ def describe(found: dict[str, Any]) -> str:
     champion = found["champion"]
     lines = [f"model     {found['model']}  ({found['tracking_uri']})"]
     if champion:
-        scores = "  ".join(
-            f"{suite} {s['value']:.3f} ± {s['stderr']:.3f}" for suite, s in champion["scores"].items() if s["value"] is not None
-        )
-        lines += [f"champion  version {champion['version']}, md5 {champion['model_md5']}", f"scores    {scores}"]
+        lines.append(f"champion  version {champion['version']}, md5 {champion['model_md5']}")
+        lines += [f"score     {suite} {report.score_text(score)}" for suite, score in champion["scores"].items()]
     else:
         lines.append("champion  none yet: 'sluice run' makes the first")
     lines.append("aliases   " + (", ".join(f"{alias} -> {number}" for alias, number in sorted(found["aliases"].items())) or "none"))

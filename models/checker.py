@@ -200,6 +200,7 @@ def verdict(job: dict[str, Any]) -> dict[str, Any]:
     """Run the test; it passes when `check` returns after at least one call and no call was lost on the way."""
     module = sys.modules["test"] = type(sys)("test")
     scope, candidate = vars(module), None
+    reason, timeout, loaded = "", False, True
     try:
         exec(compile(f"{job['preamble']}\n{job['test']}", "test", "exec", dont_inherit=True), scope)
         candidate = scope[job["entry_point"]] = Candidate(job)
@@ -208,17 +209,16 @@ def verdict(job: dict[str, Any]) -> dict[str, Any]:
             raise candidate.broken
         if not candidate.calls:
             raise Broken("the test never called the program")
-    except Slow as error:
-        return {"passed": False, "reason": str(error), "timeout": True, "loaded": True}
     except AssertionError:
-        return {"passed": False, "reason": "a wrong answer", "timeout": False, "loaded": True}
+        reason = "a wrong answer"
+    except Broken as error:
+        reason, timeout, loaded = str(error), isinstance(error, Slow), not isinstance(error, Unloaded)
     except BaseException as error:
-        reason = str(error) if isinstance(error, Broken) else type(error).__name__
-        return {"passed": False, "reason": reason, "timeout": False, "loaded": not isinstance(error, Unloaded)}
+        reason = type(error).__name__
     finally:
         if candidate:
             candidate.kill()
-    return {"passed": True, "reason": "", "timeout": False, "loaded": True}
+    return {"passed": not reason, "reason": reason, "timeout": timeout, "loaded": loaded}
 
 
 def main() -> None:

@@ -445,7 +445,7 @@ def _code_items(asked: LocalModel, items: list[suites.Item], settings: Settings,
         replies, found = written[start : start + count], verdicts[start : start + count]
         item, passed = replies[0][0], sum(verdict.passed for verdict in found)
         flags = [
-            _flags(reply, unreadable=program is None, timeout=verdict.timeout) | {"not-loaded": program is not None and not verdict.loaded}
+            _flags(reply, unreadable=program is None, timeout=verdict.timeout, not_loaded=program is not None and not verdict.loaded)
             for (_, reply, program), verdict in zip(replies, found, strict=True)
         ]
         value = pass_at(settings.sampling.pass_at, count, passed)
@@ -455,10 +455,15 @@ def _code_items(asked: LocalModel, items: list[suites.Item], settings: Settings,
     return records
 
 
-def _flags(reply: Reply, unreadable: bool, timeout: bool) -> dict[str, bool]:
+def _flags(reply: Reply, unreadable: bool, timeout: bool, not_loaded: bool = False) -> dict[str, bool]:
     """What is wrong with a written answer, in the order in which flags are written."""
-    cut = not (reply.complete and reply.whole_prompt)
-    return {"empty": not reply.text.strip(), "truncated": cut, "extraction-failed": unreadable, "timeout": timeout}
+    return {
+        "empty": not reply.text.strip(),
+        "truncated": not (reply.complete and reply.whole_prompt),
+        "extraction-failed": unreadable,
+        "timeout": timeout,
+        "not-loaded": not_loaded,
+    }
 
 
 def pass_at(k: int, samples: int, passed: int) -> float:

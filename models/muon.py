@@ -27,7 +27,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal (Jordan et al., 2024, "Muon"), scaled to the size of AdamW's (Liu et al., 2025, eq. 4).
 
     What torch.optim.Muon does, but for two things: equal shapes go through Newton-Schulz in one stack, and it computes in float32 on a CPU.
-    Few CPUs multiply in bfloat16; the others emulate it, at a fifth of float32's speed.
+    Few CPUs multiply in bfloat16; the others emulate it, at a third to a fifth of float32's speed.
     """
 
     def __init__(self, weights: Iterable[Tensor], lr: float, momentum: float, weight_decay: float) -> None:

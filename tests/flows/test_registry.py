@@ -8,13 +8,13 @@ from unittest.mock import Mock
 
 import pytest
 
-from flows import record, release
+from flows import record, release, report
 from flows.record import Decision
-from flows.registry import Registry
+from flows.registry import Registry, score
 from flows.tracking import PROMOTIONS, Tracker
 from flows.workspace import Workspace, prepare_environment, start_time
 from models.errors import Refused, StageError, UserError
-from tasks.gate import GateResult, SuiteVerdict
+from tasks.gate import Evidence, GateResult, SuiteVerdict
 
 
 @pytest.fixture(scope="module")
@@ -377,3 +377,15 @@ def test_a_record_by_another_hand_is_found(registry):
     run_id = registry.tracker.start(PROMOTIONS, "promote 3", {"sluice.verdict": "promote", "sluice.version": "3"})
     registry.tracker.end(run_id, "FINISHED")
     assert found(registry) == ["a record that Sluice did not write: it has no place in the chain"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "text"),
+    [
+        ({"a": 1.0, "b": 0.0}, "0.500 ± 0.500 (n 2)"),
+        ({"a": 1.0}, "1.000 (n 1)"),  # one item shows no spread: no error is not an error of 0
+        (None, "unavailable"),
+    ],
+)
+def test_a_score_is_said_with_its_standard_error_where_it_has_one(scores, text):
+    assert report.score_text(score(Evidence(scores=scores, chance=0.25, identity={}))) == text
