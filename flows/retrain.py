@@ -18,6 +18,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled, Completed
 from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.urls import url_for
 
 from flows import processes, release, salvage
 from flows.pipeline import Stage, read_metrics
@@ -25,6 +26,7 @@ from flows.record import CHAMPION
 from flows.registry import Registry
 from flows.report import StageResult, main_metric, score_rows, scores, stage_rows
 from flows.runner import outcome_file, started_line
+from flows.services import shared_api
 from flows.session import Session, session
 from flows.tracking import PIPELINE, Tracker, git_commit
 from flows.workspace import find, prepare_environment, read_json
@@ -282,8 +284,10 @@ def _release(held: Session, parent: str) -> release.Release:
 
 
 def _tags(held: Session) -> dict[str, str]:
+    """The flow run and the commit; the page of the run where its server outlives it."""
     tags = {"prefect.flow_run_id": str(flow_run.id), "git.commit": git_commit(held.workspace.root)}
-    return {**tags, **({"prefect.flow_run_url": str(flow_run.ui_url)} if flow_run.ui_url else {})}
+    page = url_for("flow-run", obj_id=str(flow_run.id)) if shared_api(held.workspace) else None
+    return tags | ({"prefect.flow_run_url": page} if page else {})
 
 
 def _link_skipped(held: Session, tracker: Tracker, parent: str, results: list[StageResult]) -> None:

@@ -114,12 +114,15 @@ def test_a_new_learning_rate_for_rlhf_runs_rlhf_and_what_follows_only(up):
 
 
 def test_the_two_versions_can_be_traced_compared_and_verified(up):
-    workspace, _ = up
+    workspace, urls = up
     found = json.loads(run(workspace, "sluice", "lineage", "2", "--json").stdout)
+    first = json.loads(run(workspace, "sluice", "lineage", "1", "--json").stdout)
     assert found["git_commit"] == subprocess.run(["git", "rev-parse", "HEAD"], cwd=workspace, capture_output=True, text=True).stdout.strip()
     assert found["parents"] == {"pretrained": None, "champion": "1"}
     assert found["data"]["artifacts/records"].endswith(".dir")
-    assert found["runs"]["prefect_flow_run"]
+    assert found["runs"]["prefect_flow_run_url"] == f"{urls['prefect']}/runs/flow-run/{found['runs']['prefect_flow_run']}"
+    assert first["runs"]["prefect_flow_run"]
+    assert first["runs"]["prefect_flow_run_url"] is None  # its server ended with it
     assert found["runs"]["stages"]["rlhf"] != found["runs"]["pipeline"]
     changed = json.loads(run(workspace, "sluice", "diff", "1", "2", "--json").stdout)
     assert set(changed["params"]) == {"rlhf.learning_rate"}
