@@ -26,7 +26,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Fast tests first; of parallel workers the first takes the longest file at once."""
+    """Fast tests first; of parallel workers the first ones take the longest files at once."""
     parallel = hasattr(config, "workerinput")
     items.sort(key=lambda item: -1 if parallel and "test_refusals" in item.nodeid else "end_to_end" in item.nodeid)
 
