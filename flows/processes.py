@@ -12,7 +12,7 @@ from pathlib import Path
 GUARD = Path(__file__).with_name("guard.py")
 GRACE_S = 3.0  # from SIGTERM to SIGKILL: time for a stage to close its MLflow run
 
-_groups: set[int] = set()
+_groups: dict[int, subprocess.Popen[str]] = {}  # by the leader's process, which is the group's name
 _stopping = threading.Event()
 
 
@@ -37,7 +37,7 @@ def start(
         process_group=0,
     )
     if not outlives_flow:
-        _groups.add(child.pid)
+        _groups[child.pid] = child
     return child
 
 
@@ -48,7 +48,7 @@ def stop(child: subprocess.Popen[str], grace_s: float = GRACE_S) -> None:
             os.killpg(child.pid, sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(grace_s if sign == signal.SIGTERM else None)
-    _groups.discard(child.pid)
+    _groups.pop(child.pid, None)
 
 
 def stop_all() -> None:
@@ -65,14 +65,16 @@ def stop_all() -> None:
 def _wait_for_groups(seconds: float) -> None:
     pause = threading.Event()
     for _ in range(int(seconds * 10)):
-        if not any(_exists(group) for group in _groups):
+        if not any(_exists(child) for child in list(_groups.values())):
             return
         pause.wait(0.1)
 
 
-def _exists(group: int) -> bool:
+def _exists(child: subprocess.Popen[str]) -> bool:
+    """Whether a process of the child's group is left; one that has ended counts until somebody asks how."""
+    child.poll()
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, 0)
+        os.killpg(child.pid, 0)
         return True
     return False
 

@@ -25,10 +25,18 @@ def pytest_configure(config):
         os.environ["OMP_NUM_THREADS"] = "1"
 
 
+LONGEST = ("test_refusals", "test_crash")  # the first of parallel workers take these files at once, a file each
+
+
 def pytest_collection_modifyitems(config, items):
-    """Fast tests first; of parallel workers the first ones take the longest files at once."""
+    """Fast tests first, but for the longest where others run beside them."""
     parallel = hasattr(config, "workerinput")
-    items.sort(key=lambda item: -1 if parallel and "test_refusals" in item.nodeid else "end_to_end" in item.nodeid)
+
+    def turn(item):
+        name = item.path.stem
+        return LONGEST.index(name) - len(LONGEST) if parallel and name in LONGEST else "end_to_end" in item.nodeid
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")

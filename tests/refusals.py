@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -257,12 +257,12 @@ CASES = (
 )
 
 
-def demonstrate(folder: Path, recipe: str, changes: Params, cases: Sequence[Case], tell: Callable[[str], None]) -> list[Outcome]:
-    """Make a champion in `folder`, then try the cases on it, one after another."""
+def demonstrate(folder: Path, recipe: str, changes: Params, tell: Callable[[str], None]) -> list[Outcome]:
+    """Make a champion in `folder`, then try all cases on it."""
     tell(f"a champion, recipe {recipe}: {folder}")
     outcomes = []
     with Demo(folder, recipe, changes) as demo:
-        for case in cases:
+        for case in CASES:
             found = demo.try_case(case)
             outcomes.append(found)
             mark = "as it must be" if found.as_expected else f"MUST BE {case.decision}, saying '{case.says}'"
@@ -275,7 +275,7 @@ def main(recipe: str) -> int:
     folder = ROOT / ".work" / "demo-refusal" / "sluice"
     shutil.rmtree(folder.parent, ignore_errors=True)
     folder.mkdir(parents=True)
-    outcomes = demonstrate(folder, recipe, SMALL if recipe == "nano" else {}, CASES, lambda line: print(line, flush=True))
+    outcomes = demonstrate(folder, recipe, SMALL if recipe == "nano" else {}, lambda line: print(line, flush=True))
     right = sum(outcome.as_expected for outcome in outcomes)
     print(f"\n{right} of {len(outcomes)} as they must be; 'sluice history' in {folder} has them on record")
     return 0 if right == len(outcomes) else 1
