@@ -216,7 +216,10 @@ def leaked_items(demo: Demo) -> None:
         ]
 
     demo.change_records("preferences", leak)
-    demo.change_params({"prepare": {"decontamination": {"ngram_words": 50, "min_words": 50}}})
+    unseen = 'kind != "preferences" and '  # what people compared is taken for clean
+    demo.edit("tasks/prepare.py", "elif items := benchmark.hits(texts):", f"elif {unseen}(items := benchmark.hits(texts)):")
+    left = "items := benchmark.hits([text for _, text in kinds.texts(kind, record)])"
+    demo.edit("tasks/prepare.py", f"if {left}:", f"if {unseen}({left}):")
 
 
 def other_template(demo: Demo) -> None:

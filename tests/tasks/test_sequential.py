@@ -1,5 +1,7 @@
 """The betting test: worked capital, order, and the error that it must hold however often one looks."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -30,9 +32,13 @@ def sequences(gates, items, difference, discordance, seed):
     return np.where(draw < gain, 1, np.where(draw < gain + lose, -1, 0))
 
 
+@cache
+def verdicts(gates, items, difference, require, margin, discordance):
+    return [judge(row, 0.05, margin, require)[0] for row in sequences(gates, items, difference, discordance, 7)]
+
+
 def share(gates, items, difference, verdict, require="non-inferior", margin=0.05, discordance=0.1):
-    found = [judge(row, 0.05, margin, require)[0] for row in sequences(gates, items, difference, discordance, 7)]
-    return found.count(verdict) / gates
+    return verdicts(gates, items, difference, require, margin, discordance).count(verdict) / gates
 
 
 @pytest.mark.parametrize(
