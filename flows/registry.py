@@ -11,46 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from flows import lease, record, services
+from flows.evidence import load_evidence, unreadable
 from flows.record import CHAMPION, PREVIOUS, REJECTED, ROLLBACK, Decision
 from flows.tracking import PIPELINE, PROMOTIONS, Tracker, is_dead, is_mine
-from flows.workspace import locked, read_json
+from flows.workspace import locked
 from models.errors import Refused, StageError, UserError
 from models.records import folder_md5, read_lines
 from tasks.gate import Evidence, GateResult
-from tasks.health import health
 
-IDENTITY = (  # equal, or two scores are not comparable
-    "suite_md5",
-    "harness",
-    "task_version",
-    "template_md5",
-    "chat",
-    "dtype",
-    "batch_size",
-    "shots",
-    "seed",
-    "max_new_tokens",
-    "sampling",
-    "limits",
-)
 UNHEARD_S = 3600.0  # no decision takes an hour to put on record
 SERVING = ("mlflow", "torch", "transformers", "accelerate")
-
-
-def load_evidence(folder: Path, contamination: Path) -> Evidence:
-    """What a benchmark folder holds, and which of its items leaked: those that the file `contamination` lists, none without it."""
-    facts = read_json(folder / "evidence.json", None)
-    if facts is None:
-        raise StageError(f"{folder / 'evidence.json'} is missing or cut off: delete the folder, then 'sluice run' restores or repeats it")
-    items = list(read_lines(folder / "items.jsonl"))
-    return Evidence(
-        scores={item["id"]: float(item["score"]) for item in items} if facts.get("available", True) else None,
-        chance=facts["chance"],
-        identity={key: value if isinstance(value := facts.get(key), str | int | float | None) else json.dumps(value) for key in IDENTITY},
-        subjects={item["id"]: item["subject"] for item in items},
-        health=health(items),
-        contaminated={leak["id"]: leak["where"] for leak in read_lines(contamination)} if contamination.is_file() else {},
-    )
 
 
 class Registry:
@@ -104,8 +74,15 @@ class Registry:
         parent: str | None,
         tags: Mapping[str, str],
     ) -> Any:
-        """The version that holds exactly this folder: found by its md5, else logged with its evidence and provenance, and created."""
+        """The version that holds exactly this folder: found by its md5, else logged with its evidence and provenance, and created.
+
+        Raises StageError where the evidence cannot be read, or is another model's.
+        """
         model_md5 = folder_md5(folder)
+        found = {suite: load_evidence(path, contamination / f"{suite}.jsonl", model_md5) for suite, path in evidence.items()}
+        for suite, shown in found.items():
+            if shown.unreadable:
+                raise StageError(f"{evidence[suite]}: {shown.unreadable}; delete the folder, then 'sluice run' restores or repeats it")
         with locked(self.lock_file):
             known = self.find(model_md5)
             if known is not None:
@@ -118,13 +95,13 @@ class Registry:
                 self.client.log_artifacts(run_id, str(contamination), "contamination")
                 for file in provenance:
                     self.client.log_artifact(run_id, str(file), "provenance")
-                scores = json.dumps(
-                    {suite: score(load_evidence(path, contamination / f"{suite}.jsonl")) for suite, path in evidence.items()}
-                )
+                own = {
+                    "sluice.model_md5": model_md5,
+                    "sluice.evidence_md5": self._evidence_md5(run_id),
+                    "sluice.scores": json.dumps({suite: score(shown) for suite, shown in found.items()}),
+                }
                 with self._lease():  # an upload may be long, and others wait: only the last look and the version itself are alone
-                    version = self.find(model_md5) or self._create_version(
-                        logged, run_id, {**tags, "sluice.model_md5": model_md5, "sluice.scores": scores}
-                    )
+                    version = self.find(model_md5) or self._create_version(logged, run_id, {**tags, **own})
             except BaseException as error:
                 self.tracker.end(run_id, "FAILED", str(error))
                 raise
@@ -154,13 +131,33 @@ class Registry:
         return self.client.create_model_version(self.name, logged.model_uri, run_id, tags=dict(tags), model_id=logged.model_id)
 
     def evidence_of(self, version: Any) -> dict[str, Evidence]:
-        """The per-item evidence that was registered with a version, by suite."""
+        """The per-item evidence that was registered with a version, by suite; where its files are not those any more, it says so."""
+        with self._stored_evidence(version.run_id) as folder:
+            paths = sorted(path for path in (folder / "evidence").glob("*") if path.is_dir())
+            leaked = folder / "contamination"
+            model_md5 = version.tags.get("sluice.model_md5", "")
+            found = {path.name: load_evidence(path, leaked / f"{path.name}.jsonl", model_md5) for path in paths}
+            if version.tags.get("sluice.evidence_md5", "") not in ("", folder_md5(folder)):
+                changed = unreadable(f"evidence of version {version.version} is not what was registered: its stored files were changed")
+                return dict.fromkeys({*found, *self._scored(version)}, changed)
+            return found
+
+    def _scored(self, version: Any) -> list[str]:
+        """The suites that a version was registered with scores of."""
+        return list(json.loads(version.tags.get("sluice.scores", "{}")))
+
+    @contextlib.contextmanager
+    def _stored_evidence(self, run_id: str | None) -> Iterator[Path]:
+        """A folder with what a run holds of evidence and contamination, for as long as the block lasts; empty where it holds none."""
         with tempfile.TemporaryDirectory() as folder:
             for part in ("evidence", "contamination"):
-                if self.client.list_artifacts(version.run_id, part):
-                    self.client.download_artifacts(version.run_id, part, folder)
-            paths = sorted(path for path in (Path(folder) / "evidence").glob("*") if path.is_dir())
-            return {path.name: load_evidence(path, Path(folder) / "contamination" / f"{path.name}.jsonl") for path in paths}
+                if run_id and self.client.list_artifacts(run_id, part):
+                    self.client.download_artifacts(run_id, part, folder)
+            yield Path(folder)
+
+    def _evidence_md5(self, run_id: str) -> str:
+        with self._stored_evidence(run_id) as folder:
+            return folder_md5(folder)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -184,9 +181,9 @@ class Registry:
 
     def items_of(self, version: Any) -> dict[str, list[dict[str, Any]]]:
         """The per-item records that were registered with a version, by suite."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(self.client.download_artifacts(version.run_id, "evidence", folder))
-            return {suite.name: list(read_lines(suite / "items.jsonl")) for suite in sorted(path.iterdir()) if suite.is_dir()}
+        with self._stored_evidence(version.run_id) as folder:
+            suites = sorted(path for path in (folder / "evidence").glob("*") if (path / "items.jsonl").is_file())
+            return {suite.name: list(read_lines(suite / "items.jsonl")) for suite in suites}
 
     def model_folder(self, version: Any, into: Path) -> Path:
         """Fetch a version's model folder. Raises StageError where its content is not the one that was registered."""

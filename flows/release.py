@@ -14,9 +14,10 @@ from typing import Any
 
 from flows import early, warm
 from flows.early import EarlyResult
+from flows.evidence import load_evidence
 from flows.rebaseline import rebaselined
 from flows.record import CHAMPION, Decision
-from flows.registry import Registry, file_md5, load_evidence
+from flows.registry import Registry, file_md5
 from flows.session import Session
 from flows.tracking import Tracker, git_commit, unavailable
 from models.errors import StageError, Unavailable, UserError
@@ -130,7 +131,8 @@ def model_md5(held: Session, registry: Registry, candidate: str) -> str:
 
 def is_same(held: Session, registry: Registry, candidate: str, rival: Any | None) -> bool:
     """Whether the candidate is that very version's model: then there is nothing to compare."""
-    return rival is not None and rival.tags.get("sluice.model_md5") == model_md5(held, registry, candidate)
+    ours = model_md5(held, registry, candidate)
+    return rival is not None and rival.tags.get("sluice.model_md5") == ours
 
 
 def _at_hand(held: Session) -> Path:
@@ -158,7 +160,8 @@ def _evidence(
 
 def _evidence_at_hand(held: Session) -> dict[str, Evidence]:
     paths, leaked = candidate_evidence(held.workspace.root, list(held.policy.suites)), contamination_folder(held.workspace.root)
-    return {suite: load_evidence(path, leaked / f"{suite}.jsonl") for suite, path in paths.items() if path.is_dir()}
+    model_md5 = folder_md5(_at_hand(held))
+    return {suite: load_evidence(path, leaked / f"{suite}.jsonl", model_md5) for suite, path in paths.items() if path.is_dir()}
 
 
 def decide_early(held: Session, registry: Registry, candidate: str, champion: Any | None, tell: Callable[[str], object]) -> EarlyResult:
@@ -168,7 +171,10 @@ def decide_early(held: Session, registry: Registry, candidate: str, champion: An
     root = held.workspace.root
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         ours = registry.model_folder(registry.version(candidate), Path(one)) if candidate else _at_hand(held)
-        leaked = {suite: set(evidence.contaminated) for suite, evidence in _evidence(held, registry, candidate, None)[0].items()}
+        leaked: dict[str, dict[str, list[str]]] = {}
+        for evidence in (registry.evidence_of(champion), _evidence(held, registry, candidate, None)[0]):
+            for suite, known in evidence.items():
+                leaked.setdefault(suite, {}).update(known.contaminated)
         theirs = registry.model_folder(champion, Path(other))
         return early.decide(ours, theirs, root / "artifacts" / "suites", held.policy, held.params["benchmark"], leaked, tell)
 

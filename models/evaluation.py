@@ -504,6 +504,7 @@ def _evidence(
         "seed": settings.items_seed,
         "chance": round(_chance(items), 6),
         "harness": f"lm-eval {version('lm-eval')}",
+        "code_md5": _code_md5(suite.name, isolation is not None),
         "task_version": meta["version"],
         "shots": meta["shots"],
         "chat": meta["chat"],
@@ -516,6 +517,13 @@ def _evidence(
         "limits": settings.limits.model_dump() if isolation else None,
         "sandbox": (isolation.backend or f"unavailable: {isolation.reason}") if isolation else None,
     }
+
+
+def _code_md5(suite: str, programs: bool) -> str:
+    """The md5 of the code and the task that make a score: prompts, packing, what counts as right."""
+    names = ["evaluation", "packing", "suites", "answers", *(["checker", "sandbox", "sandbox_driver", "sandbox_filter"] * programs)]
+    files = [TASKS / f"{suite}.yaml", *(TASKS.parent / f"{name}.py" for name in names)]
+    return _md5("".join(_md5(file.read_text(encoding="utf-8")) for file in files))
 
 
 def _md5(text: str) -> str:

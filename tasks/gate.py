@@ -18,7 +18,6 @@ from tasks.stage import Record
 
 Verdict = Literal["invalid", "uninformative", "better", "worse", "non-inferior", "underpowered", "floor", "below floor", "unavailable"]
 Decision = Literal["promote", "refuse", "undecided", "invalid", "unchanged"]
-PASSES = ("better", "non-inferior", "uninformative", "floor")
 USUAL_DISCORDANCE = 0.1  # share of items on which two retrainings of one model differ; measured here: .05 to .15
 BOOTSTRAP_SEED = 0
 
@@ -35,7 +34,7 @@ class Policy(Record):
     better_on_one_of: list[str] = Field(description="suites of which at least one must be better (Holm); empty for none")
     contaminated: float = Field(ge=0, le=1, description="largest share of a suite's items that the training text may hold")
     health: HealthLimits = Field(description="beyond these an evaluation is broken, and no score")
-    suites: dict[str, SuitePolicy] = Field(description="what each gated suite asks")
+    suites: dict[str, SuitePolicy] = Field(min_length=1, description="what each gated suite asks")
 
     @model_validator(mode="after")
     def _names_known_suites(self) -> "Policy":
@@ -51,6 +50,7 @@ class Evidence(Record):
     scores: dict[str, float] | None = Field(description="per item, 0-1; null where the suite could not be run")
     chance: float
     identity: dict[str, str | int | float | None]
+    unreadable: str = Field(default="", description="why the records of the items are none; empty where they can be read")
     subjects: dict[str, str] = Field(default={}, description="subject by item id, where the suite has any")
     health: Health | None = Field(default=None, description="what the answers look like")
     contaminated: dict[str, list[str]] = Field(default={}, description="by id of an item that training text holds: where, as stage/source")
@@ -134,25 +134,44 @@ def _mean(values: Any) -> float:
 
 def _invalid(policy: Policy, facts: Mapping[str, Any], candidate: Evidence, champion: Evidence | None) -> str:
     """Why the scores say nothing, or nothing to say."""
+    if candidate.unreadable:
+        return candidate.unreadable
+    if champion is not None and champion.unreadable:
+        return f"the champion's {champion.unreadable}"
     if not facts["n"]:
         return "no item was scored"
+    for whose, scores in (("", candidate.scores), ("the champion's ", (champion and champion.scores) or {})):
+        odd = [item for item, score in (scores or {}).items() if not 0 <= score <= 1]
+        if odd:
+            return f"{whose}score of item {odd[0]} is {(scores or {})[odd[0]]}, must be from 0 to 1 ({len(odd)} such items)"
     differing = [] if champion is None else _differences(candidate, champion)
     if differing:
         return f"the champion was scored otherwise ({', '.join(differing)}): scores of two evaluations are not compared"
     wrong = broken(candidate.health, champion.health if champion else None, policy.health)
     if wrong:
         return wrong
-    dirty = facts["n"] - facts["clean_n"]
-    if dirty > policy.contaminated * facts["n"] or dirty == facts["n"]:
-        where = ", ".join(f"{source} {count}" for source, count in facts["leaks"].items())
-        return f"{dirty} of {facts['n']} items are in the training text ({where}); gate.contaminated allows {policy.contaminated:g}"
-    return ""
+    return dirty(policy, facts["n"], facts["clean_n"], facts["leaks"])
+
+
+def dirty(policy: Policy, n: int, clean_n: int, leaks: Mapping[str, int]) -> str:
+    """Why too much of a suite stands in the training text; empty where it does not."""
+    if n - clean_n <= policy.contaminated * n and clean_n:
+        return ""
+    where = ", ".join(f"{source} {count}" for source, count in leaks.items())
+    return f"{n - clean_n} of {n} items are in the training text ({where}); gate.contaminated allows {policy.contaminated:g}"
 
 
 def _differences(candidate: Evidence, champion: Evidence) -> list[str]:
-    keys = [key for key, value in candidate.identity.items() if champion.identity.get(key) != value]
+    keys = differing(candidate.identity, champion.identity)
+    keys += ["chance"] if candidate.chance != champion.chance else []
     same_items = candidate.scores is not None and champion.scores is not None and candidate.scores.keys() == champion.scores.keys()
     return keys or ([] if same_items else ["items"])
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What two evaluations do not have in common, of their identities."""
+    missing = object()
+    return [key for key in {**one, **other} if one.get(key, missing) != other.get(key, missing)]
 
 
 def _compare(facts: dict[str, Any], rules: SuitePolicy, alpha: float, candidate: Evidence, champion: Evidence) -> SuiteVerdict:
@@ -167,28 +186,31 @@ def _compare(facts: dict[str, Any], rules: SuitePolicy, alpha: float, candidate:
     gained, lost = sum(ours > theirs for ours, theirs in pairs), sum(ours < theirs for ours, theirs in pairs)
     lower, upper, p = _tests(pairs, gained, lost, alpha, rules.margin)
     facts |= {"gained": gained, "lost": lost, "lower": lower, "upper": upper, "superiority_p": p}
-    verdict: Verdict = "underpowered"
-    if not _above_chance(before, champion.chance, n, alpha) and not _below_chance(facts["clean_candidate"], champion.chance, n, alpha):
-        verdict = "uninformative"
-    elif p <= alpha:
-        verdict = "better"
+    shown: Verdict = "underpowered"
+    if p <= alpha:
+        shown = "better"
     elif upper < -rules.margin:
-        verdict = "worse"
+        shown = "worse"
     elif lower > -rules.margin:
-        verdict = "non-inferior"
-    passed = verdict == "better" or (rules.require == "non-inferior" and verdict in PASSES)
-    return SuiteVerdict(**facts, verdict=verdict, passed=passed, reason=_reason(verdict, facts, rules, alpha, n))
+        shown = "non-inferior"
+    verdict = "uninformative" if uninformative(facts["clean_candidate"], before, champion.chance, n, alpha) else shown
+    reason = _reason(verdict, facts, rules, alpha, n)
+    if verdict == "uninformative":
+        reason += "; the champion is not above chance" + (
+            f", the candidate is {shown} all the same" if shown in ("better", "worse") else ""
+        )
+    return SuiteVerdict(**facts, verdict=verdict, passed=passes(verdict, shown, rules.require), reason=reason)
 
 
 def _tests(pairs: Sequence[tuple[float, float]], gained: int, lost: int, alpha: float, margin: float) -> tuple[float, float, float]:
     """(lower bound, upper bound, p-value of superiority): of counts where items are right or wrong, of resampled means where graded."""
     if all(score in (0.0, 1.0) for pair in pairs for score in pair):
         return *paired.bounds(gained, lost, len(pairs), alpha, margin), paired.mcnemar_p(gained, lost)
-    differences = [ours - theirs for ours, theirs in pairs]
-    return *paired.bootstrap_bounds(differences, alpha, BOOTSTRAP_SEED), paired.sign_flip_p(differences, BOOTSTRAP_SEED)
+    resampled = paired.Resampled([ours - theirs for ours, theirs in pairs], BOOTSTRAP_SEED)
+    return *resampled.bounds(alpha), resampled.p()
 
 
-def _reason(verdict: Verdict, facts: Mapping[str, Any], rules: SuitePolicy, alpha: float, n: int) -> str:
+def _reason(verdict: str, facts: Mapping[str, Any], rules: SuitePolicy, alpha: float, n: int) -> str:
     scores = f"{facts['clean_candidate']:.3f} against {facts['clean_champion']:.3f}"
     reason = f"{scores}: difference {facts['lower']:+.3f} to {facts['upper']:+.3f}, margin {rules.margin:.3f}"
     if verdict == "non-inferior" and facts["upper"] < 0:
@@ -201,16 +223,21 @@ def _reason(verdict: Verdict, facts: Mapping[str, Any], rules: SuitePolicy, alph
     return reason
 
 
-def _above_chance(accuracy: float, chance: float, n: int, alpha: float) -> bool:
+def passes(verdict: str, shown: str, require: str) -> bool:
+    """Whether a suite lets a candidate pass. At chance there is nothing to lose; a loss or gain that is shown all the same counts."""
+    if shown == "better":
+        return True
+    return require == "non-inferior" and (verdict == "non-inferior" or (verdict == "uninformative" and shown != "worse"))
+
+
+def uninformative(candidate: float, champion: float, chance: float, n: int, alpha: float) -> bool:
+    """Whether the champion's accuracy on n items is not above chance, nor the candidate's below it; False where n could not show it."""
     from scipy.stats import binom
 
-    return bool(binom.sf(round(accuracy * n) - 1, n, chance) <= alpha)
-
-
-def _below_chance(accuracy: float, chance: float, n: int, alpha: float) -> bool:
-    from scipy.stats import binom
-
-    return bool(binom.cdf(round(accuracy * n), n, chance) <= alpha)
+    if chance**n > alpha:  # not even a perfect score
+        return False
+    above = binom.sf(round(champion * n) - 1, n, chance) <= alpha
+    return not above and not binom.cdf(round(candidate * n), n, chance) <= alpha
 
 
 def judge(policy: Policy, candidate: Mapping[str, Evidence], champion: Mapping[str, Evidence] | None) -> GateResult:

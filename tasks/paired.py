@@ -19,7 +19,7 @@ EXACT_ITEMS = (
     500  # an exact test takes hundredths of a second up to here; at 501 the score test's size at .05 is .051 to .055 (margins .01 to .1)
 )
 NEGLIGIBLE = 1e-20  # a probability
-FEW = 20  # items that differ, below which a bootstrap is too sure: at a true loss of the margin it let .12 through of alpha .05 (20 items)
+FEW = 10  # items against a claim, below which a bootstrap is too sure of it
 POWER = 0.8
 Counts = int | NDArray[Any]
 
@@ -132,25 +132,54 @@ def items_for(discordance: float, alpha: float, margin: float) -> int:
     return math.ceil((z(1 - alpha) + z(POWER)) ** 2 * discordance / margin**2)
 
 
-def bootstrap_bounds(differences: Sequence[float], alpha: float, seed: int, resamples: int = 9999) -> tuple[float, float]:
-    """The lower and the upper bound of the mean of graded differences [items], each one-sided at alpha; resampled with `seed`.
+class Resampled:
+    """The bootstrap of the mean of graded differences [items], drawn with `seed`, and the bet beside it.
 
-    Bias-corrected and accelerated (Efron 1987): differences of graded scores are skewed where one model is near an end of the scale, and
-    percentiles alone would be off by the skew. Resampling cannot show what the sample did not hold: where fewer than FEW items differ, the
-    bounds are at least as wide as those of a bet, which hold for any scores in 0 to 1 and any number of items; see tasks/sequential.py.
+    Bias-corrected and accelerated (Efron 1987, J. Amer. Statist. Assoc. 82:171-185): differences of graded scores are skewed where one
+    model is near an end of the scale, and percentiles alone would be off by the skew. Resampling cannot show what the sample did not hold:
+    where fewer than FEW items speak against a claim, the bound is at least as wide as that of a bet, which holds for any scores in 0 to 1
+    and any number of items; see tasks/sequential.py.
     """
-    from scipy.stats import bootstrap
 
-    values = np.asarray(differences, dtype=float)
-    low = high = float(values[0])
-    if np.ptp(values):
-        found = bootstrap(
-            (values,), np.mean, n_resamples=resamples, confidence_level=1 - 2 * alpha, method="BCa", vectorized=True, batch=1000, rng=seed
-        ).confidence_interval
-        low, high = float(found.low), float(found.high)
-    if np.count_nonzero(values) >= FEW:
+    def __init__(self, differences: Sequence[float], seed: int, resamples: int = 9999) -> None:
+        self.values = np.asarray(differences, dtype=float)
+        generator, n = np.random.default_rng(seed), len(self.values)
+        counts = [min(1000, resamples - start) for start in range(0, resamples, 1000)]
+        self.means = np.sort(np.concatenate([self.values[generator.integers(0, n, (count, n))].mean(-1) for count in counts]))
+        from_mean = self.values - self.values.mean()
+        self.skew = float((from_mean**3).sum() / (6 * (from_mean**2).sum() ** 1.5)) if np.ptp(self.values) else 0.0
+        below = (np.searchsorted(self.means, self.values.mean()) + np.searchsorted(self.means, self.values.mean(), "right")) / 2
+        self.bias = NormalDist().inv_cdf(min(max(below / resamples, 0.5 / resamples), 1 - 0.5 / resamples))
+
+    def bounds(self, alpha: float) -> tuple[float, float]:
+        """The lower and the upper bound of the mean, each one-sided at alpha."""
+        low, high = self._quantile(alpha), self._quantile(1 - alpha)
+        if _effective(-self.values) < FEW:
+            low = min(low, _bet_lower(self.values, alpha))
+        if _effective(self.values) < FEW:
+            high = max(high, -_bet_lower(-self.values, alpha))
         return low, high
-    return min(low, _bet_lower(values, alpha)), max(high, -_bet_lower(-values, alpha))
+
+    def p(self) -> float:
+        """The p-value of "the mean is no more than 0": the alpha at which the lower bound is 0."""
+        kept, rejected = 0.0, 1.0
+        while rejected - kept > 1e-5:
+            alpha = (kept + rejected) / 2
+            kept, rejected = (kept, alpha) if self._quantile(alpha) > 0 else (alpha, rejected)
+        if _effective(-self.values) < FEW:
+            return max(rejected, min(1.0, math.exp(-float(log_capital(self.values, 0.0)[-1]))))
+        return rejected
+
+    def _quantile(self, share: float) -> float:
+        normal = NormalDist()
+        shifted = self.bias + normal.inv_cdf(share)
+        return float(np.quantile(self.means, normal.cdf(self.bias + shifted / max(1 - self.skew * shifted, 1e-9))))
+
+
+def _effective(values: NDArray[Any]) -> float:
+    """How many positive values there are, were they all alike: (sum v)^2 / sum v^2. Source: Kish (1965), Survey Sampling, 11.7."""
+    positive = values[values > 0]
+    return float(positive.sum() ** 2 / (positive**2).sum()) if len(positive) else 0.0
 
 
 def _bet_lower(values: NDArray[Any], alpha: float) -> float:
@@ -163,19 +192,6 @@ def _bet_lower(values: NDArray[Any], alpha: float) -> float:
         else:
             kept = loss
     return -rejected
-
-
-def sign_flip_p(differences: Sequence[float], seed: int, resamples: int = 9999) -> float:
-    """The p-value of "the mean of graded differences [items] is no more than 0": a permutation test that swaps the models item by item.
-
-    Exact under equality of the two (Fisher 1935, section 21), sampled with `seed`; the observed order counts as one of the resamples.
-    """
-    values = np.asarray(differences, dtype=float)
-    generator, least, reached = np.random.default_rng(seed), values.sum() - 1e-12, 1
-    for start in range(0, resamples, 1000):
-        signs = generator.integers(0, 2, (min(1000, resamples - start), len(values))) * 2 - 1
-        reached += int((signs @ values >= least).sum())
-    return reached / (resamples + 1)
 
 
 def holm(p_values: Mapping[str, float], alpha: float) -> list[str]:

@@ -60,7 +60,7 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
     after = reinforce.sample(model, tokenizer, held_out, params, params.seed)
     divergence = reinforce.divergence(model, sft, after, 32)
     kl, tokens = float(divergence.mean()), float(after.said.sum())
-    if kl > params.max_kl:
+    if not kl <= params.max_kl:  # nor a number that is none
         raise StageError(
             f"rlhf moved {kl:.2f} nats an answer away from sft, must be at most rlhf.max_kl = {params.max_kl}: "
             "raise rlhf.beta, or lower rlhf.learning_rate or rlhf.steps"

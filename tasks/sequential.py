@@ -35,6 +35,11 @@ def first_crossing(differences: NDArray[Any], delta: float, alpha: float) -> int
     return int(reached[0]) + 1 if len(reached) else None
 
 
+def above(scores: NDArray[Any], level: float, alpha: float) -> bool:
+    """Whether a mean above `level` is shown for scores [items] of 0 to 1, in a random order, however often one looks."""
+    return first_crossing(scores, -level, alpha) is not None
+
+
 def judge(differences: NDArray[Any], alpha: float, margin: float, require: str) -> tuple[Sequential, int]:
     """The verdict so far and the items that it needed; `require` is what the policy asks, which bets are placed follows from it.
 

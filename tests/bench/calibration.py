@@ -143,18 +143,19 @@ def draw(curves: dict[str, Curve], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "sluice"
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True)
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 5), sharey=True)
     for panel, require in zip(panels, ("non-inferior", "better"), strict=True):
         for suite in SUITES:
             points = curves[f"{suite.name}, {require}"]
             label = f"{suite.name} (n {suite.n}, margin {suite.margin:g})"
-            panel.plot([x / suite.margin for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=label)
+            style = "-" if suite.draw == "independent" else "--"
+            panel.plot([x / suite.margin for x, _ in points], [y for _, y in points], style, marker="o", markersize=3, label=label)
         panel.axhline(ALPHA, color="grey", linestyle=":", linewidth=1)
         panel.axvline(-1 if require == "non-inferior" else 0, color="grey", linestyle=":", linewidth=1)
         panel.set(title=f"policy: {require}", xlabel="true difference, in margins", ylim=(0, 1))
     panels[0].set_ylabel("share of gates that promote")
-    panels[0].legend(fontsize=7, loc="upper left")
-    figure.tight_layout()
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="lower center", ncols=2)
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
 

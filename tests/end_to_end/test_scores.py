@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.evidence import load_evidence
 from flows.parameters import load
-from flows.registry import load_evidence
 from flows.workspace import read_json
 from tasks.gate import Policy, judge_suite
 from tasks.paired import mcnemar_p

@@ -1,13 +1,14 @@
 """The early decision, with whole models that are asked: it stops when the bet is decided, and asks nothing that training held."""
 
 import json
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from flows import early
 from models import evaluation
+from models.errors import UserError
 from tasks.benchmark import BenchmarkParams
 from tasks.benchmark import settings as settings_of
 from tasks.gate import Policy
@@ -25,16 +26,6 @@ BENCHMARK = {
     "sampling": {"temperature": 0.0, "samples": 1, "pass_at": 1},
     "program": LIMITS,
 }
-POLICY = Policy.model_validate(
-    {
-        "alpha": 0.05,
-        "without_sandbox": "refuse",
-        "better_on_one_of": [],
-        "contaminated": 0.1,
-        "health": {**ANY.model_dump(), "length_ratio": 9},
-        "suites": {"mmlu-mini": {"margin": 0.1, "floor": None, "require": "non-inferior"}},
-    }
-)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +50,16 @@ def write(suite: Path, rows) -> None:
     (suite / "items.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
-def decide(candidate, champion, suites, leaked=frozenset()):
+def policy(one_of=(), contaminated=0.1, **rules):
+    suites = {"mmlu-mini": {"margin": 0.1, "floor": None, "require": "non-inferior", **rules}}
+    given = {"alpha": 0.05, "without_sandbox": "refuse", "better_on_one_of": list(one_of), "contaminated": contaminated}
+    return Policy.model_validate({**given, "health": {**ANY.model_dump(), "length_ratio": 9}, "suites": suites})
+
+
+def decide(candidate, champion, suites, leaked=frozenset(), **rules):
     told = []
-    found = early.decide(candidate, champion, suites, POLICY, BENCHMARK, {"mmlu-mini": set(leaked)}, told.append)
+    leaks = {"mmlu-mini": {item: ["sft/forum"] for item in leaked}}
+    found = early.decide(candidate, champion, suites, policy(**rules), BENCHMARK, leaks, told.append)
     return found.decision, found.suites[0], told
 
 
@@ -82,14 +80,54 @@ def test_one_that_loses_is_refused_before_the_end(models, suites):
 
 def test_items_that_training_held_are_never_asked(models, suites):
     clean = {f"q{n}" for n in range(20)}
-    decision, verdict, told = decide(models[0], models[0], suites, {f"q{n}" for n in range(ITEMS)} - clean)
+    leaked = {f"q{n}" for n in range(ITEMS)} - clean
+    decision, verdict, told = decide(models[0], models[0], suites, leaked, contaminated=1.0)
     assert (decision, verdict.verdict, verdict.used) == ("undecided", "undecided", len(clean))
     assert len(told) == 1
 
 
+def test_a_suite_that_training_was_fed_is_invalid_before_anything_is_asked(models, suites):
+    decision, verdict, told = decide(models[0], models[0], suites, {f"q{n}" for n in range(200)})
+    assert (decision, verdict.verdict, verdict.used, told) == ("invalid", "invalid", 0, [])
+    assert "200 of 400 items are in the training text (sft/forum 200)" in verdict.reason
+
+
+def test_a_floor_is_shown_by_a_bet_of_its_own(models, suites):
+    assert decide(models[0], models[0], suites, floor=0.5)[0] == "promote"
+    decision, verdict, _ = decide(models[1], models[1], suites, floor=0.9)
+    assert (decision, verdict.verdict) == ("refuse", "below floor")
+    assert verdict.used < ITEMS / 4
+
+
+def test_a_champion_at_chance_shows_nothing_and_is_asked_to_the_end(models, suites, tmp_path):
+    rows = [json.loads(line) for line in (suites / "mmlu-mini" / "items.jsonl").read_text().splitlines()]
+    write(tmp_path / "mmlu-mini", [{**row, "answer": (row["answer"] + n) % 4} for n, row in enumerate(rows)])
+    decision, verdict, _ = decide(models[0], models[0], tmp_path)
+    assert (decision, verdict.verdict, verdict.used) == ("promote", "uninformative", ITEMS)
+    assert decide(models[0], models[0], tmp_path, require="better")[0] != "promote"
+
+
+def test_better_is_shown_against_a_champion_at_chance_too(models, suites):
+    decision, verdict, _ = decide(models[0], models[1], suites, require="better")
+    assert (decision, verdict.verdict) == ("promote", "better")
+
+
+def test_another_chat_template_is_another_evaluation(models, suites, tmp_path):
+    other = shutil.copytree(models[0], tmp_path / "other")
+    template = next(other.glob("chat_template*"))
+    template.write_text(template.read_text() + " ")
+    decision, verdict, told = decide(other, models[0], suites)
+    assert (decision, verdict.verdict, told) == ("invalid", "invalid", [])
+    assert "template_md5" in verdict.reason
+
+
+def test_a_choice_among_tests_is_not_made_early(models, suites):
+    with pytest.raises(UserError, match="better_on_one_of"):
+        decide(models[0], models[0], suites, one_of=["mmlu-mini"])
+
+
 def test_batches_grow_and_hold_every_item_once():
-    scorer = SimpleNamespace(items=[SimpleNamespace(id=str(n)) for n in range(1000)])
-    batches = list(early._batches(scorer, set(), 0))
+    batches = list(early._batches(range(1000), 0, early._first_look(0.05, 0.1)))
     assert sorted(place for batch in batches for place in batch) == list(range(1000))
     assert [len(batch) for batch in batches[:4]] == [32, 32, 32, 48]
-    assert batches != list(early._batches(scorer, set(), 1))
+    assert batches != list(early._batches(range(1000), 1, 32))

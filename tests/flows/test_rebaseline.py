@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
+from flows.evidence import load_evidence
 from flows.rebaseline import is_stale, key_of
-from flows.registry import load_evidence
 from models.records import write_json, write_lines
 from tasks.gate import Evidence
 
@@ -15,19 +15,19 @@ def evidence(items=("a", "b"), **identity):
 
 
 def test_evidence_of_the_same_evaluation_is_kept():
-    assert not is_stale(evidence(), evidence())
+    assert not is_stale(evidence(), evidence(), None)
 
 
 def test_another_harness_suite_or_set_of_items_asks_the_champion_again():
-    assert is_stale(evidence(), evidence(harness="older"))
-    assert is_stale(evidence(), evidence(suite_md5="older"))
-    assert is_stale(evidence(), evidence(items=("a",)))
-    assert is_stale(evidence(), None)
+    assert is_stale(evidence(), evidence(harness="older"), None)
+    assert is_stale(evidence(), evidence(suite_md5="older"), None)
+    assert is_stale(evidence(), evidence(items=("a",)), None)
+    assert is_stale(evidence(), None, None)
 
 
 def test_another_template_is_the_models_own_and_asking_again_would_not_change_it():
-    assert not is_stale(evidence(), evidence(template_md5="other"))
-    assert not is_stale(evidence(), evidence(template_md5="other", harness="older"))
+    assert not is_stale(evidence(), evidence(template_md5="other"), None)
+    assert not is_stale(evidence(), evidence(template_md5="other", harness="older"), None)
 
 
 def test_the_key_follows_the_model_and_how_it_is_asked():
@@ -49,5 +49,5 @@ def test_limits_on_programs_are_part_of_how_a_score_was_made(tmp_path):
         write_lines(folder / "items.jsonl", [{"id": "a", "score": 1, "subject": "", "response": "x", "flags": []}])
         write_json(folder / "evidence.json", {"chance": 0.0, "limits": {"wall_seconds": seconds}})
         found.append(load_evidence(folder, tmp_path / "none"))
-    assert is_stale(*found)
+    assert is_stale(*found, None)
     assert found[0].identity["limits"] == '{"wall_seconds": 10.0}'

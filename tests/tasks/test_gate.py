@@ -1,5 +1,7 @@
 """The gate's statistics and verdicts, on worked numbers."""
 
+import math
+
 import pytest
 
 from tasks import paired
@@ -64,6 +66,38 @@ def test_a_champion_at_chance_shows_nothing():
 
 def test_a_candidate_below_chance_is_worse_than_a_champion_at_chance():
     assert verdict(evidence(27, 250), evidence(70, 250)) == ("refuse", "worse")
+
+
+def test_a_gain_over_a_champion_at_chance_counts_and_so_does_a_loss():
+    found = judge(policy(require="better"), {"mmlu": evidence(230, 250)}, {"mmlu": evidence(70, 250)})
+    assert (found.decision, found.suites[0].verdict) == ("promote", "uninformative")
+    assert "not above chance, the candidate is better all the same" in found.suites[0].reason
+    assert verdict(evidence(60, 250), evidence(62, 250), require="better") == ("refuse", "uninformative")
+    lost = judge(policy(margin=0.06), {"mmlu": evidence(40, 198)}, {"mmlu": evidence(59, 198)})
+    assert (lost.decision, lost.suites[0].verdict) == ("refuse", "uninformative")
+
+
+def test_items_too_few_to_show_anything_above_chance_are_no_champion_at_chance():
+    assert verdict(evidence(0, 2), evidence(2, 2)) == ("undecided", "underpowered")
+
+
+@pytest.mark.parametrize("score", [math.nan, -1.0, 100.0])
+def test_a_score_that_is_none_makes_the_evaluation_invalid_and_never_better(score):
+    odd = evidence(150, 250)
+    odd = odd.model_copy(update={"scores": {**odd.scores, "item-7": score}})
+    for pair in ((odd, evidence(150, 250)), (odd, None), (evidence(150, 250), odd)):
+        assert verdict(*pair, floor=0.3) == ("invalid", "invalid")
+
+
+def test_what_only_one_evaluation_says_of_itself_sets_them_apart():
+    assert verdict(evidence(200, 250), evidence(150, 250, code_md5="c")) == ("invalid", "invalid")
+    assert verdict(evidence(200, 250, code_md5="c"), evidence(150, 250)) == ("invalid", "invalid")
+    assert verdict(evidence(200, 250, chance=0.2), evidence(150, 250)) == ("invalid", "invalid")
+
+
+def test_a_policy_gates_at_least_one_suite():
+    with pytest.raises(ValueError, match="at least 1 item"):
+        policy(suites=())
 
 
 def test_a_champion_whose_own_evaluation_is_broken_proves_nothing():
@@ -169,10 +203,10 @@ def graded(shift):
 
 
 def test_graded_scores_are_judged_by_resampling():
-    assert verdict(graded(0.02), graded(0.0)) == ("promote", "better")
+    assert verdict(graded(0.05), graded(0.0)) == ("promote", "better")
     assert verdict(graded(0.0), graded(0.0)) == ("promote", "non-inferior")
     assert verdict(graded(-0.1), graded(0.0)) == ("refuse", "worse")
-    small = judge(policy(), {"mmlu": graded(-0.02)}, {"mmlu": graded(0.0)}).suites[0]
+    small = judge(policy(), {"mmlu": graded(-0.03)}, {"mmlu": graded(0.0)}).suites[0]
     assert small.verdict == "non-inferior"
     assert "a small loss" in small.reason
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
-from scipy.stats import binomtest, multinomial, norm
+from scipy.stats import binomtest, bootstrap, multinomial, norm
 from statsmodels.stats import contingency_tables, multitest, power, proportion, weightstats
 
 from tasks.paired import (
+    Resampled,
     averages,
-    bootstrap_bounds,
     bounds,
     holm,
     items_for,
@@ -129,7 +129,10 @@ def test_the_items_that_would_decide_are_those_of_statsmodels():
 def test_the_bootstrap_is_that_of_scipy_and_close_to_statsmodels_interval_of_the_mean():
     differences = np.random.default_rng(11).choice([-1.0, 0.0, 0.25, 1.0], 400, p=[0.05, 0.8, 0.05, 0.1])
     interval = weightstats.DescrStatsW(differences).tconfint_mean(alpha=0.1)
-    assert bootstrap_bounds(differences.tolist(), 0.05, 1) == pytest.approx(interval, abs=0.004)
+    found = Resampled(differences.tolist(), 1)
+    assert found.bounds(0.05) == pytest.approx(interval, abs=0.004)
+    theirs = bootstrap((differences,), np.mean, confidence_level=0.9, method="BCa", rng=2).confidence_interval
+    assert found.bounds(0.05) == pytest.approx((theirs.low, theirs.high), abs=0.002)
 
 
 def test_humaneval_cannot_decide_a_margin_below_six_points_at_a_discordance_of_a_tenth():
@@ -146,20 +149,42 @@ def test_the_items_that_would_decide_use_the_upper_bound_of_the_discordance():
 def test_graded_scores_are_resampled_the_same_way_twice_and_cover_the_mean():
     source = np.random.default_rng(3)
     differences = source.normal(0.02, 0.1, 300)
-    found = bootstrap_bounds(differences.tolist(), 0.05, 7)
-    assert found == bootstrap_bounds(differences.tolist(), 0.05, 7)
+    found = Resampled(differences.tolist(), 7).bounds(0.05)
+    assert found == Resampled(differences.tolist(), 7).bounds(0.05)
     half = 1.645 * differences.std(ddof=1) / math.sqrt(300)
     assert found == pytest.approx((differences.mean() - half, differences.mean() + half), abs=0.003)
 
 
-def test_equal_graded_differences_have_no_spread_where_they_are_many():
-    assert bootstrap_bounds([0.25] * 20, 0.05, 1) == (0.25, 0.25)
+def test_a_gain_of_all_items_is_bounded_by_resampling_above_and_by_the_bet_below():
+    lower, upper = Resampled([0.25] * 20, 1).bounds(0.05)
+    assert upper == 0.25
+    assert lower < 0.2
 
 
 def test_few_items_are_no_certainty():
-    lower, upper = bootstrap_bounds([0.0] * 5, 0.05, 1)
+    lower, upper = Resampled([0.0] * 5, 1).bounds(0.05)
     assert (lower, upper) == pytest.approx((-0.6, 0.6), abs=0.15)
-    assert bootstrap_bounds([0.0] * 300, 0.05, 1)[0] > -0.05
+    assert Resampled([0.0] * 300, 1).bounds(0.05)[0] > -0.05
+
+
+def test_one_difference_next_to_nothing_is_no_item_against_a_claim():
+    assert Resampled([0.0] * 100 + [-0.1] * 19 + [1e-9], 1).bounds(0.05)[1] > 0
+
+
+def test_the_p_value_is_the_alpha_at_which_the_lower_bound_is_zero():
+    found = Resampled(np.random.default_rng(4).normal(0.015, 0.1, 200).tolist(), 1)
+    assert 0.001 < found.p() < 0.1
+    assert found.bounds(found.p() * 0.98)[0] <= 0 <= found.bounds(found.p() * 1.02)[0]
+    mirrored = Resampled((-found.values).tolist(), 1)
+    assert found.p() + mirrored.p() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(("n", "gain", "loss"), [(30, 0.02, 0.4), (164, 0.01, 0.4), (400, 0.01, 0.5)])
+def test_small_gains_beside_rare_large_losses_are_seldom_called_better(n, gain, loss):
+    # the true difference is 0: a permutation test, exact for symmetric differences only, calls up to a quarter of these better
+    source, simulations = np.random.default_rng(6), 100
+    samples = np.where(source.random((simulations, n)) < gain / (gain + loss), -loss, gain)
+    assert sum(Resampled(sample.tolist(), 1, 499).p() <= 0.05 for sample in samples) <= simulations * 0.05 + 5
 
 
 @pytest.mark.slow
@@ -168,7 +193,7 @@ def test_graded_scores_are_seldom_shown_non_inferior_at_a_loss_of_the_margin(n, 
     # losses of 1 on a share `margin` of the items, the rest equal: the fewest items differ
     source, simulations = np.random.default_rng(5), 400
     samples = -(source.random((simulations, n)) < margin).astype(float)
-    shown = sum(bootstrap_bounds(sample.tolist(), 0.05, 1, resamples=999)[0] > -margin for sample in samples)
+    shown = sum(Resampled(sample.tolist(), 1, 999).bounds(0.05)[0] > -margin for sample in samples)
     assert shown <= simulations * 0.05 + 2.5 * math.sqrt(simulations * 0.05 * 0.95)
 
 
