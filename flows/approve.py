@@ -43,7 +43,7 @@ def approve(version: int) -> Any:
     registry = Registry(Tracker(workspace, held.model))
     registry.settle()
     number, mine = str(registry.version(str(version)).version), f"prefect:{flow_run.id}"
-    decided = next((run for run in record.decisions(registry.tracker) if run.data.tags.get("sluice.pipeline_run") == mine), None)
+    decided = next((run for run in registry.decisions() if run.data.tags.get("sluice.pipeline_run") == mine), None)
     if decided is not None:  # a crash after the decision
         return Completed(message=f"{decided.data.tags['sluice.verdict']}: {decided.data.tags['sluice.reason']}")
     champion = registry.at(CHAMPION)

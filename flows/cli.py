@@ -1,10 +1,12 @@
 """The command line. Heavy imports wait inside the commands: `--help` answers in under half a second."""
 
+import contextlib
 import errno
 import json
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -255,7 +257,7 @@ def promote(version: str, reason: Annotated[str, typer.Option(help="Why; kept on
     number = str(registry.version(version).version)
     current = registry.aliases().get("champion")
     if current == number:
-        print(f"version {number} is champion already")
+        print(f"version {number} is champion already; if no decision made it so, 'sluice audit --accept WHY' puts that on record")
         return
     registry.promote(number, current, "manual", reason)
     print(f"champion: version {number} (before: {current or 'none'})")
@@ -336,9 +338,15 @@ def verify(
 
 
 @app.command()
-def audit(as_json: Json = False) -> None:
+def audit(
+    accept: Annotated[str, typer.Option(help="Put on record that what is found is known, and why.", metavar="WHY")] = "",
+    as_json: Json = False,
+) -> None:
     """Find edited records, and aliases moved around the gate. Exit code 3 where there are any."""
     registry = open_registry(here())
+    if accept:
+        for finding in registry.accept(accept):
+            tell(f"accepted: {finding.what}")
     findings = registry.audit()
     if as_json:
         say([{"what": finding.what, "run_id": finding.run_id} for finding in findings])
@@ -348,7 +356,10 @@ def audit(as_json: Json = False) -> None:
         decisions = len(registry.history())
         print(f"{decisions} decision{'s' * (decisions != 1)} on record, {len(findings)} finding{'s' * (len(findings) != 1)}")
     if findings:
-        raise Refused("the registry is not as its record says: put the aliases back with 'sluice promote', or say why on record")
+        raise Refused(
+            "the registry is not as its record says: put right what can be ('sluice promote' moves champion), "
+            "then say on record what is known of the rest: 'sluice audit --accept WHY'"
+        )
 
 
 @app.command()
@@ -455,7 +466,19 @@ def run_command(arguments: list[str]) -> int:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # a mistake on the command line, told by typer's parser
             error.show()
             return int(error.exit_code)
-        raise
+        return unforeseen(error)
+
+
+def unforeseen(error: Exception) -> int:
+    """One line for a failure without a name; its traceback goes into a file beside the other logs."""
+    with contextlib.suppress(SluiceError, OSError):
+        log = here().work / "logs" / "unforeseen.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        print(f"sluice: unforeseen: {said}; the traceback is in {os.path.relpath(log)}: please report it", file=sys.stderr)
+        return 1
+    raise error
 
 
 def main() -> None:

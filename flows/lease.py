@@ -20,6 +20,7 @@ def held(name: str, api: str) -> Iterator[None]:
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.concurrency.sync import concurrency
+    from prefect.exceptions import PrefectException
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: api}):
@@ -32,7 +33,7 @@ def held(name: str, api: str) -> Iterator[None]:
             raise Unavailable(
                 f"another process holds {name!r} at {api} for {WAIT_S:.0f} s: nothing was moved; look again when it is done"
             ) from None
-        except httpx.TransportError as error:
+        except (httpx.HTTPError, PrefectException) as error:
             raise services.no_prefect(api, error) from None
         with contextlib.ExitStack() as stack:
             stack.push(slot)

@@ -29,7 +29,7 @@ class Past:
     def __init__(self, registry: Registry, version: Any, folder: Path) -> None:
         self.registry, self.version = registry, version
         missing = f"version {version.version} was registered without its provenance: register it again from its commit"
-        if not registry.client.list_artifacts(version.run_id, "provenance"):
+        if not (version.run_id and registry.client.list_artifacts(version.run_id, "provenance")):
             raise StageError(missing)
         found = Path(registry.client.download_artifacts(version.run_id, "provenance", str(folder)))
         self.files = {name: (found / name).read_text(encoding="utf-8") if (found / name).is_file() else "" for name in PROVENANCE}
@@ -133,6 +133,8 @@ def _rows(old: Past, new: Past, pipeline: Pipeline) -> dict[str, Any]:
     hashes = [past.hashes("outs").get(RECORDS, "") for past in (old, new)]
     if hashes[0] == hashes[1]:
         return found
+    if not all(hashes):
+        return {"unknown": f"dvc.lock, as it was registered, names no {RECORDS}"}
     try:
         files = [pipeline.cached_files(md5) for md5 in hashes]
     except StageError as error:

@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from flows.tracking import PROMOTIONS, Tracker
+from flows.workspace import read_json
 from models.errors import StageError
 from models.records import folder_md5, write_json, write_lines
 from tasks.gate import GateResult
 
 CHAMPION, PREVIOUS = "champion", "previous"
-ROLLBACK, REJECTED = "rollback", "rejected"  # verdicts of people; "promote", "refuse", ... are the gate's
+ROLLBACK, REJECTED, ACCEPTED = "rollback", "rejected", "accepted"  # verdicts of people; "promote", "refuse", ... are the gate's
 CONTENT = ("verdict", "reason", "alias", "version", "was", "previous", "pipeline_run", "by", "artifacts", "sequence", "before")
+VERSION = ("model_md5", "evidence_md5")  # of the version decided about, as its tags say; older records hold none
+OWN = (*CONTENT, *VERSION, "record", "kind", "host", "pid")  # what tags a record has, each after "sluice."
 HEAD = "sluice.record_head"  # tag of the registered model: "sequence:hash" of the newest record
 
 
@@ -110,6 +113,7 @@ def set_head(tracker: Tracker, value: str) -> None:
 def digest(run: Any) -> str:
     """The hash of all that a record says; SHA-256 in hex."""
     content = {key: run.data.tags.get(f"sluice.{key}", "") for key in CONTENT}
+    content |= {key: run.data.tags[f"sluice.{key}"] for key in VERSION if f"sluice.{key}" in run.data.tags}
     whole = {"content": content, "metrics": dict(sorted(run.data.metrics.items())), "params": dict(sorted(run.data.params.items()))}
     whole |= {"name": run.info.run_name, "start": run.info.start_time}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -136,10 +140,26 @@ def decisions(tracker: Tracker) -> Sequence[Any]:
             return sorted(found, key=lambda run: _number(run.data.tags.get("sluice.sequence", "")), reverse=True)
 
 
-def champions(tracker: Tracker) -> list[str]:
+def sound(newest_first: Sequence[Any], newest: str) -> list[Any]:
+    """Of these runs those that stand in the chain as they were decided, newest first: none edited, or put there by another hand."""
+    found = []
+    last, _, expected = newest.partition(":")
+    place = _number(last) + 1
+    for run in newest_first:
+        tags, number = run.data.tags, _number(run.data.tags.get("sluice.sequence", ""))
+        in_chain = tags.get("sluice.record") == expected or number < place - 1  # or those between were removed
+        if not 0 < number < place or not in_chain:
+            continue
+        if digest(run) == tags.get("sluice.record"):
+            found.append(run)
+        place, expected = number, tags.get("sluice.before", "")
+    return found
+
+
+def champions(newest_first: Sequence[Any]) -> list[str]:
     """The champions that rollbacks walk, oldest first: a promotion adds one, a rollback forgets those after the one it returns to."""
     walked: list[str] = []
-    for run in reversed(decisions(tracker)):
+    for run in reversed(newest_first):
         tags = run.data.tags
         if tags.get("sluice.alias") != CHAMPION:
             continue
@@ -156,19 +176,52 @@ def champions(tracker: Tracker) -> list[str]:
     return walked
 
 
-def audit(tracker: Tracker, newest_first: Sequence[Any], newest: str, aliases: Mapping[str, str]) -> list[Finding]:
-    """All that does not fit: records edited, removed or added by another hand, and aliases that no record put where they are.
+def audit(
+    tracker: Tracker, newest_first: Sequence[Any], newest: str, aliases: Mapping[str, str], versions: Mapping[str, Mapping[str, str]]
+) -> list[Finding]:
+    """All that does not fit: records edited, removed or added by another hand, aliases that no record put where they are, and versions
+    that are not those decided about. What a person accepted, on record, is no finding any more.
 
-    The records, the head and the aliases were read under the registry's lock.
+    All was read under the registry's lock; `versions` holds, of each, what VERSION names, as it is stored now.
     """
     runs = list(reversed(newest_first))
     strangers = [run for run in runs if "sluice.record" not in run.data.tags]
     chain = [run for run in runs if "sluice.record" in run.data.tags]
-    return [
+    found = [
         *(Finding("a record that Sluice did not write: it has no place in the chain", run.info.run_id) for run in strangers),
         *_broken_links(tracker, chain, newest),
         *_unexplained_moves(chain, aliases),
+        *_changed_versions(chain, versions),
     ]
+    known = _accepted(tracker, sound(newest_first, newest))
+    return [finding for finding in found if [finding.what, finding.run_id] not in known]
+
+
+def log_accepted(tracker: Tracker, run_id: str, findings: Sequence[Finding]) -> None:
+    """Log what a person accepts as the artifact of the record that says so."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_json(Path(folder) / "accepted.json", [[finding.what, finding.run_id] for finding in findings])
+        tracker.client.log_artifacts(run_id, folder)
+
+
+def _accepted(tracker: Tracker, runs: Sequence[Any]) -> list[list[str | None]]:
+    found: list[list[str | None]] = []
+    for run in runs:
+        if run.data.tags.get("sluice.verdict") == ACCEPTED:
+            with tempfile.TemporaryDirectory() as folder:
+                found += read_json(Path(tracker.client.download_artifacts(run.info.run_id, "accepted.json", folder)), [])
+    return found
+
+
+def _changed_versions(chain: Sequence[Any], versions: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+    """Versions whose content, by the newest record about each, is not what is stored."""
+    recorded = {run.data.tags.get("sluice.version", ""): run.data.tags for run in chain if "sluice.model_md5" in run.data.tags}
+    for number, tags in recorded.items():
+        for key in VERSION if number in versions else ():
+            now, then = versions[number].get(key, ""), tags.get(f"sluice.{key}", "")
+            if now != then:
+                what = key.removesuffix("_md5")
+                yield Finding(f"the {what} of version {number} has md5 {now or 'none'}, decided on was {then or 'none'}: it was changed")
 
 
 def _broken_links(tracker: Tracker, chain: Sequence[Any], newest: str) -> Iterator[Finding]:
@@ -186,12 +239,22 @@ def _broken_links(tracker: Tracker, chain: Sequence[Any], newest: str) -> Iterat
             yield Finding(f"{name} was edited: its name, tags, numbers or start are not those that were decided on", run.info.run_id)
         elif _artifacts(tracker, run.info.run_id) != tags.get("sluice.artifacts", ""):
             yield Finding(f"{name} was edited: its evidence is not what was decided on", run.info.run_id)
+        foreign = sorted(key for key in tags if _foreign(key))
+        if foreign:
+            yield Finding(f"{name} was added to: {', '.join(foreign)}", run.info.run_id)
         sequence, before = max(sequence, number), tags["sluice.record"]
     last, _, hashed = newest.partition(":")
     if _number(last) > sequence:
         yield Finding(f"{_numbers(sequence + 1, _number(last))} missing from the record")
     elif (_number(last), hashed) != (sequence, before):
         yield Finding(f"the registered model's tag {HEAD} is {newest!r}, must name the newest record, {sequence}:{before}")
+
+
+def _foreign(tag: str) -> bool:
+    """Whether neither Sluice nor MLflow gives a record such a tag; a note is what a person wrote on MLflow's page."""
+    if tag.startswith("mlflow."):
+        return tag == "mlflow.note.content"
+    return tag.removeprefix("sluice.") not in OWN
 
 
 def _numbers(first: int, last: int) -> str:
@@ -203,6 +266,8 @@ def _unexplained_moves(chain: Sequence[Any], aliases: Mapping[str, str]) -> Iter
     champion, previous = "", ""
     for run in chain:
         tags = run.data.tags
+        if tags.get("sluice.verdict") == ACCEPTED:
+            champion, previous = tags.get("sluice.version", ""), tags.get("sluice.previous", "")
         if tags.get("sluice.alias") != CHAMPION:
             continue
         began = tags.get("sluice.was", "")

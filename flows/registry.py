@@ -189,24 +189,38 @@ class Registry:
         """Fetch a version's model folder. Raises StageError where its content is not the one that was registered."""
         import mlflow
 
-        path = Path(mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.version}", dst_path=str(into))) / "model"
+        try:
+            path = Path(mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.version}", dst_path=str(into))) / "model"
+        except Exception as error:  # of the store's own library: no such file, no credentials, no such scheme
+            cause = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            raise StageError(f"version {version.version}: its stored model cannot be fetched ({cause})") from None
+        if not path.is_dir():
+            raise StageError(f"version {version.version}: its stored model is gone")
         found, registered = folder_md5(path), version.tags.get("sluice.model_md5")
         if found != registered:
             raise StageError(f"version {version.version}: the stored model has md5 {found}, must have {registered}: its files were changed")
         return path
 
     def put_on_record(
-        self, decision: Decision, parent: str | None = None, result: GateResult | None = None, items: Mapping[str, Any] | None = None
+        self,
+        decision: Decision,
+        parent: str | None = None,
+        result: GateResult | None = None,
+        items: Mapping[str, Any] | None = None,
+        accepted: Sequence[record.Finding] = (),
     ) -> str:
         """Put one decision on record, under the lock, and move the alias that it names; return the run's id.
 
         The run is open while the alias moves: a crash in between is settled by the next writer. Raises Refused, with nothing moved, where
         champion is not what it `was` any more.
         """
-        run_id = self.tracker.start(PROMOTIONS, f"{decision.verdict} {decision.version or ''}".strip(), record.tags_of(decision, parent))
+        tags = record.tags_of(decision, parent) | self._content(decision.version)
+        run_id = self.tracker.start(PROMOTIONS, f"{decision.verdict} {decision.version or ''}".strip(), tags)
         try:
             if result is not None:
                 record.log_evidence(self.tracker, run_id, result, items or {})
+            if accepted:
+                record.log_accepted(self.tracker, run_id, accepted)
             head = record.link(self.tracker, run_id)
             if decision.alias:
                 self._require_champion(decision.was)  # once more: a clone that shares no Prefect server holds another lock
@@ -219,6 +233,27 @@ class Registry:
             raise
         self.tracker.end(run_id, "FINISHED")
         return run_id
+
+    def _content(self, number: str | None) -> dict[str, str]:
+        """What identifies a version on record, of its tags."""
+        tags = self.client.get_model_version(self.name, number).tags if number else {}
+        return {f"sluice.{key}": tags[f"sluice.{key}"] for key in record.VERSION if f"sluice.{key}" in tags}
+
+    def _stored(self, number: str) -> dict[str, str]:
+        """The same as it is now: the model by its tag, the evidence by its files."""
+        version = self.client.get_model_version(self.name, number)
+        found = {key: version.tags.get(f"sluice.{key}", "") for key in record.VERSION}
+        if found["evidence_md5"]:
+            found["evidence_md5"] = self._evidence_md5(version.run_id)
+        return found
+
+    def _require_intact(self, number: str) -> None:
+        """Raise StageError where a version's files are not those that were registered, UserError where Sluice did not register it."""
+        version = self.client.get_model_version(self.name, number)
+        if "sluice.model_md5" not in version.tags:
+            raise UserError(f"version {number} was not registered by Sluice: nothing is known of its model; 'sluice run' registers one")
+        with tempfile.TemporaryDirectory() as folder:
+            self.model_folder(version, Path(folder))
 
     def _require_champion(self, seen: str | None) -> None:
         current = self.aliases().get(CHAMPION)
@@ -243,8 +278,10 @@ class Registry:
     ) -> str:
         """Make `version` champion if the champion still is the version `seen`; return the id of the record.
 
-        Raises Refused where somebody else was faster: the comparison that justified the move no longer holds.
+        Raises Refused where somebody else was faster: the comparison that justified the move no longer holds. Raises StageError where the
+        stored model is not the one that was registered.
         """
+        self._require_intact(version)
         with self.lock():
             self._require_champion(seen)
             return self.put_on_record(Decision(verdict, reason, CHAMPION, version, seen, seen), parent, result, items)
@@ -253,19 +290,26 @@ class Registry:
         """Return champion to the version before it on the record; return (from, to). Raises UserError where there is none."""
         with self.lock():
             current, kept = self.aliases().get(CHAMPION), {str(version.version) for version in self.versions()}
-            earlier = [version for version in record.champions(self.tracker) if version in kept]
-            while earlier and earlier[-1] == current:
-                earlier.pop()
-            if current is None or not earlier:
+            if current is None:
+                raise UserError(f"{self.name} has no champion to return from; 'sluice promote VERSION' makes one")
+            earlier = [version for version in record.champions(self.decisions()) if version in kept]
+            if current in earlier:  # where it was moved by hand, what came after it is no way back
+                del earlier[len(earlier) - 1 - earlier[::-1].index(current) :]
+            if not earlier:
                 raise UserError(f"{self.name} has no earlier champion to return to; 'sluice history' lists what was promoted")
             target = earlier[-1]
+            self._require_intact(target)
             previous = next((version for version in reversed(earlier) if version != target), None)
             self.put_on_record(Decision(ROLLBACK, reason, CHAMPION, target, current, previous))
             return current, target
 
+    def decisions(self) -> list[Any]:
+        """The runs on record that nobody edited or forged, newest first: what may be acted on."""
+        return record.sound(record.decisions(self.tracker), record.head(self.tracker))
+
     def turned_down(self, version: str) -> str:
         """What a person decided against a version, in a line, where that is the last word on it; the gate does not overrule people."""
-        for run in record.decisions(self.tracker):
+        for run in self.decisions():
             tags = run.data.tags
             about, verdict = tags.get("sluice.version") == version, tags.get("sluice.verdict")
             if about and tags.get("sluice.alias") == CHAMPION:
@@ -279,7 +323,7 @@ class Registry:
         """Put on record a decision that moves nothing, unless it is the last one about its version already."""
         with self.lock():
             same = {key: value for key, value in record.tags_of(decision, None).items() if key != "sluice.by"}
-            runs = (run.data.tags for run in record.decisions(self.tracker))
+            runs = (run.data.tags for run in self.decisions())
             last: Mapping[str, str] = next((tags for tags in runs if tags.get("sluice.version") == decision.version), {})
             if {key: last.get(key) for key in same} != same:
                 self.put_on_record(decision, parent, result, items)
@@ -301,8 +345,24 @@ class Registry:
     def audit(self) -> list[record.Finding]:
         """What on the record, or beside it, no decision explains."""
         with self.lock():
-            runs, head, aliases = record.decisions(self.tracker), record.head(self.tracker), self.aliases()
-        return record.audit(self.tracker, runs, head, aliases)
+            return self._audit()
+
+    def _audit(self) -> list[record.Finding]:
+        runs, kept = record.decisions(self.tracker), {str(version.version) for version in self.versions()}
+        named = {run.data.tags.get("sluice.version", "") for run in runs if "sluice.model_md5" in run.data.tags}
+        versions = {number: self._stored(number) for number in named & kept}
+        return record.audit(self.tracker, runs, record.head(self.tracker), self.aliases(), versions)
+
+    def accept(self, reason: str) -> list[record.Finding]:
+        """Put on record that what `audit` finds is known, and why: it finds it no more. Raises UserError where it finds nothing."""
+        with self.lock():
+            findings = self._audit()
+            if not findings:
+                raise UserError("there is nothing to accept: the registry is as its record says")
+            aliases = self.aliases()
+            stands = Decision(record.ACCEPTED, reason, "", aliases.get(CHAMPION), None, aliases.get(PREVIOUS))
+            self.put_on_record(stands, accepted=findings)
+        return findings
 
     def settle(self) -> None:
         """Close what a crash left open: a decision that was carried out is FINISHED, any other dead run KILLED."""
@@ -314,6 +374,10 @@ class Registry:
     def _settle(self, run: Any) -> None:
         """A linked record was carried out if the model names it as the newest, or champion has moved already; what is left is done then."""
         tags, head = run.data.tags, record.head(self.tracker)
+        followed = {later.data.tags.get("sluice.before") for later in record.decisions(self.tracker)}
+        if tags.get("sluice.record", "") in followed - {""}:  # opened again by another hand
+            self.tracker.end(run.info.run_id, "FINISHED")
+            return
         own = f"{tags.get('sluice.sequence')}:{tags.get('sluice.record')}"
         moved = bool(tags.get("sluice.alias")) and self.aliases().get(tags["sluice.alias"]) == tags.get("sluice.version")
         if "sluice.record" in tags and (own == head or (moved and tags.get("sluice.before", "") == head.partition(":")[2])):

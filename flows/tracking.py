@@ -197,9 +197,9 @@ def is_mine(run: Any) -> bool:
 
 def is_dead(run: Any, unheard_s: float = math.inf) -> bool:
     """Whether the process of an open run is gone; of another machine, which cannot be asked, whether it began `unheard_s` seconds ago."""
-    host, (pid, _, started) = run.data.tags.get("sluice.host"), run.data.tags.get("sluice.pid", "0:").partition(":")
+    host, (pid, _, started) = run.data.tags.get("sluice.host"), run.data.tags.get("sluice.pid", "").partition(":")
     if host == socket.gethostname():
-        return not alive(int(pid), started)
+        return not (pid.isdecimal() and alive(int(pid), started))
     return host is not None and time.time() - run.info.start_time / 1000 >= unheard_s
 
 

@@ -51,7 +51,8 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
         yield _environment(past)
         with _worktree(registry.tracker.workspace.root, version, folder / "tree") as tree:
             for file, text in past.files.items():
-                (tree / file).write_text(text, encoding="utf-8")
+                if text:  # a version without it is told of by what lacks it
+                    (tree / file).write_text(text, encoding="utf-8")
             yield _code(tree, past)
             yield _materialised(version, tree)
             if score:
@@ -127,6 +128,9 @@ def _scores(registry: Registry, version: Any, past: Past, tree: Path, tell: Tell
     for suite, items in registry.items_of(version).items():
         stage = f"benchmark@{CANDIDATE}-{suite}"
         tell(f"    {len(items)} items of {suite} are asked again")
+        if stage not in past.lock:
+            yield Check(f"score {suite}", False, f"dvc.lock, as it was registered, has no stage {stage}")
+            continue
         done = _run(["sh", "-c", past.lock[stage]["cmd"]], tree)
         path = tree / "artifacts" / "benchmark" / f"{CANDIDATE}-{suite}" / "items.jsonl"
         if done.returncode or not path.is_file():

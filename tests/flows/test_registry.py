@@ -1,8 +1,12 @@
 """The registry on a real SQLite store: aliases move by compare-and-set, every move is on record, a crash in between is settled."""
 
+import json
 import os
+import shutil
+import tempfile
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -14,6 +18,7 @@ from flows.registry import Registry, score
 from flows.tracking import PROMOTIONS, Tracker
 from flows.workspace import Workspace, prepare_environment, start_time
 from models.errors import Refused, StageError, UserError
+from models.records import folder_md5, write_json
 from tasks.gate import Evidence, GateResult, SuiteVerdict
 
 
@@ -31,7 +36,11 @@ def registry(store, request):
     run_id = found.tracker.start(PROMOTIONS, "versions", {})
     found.client.create_registered_model(found.name)
     for number in (1, 2, 3):
-        found.client.create_model_version(found.name, f"file:///nowhere/{number}", run_id, tags={"sluice.model_md5": f"md5-{number}"})
+        source = store.root / request.node.name / str(number)
+        write_json(source / "model" / "config.json", {"of": f"{request.node.name} {number}"})
+        write_json(source / "MLmodel", {})
+        tags = {"sluice.model_md5": folder_md5(source / "model")}
+        found.client.create_model_version(found.name, source.as_uri(), run_id, tags=tags)
     found.tracker.end(run_id, "KILLED")
     return found
 
@@ -132,7 +141,8 @@ def test_the_history_is_newest_first_and_holds_refusals(registry):
 
 
 def test_a_version_is_found_by_the_md5_of_its_folder(registry):
-    assert registry.find("md5-2").version in (2, "2")
+    md5 = registry.version("2").tags["sluice.model_md5"]
+    assert registry.find(md5).version in (2, "2")
     assert registry.find("md5-9") is None
 
 
@@ -377,6 +387,117 @@ def test_a_record_by_another_hand_is_found(registry):
     run_id = registry.tracker.start(PROMOTIONS, "promote 3", {"sluice.verdict": "promote", "sluice.version": "3"})
     registry.tracker.end(run_id, "FINISHED")
     assert found(registry) == ["a record that Sluice did not write: it has no place in the chain"]
+
+
+def two_promotions(registry):
+    registry.promote("1", None, "promote", "first")
+    registry.promote("2", "1", "promote", "second")
+
+
+def test_a_version_whose_files_were_changed_is_not_made_champion(registry, store):
+    registry.promote("1", None, "promote", "first")
+    weights = store.root / registry.name / "2" / "model" / "config.json"
+    weights.write_text(weights.read_text() + " ")
+    with pytest.raises(StageError, match="its files were changed"):
+        registry.promote("2", "1", "manual", "by hand")
+    shutil.rmtree(store.root / registry.name / "3")
+    with pytest.raises(StageError, match="its stored model is gone"):
+        registry.promote("3", "1", "manual", "by hand")
+    assert (registry.aliases(), registry.audit()) == ({"champion": "1"}, [])
+
+
+def test_rollback_does_not_return_to_changed_files(registry, store):
+    two_promotions(registry)
+    weights = store.root / registry.name / "1" / "model" / "config.json"
+    weights.write_text(weights.read_text() + " ")
+    with pytest.raises(StageError, match="its files were changed"):
+        registry.rollback("bad answers")
+    assert registry.aliases()["champion"] == "2"
+
+
+def test_a_version_of_another_hand_is_not_made_champion(registry):
+    registry.client.create_model_version(registry.name, "s3://bucket/x")
+    with pytest.raises(UserError, match="version 4 was not registered by Sluice"):
+        registry.promote("4", None, "manual", "by hand")
+
+
+def test_a_version_whose_tag_was_edited_is_found(registry):
+    registry.promote("1", None, "promote", "first")
+    registry.client.set_model_version_tag(registry.name, "1", "sluice.model_md5", "other")
+    assert any("the model of version 1 has md5 other, decided on was" in finding for finding in found(registry))
+
+
+def test_a_tag_that_was_added_to_a_record_is_found(registry):
+    two_promotions(registry)
+    first = record.decisions(registry.tracker)[-1].info.run_id
+    registry.client.set_tag(first, "mlflow.note.content", "approved by the board")
+    assert found(registry) == ["record 1 (promote 1) was added to: mlflow.note.content"]
+
+
+def test_an_old_record_that_is_opened_again_keeps_its_words(registry):
+    two_promotions(registry)
+    first = record.decisions(registry.tracker)[-1].info.run_id
+    registry.client.update_run(first, status="RUNNING")
+    assert found(registry) == []
+    run = registry.client.get_run(first)
+    assert (run.info.status, run.data.tags["sluice.reason"]) == ("FINISHED", "first")
+
+
+def test_what_a_person_accepts_is_found_no_more_and_what_comes_after_is(registry):
+    two_promotions(registry)
+    registry.client.set_registered_model_alias(registry.name, "champion", "3")
+    registry.client.set_registered_model_alias(registry.name, "previous", "2")
+    assert len(found(registry)) == 2
+    assert [finding.what for finding in registry.accept("the night of the outage")] == found_before(registry)
+    assert found(registry) == []
+    assert registry.history()[0]["verdict"] == "accepted"
+    with pytest.raises(UserError, match="nothing to accept"):
+        registry.accept("again")
+    registry.promote("1", "3", "manual", "back")
+    assert found(registry) == []
+    registry.client.set_registered_model_alias(registry.name, "champion", "3")
+    assert len(found(registry)) == 1
+
+
+def found_before(registry):
+    """What the newest record accepted."""
+    run = record.decisions(registry.tracker)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = registry.client.download_artifacts(run.info.run_id, "accepted.json", folder)
+        return [what for what, _ in json.loads(Path(path).read_text())]
+
+
+def forged(registry, **tags):
+    """A record by another hand, with all that a real one has but its place in the chain."""
+    run = registry.client.create_run(
+        registry.tracker.experiment_id(PROMOTIONS), tags={f"sluice.{key}": value for key, value in tags.items()}
+    )
+    registry.client.set_tag(run.info.run_id, "sluice.record", record.digest(registry.client.get_run(run.info.run_id)))
+    registry.client.set_terminated(run.info.run_id, "FINISHED")
+
+
+def test_a_forged_record_is_no_way_back_and_turns_nothing_down(registry):
+    two_promotions(registry)
+    forged(registry, verdict="promote", alias="champion", version="3", was="2", sequence="3")
+    forged(registry, verdict="rejected", alias="", version="1", sequence="4")
+    assert registry.turned_down("1") == ""
+    assert registry.rollback("bad answers") == ("2", "1")
+
+
+def test_an_edited_record_is_no_way_back(registry):
+    two_promotions(registry)
+    registry.client.set_tag(record.decisions(registry.tracker)[-1].info.run_id, "sluice.version", "3")
+    assert registry.rollback("bad answers") == ("2", "1")  # the second record says whom it followed
+
+
+def test_a_champion_that_was_moved_back_by_hand_has_no_earlier_one(registry):
+    two_promotions(registry)
+    registry.client.set_registered_model_alias(registry.name, "champion", "1")
+    with pytest.raises(UserError, match="no earlier champion"):
+        registry.rollback("bad answers")
+    registry.client.delete_registered_model_alias(registry.name, "champion")
+    with pytest.raises(UserError, match="no champion to return from"):
+        registry.rollback("bad answers")
 
 
 @pytest.mark.parametrize(
