@@ -37,6 +37,7 @@ CALLS: dict[str, Any] = {
     "values": dict.values,
     "items": dict.items,
 }
+WORDS = 80  # characters of the program's that a report shows
 GRACE_SECONDS = 1.0  # a test's own work after the program's time is up
 TEST_BYTES = 1 << 30  # address space of a test: a reply is bounded, what a test makes of it is not
 OUT_OF_PROCESSOR_TIME = 128 + signal.SIGXCPU  # as a shell and bubblewrap report it
@@ -73,7 +74,7 @@ def read_literal(text: str) -> Any:
     """The value of a Python literal, or of what is written as a call of CALLS; raises Broken where it is anything else, or too large."""
     try:
         return ast.literal_eval(Values().visit(ast.parse(text, mode="eval")))
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+    except (ValueError, TypeError, SyntaxError, ArithmeticError, MemoryError, RecursionError) as error:
         raise Broken(f"the program answered something that is not a literal ({type(error).__name__})") from None
 
 
@@ -89,6 +90,11 @@ def check_literal(value: Any) -> Any:
     elif type(value) not in LITERALS:
         raise Broken(f"the test passes a {type(value).__name__}, which is no literal")
     return value
+
+
+def plain(words: str) -> str:
+    """Words of the program's as they may stand in a report: few, on one line, nothing that a terminal obeys."""
+    return "".join(letter if letter.isprintable() else "?" for letter in words[:WORDS])
 
 
 def exception(told: Any) -> Exception:
@@ -138,10 +144,10 @@ class Candidate:
             self.calls += 1
             self._send(ascii((check_literal(args), check_literal(kwargs))).encode() + b"\n")
             reply = self._receive().decode("ascii", "replace")
+            if reply[:1] == "?" and self.calls == 1:
+                raise Unloaded(f"the program cannot be called: {plain(reply[1:])}")
             if reply[:1] == "=":
                 return read_literal(reply[1:])
-            if reply[:1] == "?":
-                raise Unloaded(f"the program cannot be called: {reply[1:]}")
             error = exception(read_literal(reply[1:]))
         except Broken as broken:
             self.broken = broken

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 from models import suites
 
@@ -17,6 +18,8 @@ FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 """Where a statement holds other statements."""
 FUNCTION = re.compile(r"^[ \t]*(?:async )?def ", re.MULTILINE)
+PROMPT = re.compile(r"^[ \t]*(?:>>>|\.\.\.) ?", re.MULTILINE)  # of an interactive session
+TYPED, ESCAPED = re.compile(r"^[ \t]*>>> ?(?:async )?def ", re.MULTILINE), re.compile(r"\bdef [^\n]*:\s*\\n")
 
 
 class Benchmark:
@@ -25,8 +28,8 @@ class Benchmark:
     An item is hit by any run of `ngram_words` words that it shares with a text; case, punctuation, markup and line ends do not count,
     nor where one text of a record ends and the next begins. Runs that more than COMMON items share are the form of the suite and give
     away none that has others. An item with fewer words is hit by all of them in a row, one with fewer than `min_words` by its syntax tree
-    only. A program is also hit by a function whose tree is that of one of its own functions, once docstrings and annotations are left out
-    and names and constants replaced. After Brown et al. (2020), appendix C, who use 13-grams and drop those that come often.
+    only. A program is also hit by a function whose tree is that of one of its own functions, annotations and what does nothing left out,
+    names and constants replaced. After Brown et al. (2020), appendix C, who use 13-grams and drop those that come often.
     """
 
     def __init__(self, items: Iterable[tuple[str, str]], ngram_words: int, min_words: int) -> None:
@@ -96,7 +99,11 @@ def _words(text: str) -> list[str]:
 
 
 def trees(text: str) -> Iterator[str]:
-    """Yield the normalised syntax tree of every function in the text, fenced blocks and code among prose included."""
+    """Yield the normalised syntax tree of every function in the text: also in fences, in prose, at a prompt, or escaped as in JSON."""
+    if TYPED.search(text):
+        yield from trees(PROMPT.sub("", text))
+    if ESCAPED.search(text):
+        yield from trees(text.replace("\\n", "\n").replace("\\t", "\t").replace('\\"', '"').replace("\\\\", "\\"))
     if FUNCTION.search(text) is None:
         return
     for program in _programs(text):
@@ -144,7 +151,7 @@ def _parsed(source: str) -> ast.Module | None:
 
 
 def normal_form(function: ast.AST) -> str:
-    """Return the function's tree without docstring and annotations, every name and every constant replaced by one placeholder.
+    """Return the function's tree without annotations and what does nothing, every name and every constant replaced by one placeholder.
 
     Two functions that differ in names and constants only have one form.
     """
@@ -173,11 +180,14 @@ def _write(node: ast.AST, out: list[str]) -> None:
             out.append(")")
         elif isinstance(value, list):
             out.append(f"({field}")
-            for part in value[1:] if field == "body" and _has_docstring(node) else value:
+            for part in value:
+                if _is_idle(part):
+                    continue
                 out.append(" ")
                 _write(part, out) if isinstance(part, ast.AST) else out.append("_")
             out.append(")")
 
 
-def _has_docstring(node: ast.AST) -> bool:
-    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False) is not None
+def _is_idle(node: Any) -> bool:
+    """Whether a statement does nothing: pass, or a constant by itself, as docstrings are."""
+    return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))

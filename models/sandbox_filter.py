@@ -2,8 +2,9 @@
 
 A filter is a program in classic BPF that the kernel runs at each call, see seccomp(2). This one denies, with EPERM, what no computation
 needs and no limit counts: a namespace of its own, in which a program would be root and mount memory without bound; System V memory, which
-outlives its place in an address space; keyrings, which are inherited from whoever started us; sockets other than Unix ones, since AF_VSOCK
-reaches the host from any network namespace; a look into other processes or the kernel; and locks on files and news of them, which reach
+outlives its place in an address space; keyrings, which are inherited from whoever started us; sockets, since AF_VSOCK reaches the host from
+any network namespace and AF_UNIX whoever listens in a folder that is shown, but for pairs of Unix ones; a look into other processes or the
+kernel; a share of what the machine has once, such as its places for asynchronous input; and locks on files and news of them, which reach
 the host even where its files are read only.
 """
 
@@ -45,9 +46,15 @@ DENIED = {  # as on x86_64, as on aarch64 (and every machine since); None where 
     "inotify_init1": (294, 26),
     "fanotify_init": (300, 262),
     "flock": (73, 32),
+    "socket": (41, 198),
+    "io_setup": (206, 0),
+    "sync": (162, 81),
+    "syncfs": (306, 267),
+    "statmount": (457, 457),
+    "listmount": (458, 458),
 }
-SOCKET, CLONE, FCNTL, CLONE3 = (41, 198), (56, 220), (72, 25), 435
-NOTIFY = 1026  # a command of fcntl(2)
+SOCKET_PAIR, CLONE, FCNTL, CLONE3 = (53, 199), (56, 220), (72, 25), 435
+HELD_BY_HOST = (6, 7, 37, 38, 1024, 1026)  # commands of fcntl(2): F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW, F_SETLEASE, F_NOTIFY
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 UNIX_SOCKETS = 1
 X32 = 0x40000000  # the first number of a second table that x86_64 kernels may have
@@ -70,9 +77,9 @@ def build(machine: str) -> bytes:
         steps += _if((IF_EQUAL, number), (RETURN, 0, 0, NOT_PERMITTED)) if number is not None else []
     spaces = [(LOAD, 0, 0, ARGUMENT), (IF_ANY_BIT, 0, 1, NEW_NAMESPACES), (RETURN, 0, 0, NOT_PERMITTED), (RETURN, 0, 0, ALLOW)]
     sockets = [(LOAD, 0, 0, ARGUMENT), (IF_EQUAL, 1, 0, UNIX_SOCKETS), (RETURN, 0, 0, NOT_PERMITTED), (RETURN, 0, 0, ALLOW)]
-    news = [(LOAD, 0, 0, SECOND), (IF_EQUAL, 0, 1, NOTIFY), (RETURN, 0, 0, NOT_PERMITTED), (RETURN, 0, 0, ALLOW)]
-    steps += _if((IF_EQUAL, FCNTL[column]), *news)
-    steps += _if((IF_EQUAL, CLONE[column]), *spaces) + _if((IF_EQUAL, SOCKET[column]), *sockets) + [(RETURN, 0, 0, ALLOW)]
+    locks = [step for command in HELD_BY_HOST for step in _if((IF_EQUAL, command), (RETURN, 0, 0, NOT_PERMITTED))]
+    steps += _if((IF_EQUAL, FCNTL[column]), (LOAD, 0, 0, SECOND), *locks, (RETURN, 0, 0, ALLOW))
+    steps += _if((IF_EQUAL, CLONE[column]), *spaces) + _if((IF_EQUAL, SOCKET_PAIR[column]), *sockets) + [(RETURN, 0, 0, ALLOW)]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 

@@ -844,6 +844,64 @@ def tried(function, *args):
 def report():
     place = os.open("/usr/bin", os.O_RDONLY)
     lock, watch = tried(fcntl.flock, place, fcntl.LOCK_EX), tried(fcntl.fcntl, place, fcntl.F_NOTIFY, fcntl.DN_ACCESS)
-    return [lock, watch, fcntl.fcntl(place, fcntl.F_GETFD)]
+    file = os.open("/usr/bin/env", os.O_RDONLY)
+    locks = [tried(fcntl.lockf, file, fcntl.LOCK_SH | fcntl.LOCK_NB), tried(fcntl.fcntl, file, 37, bytes(32))]
+    lease = tried(fcntl.fcntl, file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    return [lock, watch, *locks, lease, fcntl.fcntl(place, fcntl.F_GETFD)]
 """
-    assert report(program) == [1, 1, 1]
+    assert report(program) == [1, 1, 1, 1, 1, 1]
+
+
+def test_nothing_that_the_machine_has_once_is_taken(report: Callable[..., Any]) -> None:
+    program = """
+import ctypes, os
+LIBC = ctypes.CDLL(None, use_errno=True)
+def refused(*call):
+    return LIBC.syscall(*call) == -1 and ctypes.get_errno() == 1
+def report():
+    context, machine = ctypes.c_ulong(), os.uname().machine
+    io_setup, syncfs = (206, 306) if machine == "x86_64" else (0, 267)
+    return [refused(io_setup, 60000, ctypes.byref(context)), refused(syncfs, 0), refused(457, 0, 0, 0, 0), refused(458, 0, 0, 0, 0)]
+"""
+    assert report(program) == [True] * 4
+
+
+def test_no_listener_in_a_folder_that_is_shown_is_reached(report: Callable[..., Any]) -> None:
+    if not os.access("/usr/local", os.W_OK):
+        pytest.skip("/usr/local cannot be written to")
+    with tempfile.TemporaryDirectory(dir="/usr/local") as name, socket.socket(socket.AF_UNIX) as door:
+        os.chmod(name, 0o755)
+        door.bind(f"{name}/door")
+        os.chmod(f"{name}/door", 0o777)
+        door.listen()
+        program = f"""
+import os, socket
+def report():
+    tried = []
+    for make in (lambda: socket.socket(socket.AF_UNIX), lambda: socket.socketpair(socket.AF_INET)):
+        try:
+            make()
+        except OSError as error:
+            tried.append(error.errno)
+    return [os.path.exists({name!r}), *tried]
+"""
+        assert report(program)[1:] == [1, 1]
+
+
+def test_what_a_program_says_of_itself_is_short_and_plain(backend: str) -> None:
+    forged = "import os\nos.write(4, b'?' + bytes([27]) + b']0;x' + bytes([7]) + b'A' * 60000 + bytes([10]))\ndef f(): return 1"
+    late = "import os\ndef f():\n    os.write(4, b'=1' + bytes([10]) + b'?no' + bytes([10]))\n    return 1"
+    test = "def check(f):\n    assert f() == 1\n    assert f() == 1\n"
+    jobs = [Job(program=program, preamble="", entry_point="f", test=test) for program in (forged, late)]
+    told, later = sandbox.check_all(jobs, LIMITS, backend)
+    assert not told.passed
+    assert len(told.reason) < 150
+    assert told.reason.isprintable()
+    assert (later.passed, later.loaded) == (False, True)
+
+
+def test_a_number_beyond_all_is_no_literal(backend: str) -> None:
+    program = "import os\ndef f():\n    os.write(4, b'=' + b'9' * 400 + b'+1j' + bytes([10]))"
+    verdict = sandbox.check_all([Job(program=program, preamble="", entry_point="f", test="def check(f): f()")], LIMITS, backend)[0]
+    assert not verdict.passed
+    assert "not a literal" in verdict.reason

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from models.decontaminate import Benchmark, trees
@@ -69,9 +71,12 @@ RENAMED = "def f(xs):\n    s = 5\n    for x in xs:\n        s += x\n    return s
         "class A:\n    def f(self):\n        pass\n\n" + "".join(f"    {line}\n" for line in RENAMED.splitlines()),
         "if True:\n" + "".join(f"    {line}\n" for line in RENAMED.splitlines()),
         'def f(xs):\n    "Another docstring."\n    s = 0\n    for x in xs:\n        s += x\n    return s',
+        'def f(xs):\n    s = 0\n    pass\n    for x in xs:\n        "Add."\n        s += x\n        pass\n    return s',
+        "In a session:\n>>> " + RENAMED.rstrip().replace("\n", "\n... ") + "\n>>> f([1])\n1\n",
+        json.dumps({"code": RENAMED}),
     ],
 )
-def test_a_function_that_differs_in_names_constants_and_docstring_is_a_hit_wherever_it_stands(text):
+def test_a_function_that_differs_in_names_constants_and_what_does_nothing_is_a_hit_wherever_it_stands(text):
     assert BENCHMARK.hits([text]) == {"code/1"}
 
 
