@@ -20,6 +20,7 @@ BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 FUNCTION = re.compile(r"^[ \t]*(?:async )?def ", re.MULTILINE)
 PROMPT = re.compile(r"^[ \t]*(?:>>>|\.\.\.) ?", re.MULTILINE)  # of an interactive session
 TYPED, ESCAPED = re.compile(r"^[ \t]*>>> ?(?:async )?def ", re.MULTILINE), re.compile(r"\bdef [^\n]*:\s*\\n")
+QUOTED = re.compile(r'"(?=(?:async )?def )')  # where a program begins in a string
 
 
 class Benchmark:
@@ -103,7 +104,8 @@ def trees(text: str) -> Iterator[str]:
     if TYPED.search(text):
         yield from trees(PROMPT.sub("", text))
     if ESCAPED.search(text):
-        yield from trees(text.replace("\\n", "\n").replace("\\t", "\t").replace('\\"', '"').replace("\\\\", "\\"))
+        lines = text.replace("\\n", "\n").replace("\\t", "\t").replace('\\"', '"').replace("\\\\", "\\")
+        yield from trees(QUOTED.sub('"\n', lines))
     if FUNCTION.search(text) is None:
         return
     for program in _programs(text):
