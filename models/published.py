@@ -90,16 +90,19 @@ def bring(name: str, source: str, folder: Path, tell: Progress = lambda _done, _
     if source == HUB:
         with _fetched(known.url, tell) as path:
             return _take(name, known, path, folder)
-    return _take(name, known, _found(name, Path(source)), folder)
+    return _take(name, known, _found(name, source), folder)
 
 
-def _found(name: str, source: Path) -> Path:
+def _found(name: str, source: str) -> Path:
     """The file that is meant: by itself, or by the folder that it is in."""
     wanted = [suites.FORMATS[name].file, Path(PUBLISHED[name].url).name]
-    paths = [source / file for file in wanted] if source.is_dir() else [source]
+    place = Path(source)
+    paths = [place / file for file in wanted] if place.is_dir() else [place]
     for path in paths:
         if path.is_file():
             return path
+    if "://" in source:
+        raise UserError(f"{source} is an address: must be a file or its folder; '--from {HUB}' fetches {PUBLISHED[name].url}")
     raise UserError(f"{paths[0]} is missing: suite {name} comes as {' or '.join(wanted)}; name that file, its folder, or '{HUB}'")
 
 
@@ -121,8 +124,11 @@ def _fetched(url: str, tell: Progress) -> Iterator[Path]:
 
 
 def _take(name: str, known: Published, path: Path, folder: Path) -> int:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): it must be readable; see its owner and mode") from None
     if found not in known.sha256:
         raise UserError(
             f"{path} has SHA-256 {found}, must have {' or '.join(known.sha256)}, as published: it is cut short or "

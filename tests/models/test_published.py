@@ -101,6 +101,12 @@ def test_a_file_with_the_right_hash_but_fewer_items_is_refused(tmp_path: Path, m
 
 def test_a_missing_file_and_an_unknown_suite_are_named(tmp_path: Path) -> None:
     assert "HumanEval.jsonl.gz is missing" in refused("humaneval", tmp_path, tmp_path / "suites")
+    address = "https://host/test.jsonl"
+    assert f"{address} is an address: must be a file or its folder" in refused("math500", address, tmp_path / "suites")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    assert "/proc/self/mem cannot be read" in refused("math500", Path("/proc/self/mem"), tmp_path / "suites")
     assert "no benchmark is named 'humanevil'; must be one of mmlu, " in refused("humanevil", tmp_path, tmp_path / "suites")
 
 
