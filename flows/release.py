@@ -20,6 +20,7 @@ from flows.record import CHAMPION, Decision
 from flows.registry import Registry, file_md5
 from flows.session import Session
 from flows.tracking import Tracker, git_commit, unavailable
+from flows.workspace import without_password
 from models.errors import StageError, Unavailable, UserError
 from models.records import Record, folder_md5
 from tasks.gate import Evidence, GateResult, judge
@@ -96,7 +97,9 @@ def _ask_server(uri: str, model: str) -> dict[str, Any] | None:
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return None
-        raise Unavailable(f"MLflow at {uri} answers {error.code} ({error.reason}): check the server's log and your credentials") from None
+        raise Unavailable(
+            f"MLflow at {without_password(uri)} answers {error.code} ({error.reason}): check the server's log and your credentials"
+        ) from None
     except OSError as error:
         raise unavailable(uri, error) from None
     tags = {tag["key"]: tag["value"] for tag in version.get("tags", [])}

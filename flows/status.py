@@ -6,7 +6,7 @@ from typing import Any
 from flows import report
 from flows.record import CHAMPION
 from flows.registry import Registry
-from flows.workspace import read_json
+from flows.workspace import read_json, without_password
 
 
 def status(registry: Registry) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def status(registry: Registry) -> dict[str, Any]:
     workspace = registry.tracker.workspace
     return {
         "model": registry.name,
-        "tracking_uri": registry.tracker.uri,
+        "tracking_uri": without_password(registry.tracker.uri),
         "champion": champion
         and {
             "version": str(champion.version),

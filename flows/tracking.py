@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flows.workspace import Workspace, alive, locked, start_time
+from flows.workspace import Workspace, alive, locked, start_time, without_password
 from models.errors import Unavailable, UserError
 
 PIPELINE, PROMOTIONS = "pipeline", "promotions"
@@ -52,8 +52,9 @@ def require_server(workspace: Workspace) -> None:
 
 def unavailable(uri: str, error: Exception) -> Unavailable:
     """The one line for a tracking store that does not answer."""
-    cause = " ".join(str(error).split())[:160]
-    return Unavailable(f"MLflow at {uri} does not answer ({cause}); start it ('sluice up' does), or correct or unset MLFLOW_TRACKING_URI")
+    cause = without_password(" ".join(str(error).split()))[:160]
+    where = without_password(uri)
+    return Unavailable(f"MLflow at {where} does not answer ({cause}); start it ('sluice up' does), or correct or unset MLFLOW_TRACKING_URI")
 
 
 def make_store(workspace: Workspace) -> None:
@@ -82,6 +83,7 @@ class Tracker:
         """The client, its store migrated: once, under a lock, since two processes that open a fresh database at once both fail."""
         import mlflow
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         self.workspace.state.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(self.uri)
@@ -93,7 +95,7 @@ class Tracker:
             with locked(self.workspace.lock_file("mlflow")):
                 for kind in (PIPELINE, PROMOTIONS):
                     self._ensure_experiment(client, kind)
-        except (MlflowException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
             raise self.unavailable(error) from None
         return client
 
@@ -105,7 +107,7 @@ class Tracker:
         name = f"{self.model}/{kind}"
         if client.get_experiment_by_name(name) is None:
             local = self.workspace.servers().get("mlflow", {}).get("url")
-            own = self.uri.startswith("sqlite:") or self.uri == local  # elsewhere the server says where artifacts go
+            own = not self.uri.startswith("http") or self.uri == local  # elsewhere the server says where artifacts go
             location = (self.workspace.state / "mlartifacts" / kind).as_uri() if own else None
             client.create_experiment(name, artifact_location=location)
 

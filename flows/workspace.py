@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -77,7 +78,13 @@ class Workspace:
     def tracking_uri(self) -> str:
         """MLFLOW_TRACKING_URI, else the local server, else the embedded database."""
         server = self.servers().get("mlflow")
-        return os.environ.get("MLFLOW_TRACKING_URI") or (server["url"] if server else self.embedded_store)
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or (server["url"] if server else self.embedded_store)
+        return re.sub("^postgres(ql)?://", "postgresql+psycopg2://", uri)  # SQLAlchemy 2.1 would ask for another driver
+
+
+def without_password(text: str) -> str:
+    """The text with the password of every address in it left out."""
+    return re.sub(r"(?<=://)([^:/@\s]*):[^@/\s]*@", r"\1:***@", text)
 
 
 def find(start: Path | None = None) -> Workspace:
