@@ -83,6 +83,7 @@ class Tracker:
         """The client, its store migrated: once, under a lock, since two processes that open a fresh database at once both fail."""
         import mlflow
         from mlflow.exceptions import MlflowException
+        from sqlalchemy import create_engine
         from sqlalchemy.exc import SQLAlchemyError
 
         self.workspace.state.mkdir(parents=True, exist_ok=True)
@@ -91,6 +92,8 @@ class Tracker:
         try:
             if self.uri == self.workspace.embedded_store:
                 make_store(self.workspace)
+            elif self.uri.startswith("postgresql"):
+                create_engine(self.uri, connect_args={"connect_timeout": 10}).connect().close()  # MLflow itself tries ten times
             client = mlflow.MlflowClient(self.uri, self.uri)  # migrates what it opens
             with locked(self.workspace.lock_file("mlflow")):
                 for kind in (PIPELINE, PROMOTIONS):

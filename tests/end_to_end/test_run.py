@@ -40,16 +40,6 @@ def test_the_history_records_the_promotion(finished):
     assert set(entry) == {"time", "version", "alias", "verdict", "reason", "run_id"}
 
 
-def test_a_second_run_executes_nothing_and_registers_nothing(finished, tmp_path):
-    workspace = copy_of(finished, tmp_path / "again")
-    done = run(workspace, "sluice", "run")
-    assert done.returncode == 0, done.stderr
-    assert "unchanged: version 1" in done.stdout
-    found = json.loads(run(workspace, "sluice", "status", "--json").stdout)
-    assert {stage["state"] for stage in found["last_run"]["stages"]} == {"unchanged"}
-    assert found["aliases"] == {"champion": "1"}
-
-
 @pytest.mark.parametrize("stage", [pytest.param("base", marks=pytest.mark.slow), "rlhf"])
 def test_dvc_repro_of_a_stage_makes_the_same_bytes_as_the_flow(finished, tmp_path, stage):
     workspace = copy_of(finished, tmp_path / "repro")

@@ -57,7 +57,7 @@ def at_work(workspace):
     return [words for words in processes_of(workspace) if any(name in words for name in ("stage", "repro", "warm", "guard"))]
 
 
-def test_the_pages_answer_and_an_unchanged_run_uses_them(up):
+def test_the_pages_answer_and_a_second_run_executes_and_registers_nothing(up):
     workspace, urls = up
     for url in urls.values():
         with urllib.request.urlopen(url, timeout=20) as page:
@@ -69,7 +69,9 @@ def test_the_pages_answer_and_an_unchanged_run_uses_them(up):
     assert (first["state"]["type"], latest["state"]["type"]) == ("COMPLETED", "COMPLETED")
     keys = {artifact["key"] for artifact in api(urls["prefect"], "/artifacts/filter", {"limit": 50}, "POST")}
     assert {"stages", "scores", "verdict", "mlflow-run"} <= keys
-    assert json.loads(run(workspace, "sluice", "status", "--json").stdout)["tracking_uri"] == urls["mlflow"]
+    found = json.loads(run(workspace, "sluice", "status", "--json").stdout)
+    assert {stage["state"] for stage in found["last_run"]["stages"]} == {"unchanged"}
+    assert (found["tracking_uri"], found["aliases"]) == (urls["mlflow"], {"champion": "1"})
 
 
 def test_a_run_that_is_cancelled_stops_its_stages_and_leaves_no_process(up):

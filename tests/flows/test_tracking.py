@@ -1,13 +1,19 @@
-"""MLflow's embedded database: whole or absent, whenever the process that makes it is killed."""
+"""MLflow's embedded database: whole or absent, whenever the process that makes it is killed. Other stores: Postgres, and what is none."""
 
+import contextlib
+import os
+import pwd
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from flows.services import free_port
 from flows.tracking import Tracker
 from flows.workspace import Workspace, prepare_environment
 from models.errors import Unavailable
@@ -25,7 +31,7 @@ Tracker(workspace, "assistant").client
 """
 
 
-@pytest.mark.parametrize("bytes_written", [50_000, 300_000])
+@pytest.mark.parametrize("bytes_written", [50_000, pytest.param(300_000, marks=pytest.mark.slow)])
 def test_a_database_whose_first_migration_was_killed_is_made_anew(tmp_path, monkeypatch, bytes_written):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow leaves there what was used last
     state = tmp_path / ".sluice"
@@ -65,3 +71,47 @@ def test_a_store_that_cannot_be_opened_is_one_line_without_its_password(tmp_path
 def test_postgres_is_reached_by_the_driver_that_is_installed(tmp_path, monkeypatch, scheme):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://ada:hunter2@host/mlflow")
     assert Workspace(tmp_path).tracking_uri == "postgresql+psycopg2://ada:hunter2@host/mlflow"
+
+
+def postgres_programs() -> Path | None:
+    """Where initdb and pg_ctl are: on PATH, or where Debian keeps them."""
+    folders = [*map(Path, os.environ["PATH"].split(os.pathsep)), *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
+    return next((folder for folder in reversed(folders) if all((folder / name).exists() for name in ("initdb", "pg_ctl"))), None)
+
+
+@contextlib.contextmanager
+def postgres(folder):
+    """A real server of its own in `folder`: yields its address. It refuses to run as root, so it runs as whom it was installed for."""
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("no initdb and pg_ctl here: install postgresql")
+    user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shutil.chown(folder, user)
+    port = free_port()
+
+    def call(program, *words):
+        subprocess.run([programs / program, "-D", folder / "data", *words], cwd=folder, user=user, check=True, stdout=subprocess.DEVNULL)
+
+    call("initdb", "-U", "ada", "--auth=trust", "--no-sync")
+    call("pg_ctl", "-w", "-l", folder / "log", "-o", f"-p {port} -k {folder} -c fsync=off", "start")
+    try:
+        yield f"postgresql://ada:hunter2@127.0.0.1:{port}/postgres"
+    finally:
+        call("pg_ctl", "-m", "immediate", "stop")
+
+
+def test_runs_are_kept_in_a_real_postgres_and_one_that_went_down_is_one_line(tmp_path, monkeypatch):
+    with tempfile.TemporaryDirectory() as folder:  # another user's: pytest's own folders are closed to it
+        Path(folder).chmod(0o755)
+        with postgres(Path(folder) / "server") as uri:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+            prepare_environment(Workspace(tmp_path))
+            tracker = Tracker(Workspace(tmp_path), "assistant")
+            tracker.end(tracker.start("pipeline", "first", {}), "FINISHED")
+            assert tracker.client.search_runs([tracker.experiment_id("pipeline")])[0].info.run_name == "first"
+            assert not (tmp_path / ".sluice" / "mlflow.db").exists()
+    with pytest.raises(Unavailable, match=r"does not answer .*Connection refused") as failure:
+        Tracker(Workspace(tmp_path), "assistant").client  # noqa: B018
+    assert "hunter2" not in str(failure.value)
