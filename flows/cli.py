@@ -15,7 +15,7 @@ import typer
 from flows import terminal
 from flows import workspace as workspaces
 from flows.workspace import Workspace
-from models.errors import Refused, SluiceError
+from models.errors import Refused, SluiceError, UserError
 
 app = typer.Typer(
     name="sluice",
@@ -268,6 +268,35 @@ def rollback(reason: Annotated[str, typer.Option(help="Why; kept on record.")] =
     """Return to the champion before the present one, by the record."""
     before, after = open_registry(here()).rollback(reason)
     print(f"champion: version {after} (before: {before})")
+
+
+@app.command()
+def anchor(
+    version: Annotated[str, typer.Argument(help="The version that becomes the anchor; without it, show the anchors.")] = "",
+    suite: Annotated[list[str] | None, typer.Option(help="For this suite only; may come again.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept on record.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Show each suite's anchor, below which no chain of promotions may fall, or pin one."""
+    from flows.parameters import load
+    from flows.report import anchor_text
+
+    workspace = here()
+    registry, gated = open_registry(workspace), list(load(workspace.params_file)["gate"]["suites"])
+    if version and not reason:
+        raise UserError("an anchor is pinned for a reason, which is kept on record: add --reason WHY")
+    unknown = [name for name in suite or () if name not in gated]
+    if unknown:
+        raise UserError(f"{', '.join(unknown)} is not gated; gate.suites in params.yaml names {', '.join(gated)}")
+    standings = registry.pin_anchor(version, suite or gated, reason) if version else registry.standings()
+    found = {name: standing.model_dump(mode="json") for name, standing in standings.items()}
+    if as_json:
+        say(found)
+        return
+    print(
+        "\n".join(f"{name:16} {anchor_text(standing)}" for name, standing in found.items())
+        or "no anchor yet: the first champion is the first"
+    )
 
 
 @app.command()

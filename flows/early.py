@@ -19,7 +19,8 @@ from models.records import Record
 from tasks import sequential
 from tasks.benchmark import BenchmarkParams
 from tasks.benchmark import settings as settings_of
-from tasks.gate import Policy, SuitePolicy, differing, dirty, passes, uninformative
+from tasks.comparison import at_chance
+from tasks.gate import Policy, SuitePolicy, differing, dirty, passes
 from tasks.health import broken, health
 
 BATCH_ITEMS = 32  # asked at least before a look
@@ -73,6 +74,8 @@ class Ask:
         sources = Counter(source for where in held.values() for source in set(where))
         wrong = dirty(self.policy, len(ours.items), len(places), dict(sorted(sources.items())))
         facts = [scorer.evidence() for scorer in (ours, theirs)]
+        if facts[0].get("target") is not None:
+            raise UserError(f"{name} has a target, which only the tests at fixed size can judge: run the gate without --sequential")
         keys = differing(*map(identity, facts))
         if keys:
             wrong = f"the champion is asked otherwise ({', '.join(keys)}): scores of two evaluations are not compared"
@@ -90,7 +93,7 @@ class Ask:
                 break
         gained, lost = (sum(sign * (one - other) > 0 for one, other in zip(*scores, strict=True)) for sign in (1, -1))
         verdict = partial(verdict, used=len(scores[0]), gained=gained, lost=lost)
-        wrong = broken(health(answers[0]), health(answers[1]), self.policy.health)
+        wrong = broken(health(answers[0]), health(answers[1]), self.policy.limits(name))
         if wrong:
             return verdict(verdict="invalid", passed=False, reason=wrong)
         assert shown
@@ -114,7 +117,7 @@ class Ask:
         if found != "better" and not sequential.above(theirs, chance, alpha):
             if not whole:
                 return None
-            if uninformative(float(ours.mean()), float(theirs.mean()), chance, n, alpha):
+            if at_chance(ours.tolist(), theirs.tolist(), chance, alpha):
                 return "uninformative", passes("uninformative", found, rules.require), f"the champion is not above chance on {n} items"
         if found == "undecided":
             why = f"all items were asked, the bet is open at margin {rules.margin:g}: the fixed test would have to be chosen before looking"

@@ -42,11 +42,12 @@ class Item(BaseModel):
     answer: int | None = Field(default=None, ge=0, lt=len(LETTERS))
 
 
-def load_evidence(folder: Path, contamination: Path, model_md5: str | None = None) -> Evidence:
-    """What a benchmark folder holds, and which of its items leaked: those that the file `contamination` lists, none without it.
+def load_evidence(folder: Path, contamination: Path | None, model_md5: str | None = None) -> Evidence:
+    """What a benchmark folder holds, and which of its items leaked: those that the file `contamination` lists; None where the caller knows.
 
     `model_md5` names the model that it must be of; None where any may be. Files that are missing, cut, or contradict themselves or their
-    model make evidence that says so in `unreadable`, and holds no score.
+    model make evidence that says so in `unreadable`, and holds no score. So does a list of leaked items that is not there: no list is not
+    an empty one.
     """
     try:
         facts = read_json(folder / "evidence.json", None)
@@ -57,16 +58,28 @@ def load_evidence(folder: Path, contamination: Path, model_md5: str | None = Non
         items = list(read_lines(folder / "items.jsonl"))
         if facts.get("available", True):
             _check(items, facts.get("items"))
+        leaked = {} if contamination is None else _leaks(contamination)
     except UserError as error:
         return unreadable(str(error).replace(f"{folder}/", ""))
     return Evidence(
         scores={item["id"]: float(item["score"]) for item in items} if facts.get("available", True) else None,
         chance=facts["chance"],
+        target=facts.get("target"),
         identity=identity(facts),
         subjects={item["id"]: item["subject"] for item in items},
         health=health(items),
-        contaminated={leak["id"]: leak["where"] for leak in read_lines(contamination)} if contamination.is_file() else {},
+        contaminated=leaked,
     )
+
+
+def _leaks(listing: Path) -> dict[str, list[str]]:
+    """Where each leaked item stands in training text, by id. Raises UserError where there is no such list, or it is none."""
+    if not listing.is_file():
+        raise UserError(f"which of its items training text holds is not known: {listing.parent.name}/{listing.name} is missing")
+    try:
+        return {str(leak["id"]): [str(place) for place in leak["where"]] for leak in read_lines(listing)}
+    except (KeyError, TypeError):
+        raise UserError(f"{listing.parent.name}/{listing.name} is no list of leaked items: each line must be {{id, where}}") from None
 
 
 def unreadable(why: str) -> Evidence:

@@ -1,7 +1,7 @@
-"""The champion scored again where its evidence is out of date: on other items, by another harness, with other settings.
+"""A version scored again where its evidence is out of date: on other items, by another harness, with other settings.
 
-Scores of two evaluations are never compared. What the champion gets today, on today's suites, is kept under a key of its content and of
-how it was asked, so that it is asked once.
+Scores of two evaluations are never compared. What the champion, or a suite's anchor, gets today, on today's suites, is kept under a key of
+its content and of how it was asked, so that it is asked once.
 """
 
 import hashlib
@@ -11,21 +11,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from flows import warm
-from flows.evidence import load_evidence
+from flows.evidence import load_evidence, unreadable
+from flows.processes import TimeLimitError
 from flows.registry import Registry
 from flows.session import Session
 from flows.tracking import PIPELINE
-from models.errors import StageError
-from models.records import folder_md5
+from models.errors import SluiceError, StageError
+from models.records import folder_md5, read_lines
+from tasks import contamination
 from tasks.gate import Evidence
 from tasks.health import HealthLimits, faults
 
+PREPARED = "artifacts/prepared"
 OWN = ("template_md5",)  # part of the model, not of how it is asked: scoring again would not change it
 
 
 def is_stale(ours: Evidence, theirs: Evidence | None, limits: HealthLimits | None) -> bool:
-    """Whether asking the champion again could make the two comparable: its evidence is missing, made otherwise, or beyond `limits`."""
+    """Whether asking the other again could make the two comparable: its evidence is missing, made otherwise, or beyond `limits`."""
     if theirs is None or theirs.unreadable:
         return True
     if any(theirs.identity.get(key) != value for key, value in ours.identity.items() if key in OWN):
@@ -37,64 +42,106 @@ def is_stale(ours: Evidence, theirs: Evidence | None, limits: HealthLimits | Non
 
 
 def rebaselined(
-    held: Session, registry: Registry, champion: Any, ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence], ask: bool
+    held: Session, registry: Registry, version: Any, ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence], ask: bool
 ) -> dict[str, Evidence]:
-    """The champion's evidence, scored anew on each suite where that may help; without `ask`, where that was done before."""
+    """The version's evidence, scored anew on each suite where that may help; without `ask`, where that was done before."""
     fresh = dict(theirs)
-    stale = [suite for suite, evidence in ours.items() if is_stale(evidence, theirs.get(suite), held.policy.health)]
     with tempfile.TemporaryDirectory() as name:
-        for suite in stale:
-            if ours[suite].unreadable:
+        for suite, evidence in ours.items():
+            if evidence.unreadable or not is_stale(evidence, theirs.get(suite), held.policy.limits(suite)):
                 continue
-            again = _found(registry, champion, suite, ours[suite], Path(name))
+            again = _found(registry, version, suite, evidence, Path(name))
             if again is None and ask:
-                again = _scored(held, registry, champion, suite, ours[suite], Path(name))
+                again = _scored(held, registry, version, suite, evidence, Path(name))
             if again is not None:
-                leaked = theirs[suite].contaminated if suite in theirs else {}
-                fresh[suite] = again.model_copy(update={"contaminated": leaked})
+                fresh[suite] = _with_leaks(held, registry, version, suite, again, theirs.get(suite))
     return fresh
 
 
-def _md5(champion: Any) -> str:
-    """What identifies the champion's model. Raises StageError where Sluice did not register it: nothing is known of it then."""
-    found: str | None = champion.tags.get("sluice.model_md5")
+def _with_leaks(held: Session, registry: Registry, version: Any, suite: str, again: Evidence, before: Evidence | None) -> Evidence:
+    """The new scores with the items that the version's own training text held: of the same suite they are known, of another one they are
+    looked for in what it was trained on. Where that is out of reach, the scores say nothing: no list is not an empty one."""
+    if before is not None and not before.unreadable and before.identity.get("suite_md5") == again.identity.get("suite_md5"):
+        return again.model_copy(update={"contaminated": before.contaminated})
+    try:
+        return again.model_copy(update={"contaminated": _leaks(held, registry, version, suite)})
+    except SluiceError as error:
+        return unreadable(f"what its training text holds of today's {suite} is not known ({error}); 'dvc fetch' brings it from the remote")
+
+
+def _leaks(held: Session, registry: Registry, version: Any, suite: str) -> dict[str, list[str]]:
+    """Where each item of today's suite stands in what a version was trained on, as its dvc.lock names it and DVC's cache holds it."""
+    root, made = held.workspace.root, _prepared(registry, version)
+    missing = [kind for kind in contamination.FED if kind not in made]
+    if missing:
+        raise StageError(f"its dvc.lock names no {PREPARED}/{missing[0]}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind in contamination.FED:
+            for path, cached in held.pipeline.cached_files(made[kind]).items():
+                (folder / kind / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / kind / path).symlink_to(cached)
+        (folder / "suites").mkdir()
+        (folder / "suites" / suite).symlink_to((root / "artifacts" / "suites" / suite).resolve())
+        inputs = contamination.ContaminationInputs(suites=folder / "suites", **{kind: folder / kind for kind in contamination.FED})
+        outputs = contamination.ContaminationOutputs(contamination=folder / "found")
+        contamination.contamination(contamination.ContaminationParams.model_validate(held.params["contamination"]), inputs, outputs)
+        return {leak["id"]: leak["where"] for leak in read_lines(outputs.contamination / f"{suite}.jsonl")}
+
+
+def _prepared(registry: Registry, version: Any) -> dict[str, str]:
+    """The md5 of each kind of prepared records, of the dvc.lock that was registered with a version."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(registry.client.download_artifacts(version.run_id, "provenance/dvc.lock", folder))
+        lock = YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
+    made = [out for stage in (lock.get("stages") or {}).values() for out in stage.get("outs", [])]
+    return {Path(out["path"]).name: out["md5"] for out in made if out["path"].startswith(f"{PREPARED}/") and out["md5"].endswith(".dir")}
+
+
+def _md5(version: Any) -> str:
+    """What identifies a version's model. Raises StageError where Sluice did not register it: nothing is known of it then."""
+    found: str | None = version.tags.get("sluice.model_md5")
     if found is None:
-        raise StageError(f"version {champion.version} was not registered by Sluice: 'sluice promote' or 'sluice rollback' to one that was")
+        raise StageError(f"version {version.version} was not registered by Sluice: 'sluice promote' or 'sluice rollback' to one that was")
     return found
 
 
-def key_of(champion: Any, suite: str, ours: Evidence) -> str:
+def key_of(version: Any, suite: str, ours: Evidence) -> str:
     """What identifies an evaluation: the model's content, the suite, and all that may move a score."""
     asked = {name: value for name, value in ours.identity.items() if name not in OWN}
-    return hashlib.sha256(json.dumps([_md5(champion), suite, asked], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([_md5(version), suite, asked], sort_keys=True).encode()).hexdigest()
 
 
-def _found(registry: Registry, champion: Any, suite: str, ours: Evidence, folder: Path) -> Evidence | None:
+def _found(registry: Registry, version: Any, suite: str, ours: Evidence, folder: Path) -> Evidence | None:
     """What an earlier asking left, where its files are still that."""
-    filters = f"tags.`sluice.evidence_key` = '{key_of(champion, suite, ours)}' and attributes.status = 'FINISHED'"
+    filters = f"tags.`sluice.evidence_key` = '{key_of(version, suite, ours)}' and attributes.status = 'FINISHED'"
     for run in registry.client.search_runs([registry.tracker.experiment_id(PIPELINE)], filters, max_results=10):
         path = Path(registry.client.download_artifacts(run.info.run_id, f"evidence/{suite}", str(folder / run.info.run_id)))
-        found = load_evidence(path, folder / "none", _md5(champion))
+        found = load_evidence(path, None, _md5(version))
         same = run.data.tags.get("sluice.evidence_md5") == folder_md5(path)
         if same and not found.unreadable and not is_stale(ours, found, None):
             return found
     return None
 
 
-def _scored(held: Session, registry: Registry, champion: Any, suite: str, ours: Evidence, folder: Path) -> Evidence:
+def _scored(held: Session, registry: Registry, version: Any, suite: str, ours: Evidence, folder: Path) -> Evidence:
     model = folder / "model"
     if not model.is_dir():
-        registry.model_folder(champion, folder)
-    tags = {"sluice.evidence_key": key_of(champion, suite, ours), "sluice.version": str(champion.version)}
-    run_id = registry.tracker.start(PIPELINE, f"rebaseline {champion.version} {suite}", tags)
+        registry.model_folder(version, folder)
+    tags = {"sluice.evidence_key": key_of(version, suite, ours), "sluice.version": str(version.version)}
+    run_id = registry.tracker.start(PIPELINE, f"rebaseline {version.version} {suite}", tags)
     output = folder / "scored" / suite
-    done = warm.call(held.workspace, ["rescore", str(model), f"artifacts/suites/{suite}", str(output)], held.env)
-    if done.returncode:
-        said = (done.stdout.splitlines() or ["no output"])[-1]
-        reason = f"the champion, version {champion.version}, could not be scored again on {suite}: {said}"
+    try:
+        limit_s = next(stage.timeout_s for stage in held.pipeline.stages.values() if f"artifacts/suites/{suite}" in stage.deps)
+        done = warm.call(held.workspace, ["rescore", str(model), f"artifacts/suites/{suite}", str(output)], held.env, limit_s)
+        said = (done.stdout.splitlines() or ["no output"])[-1] if done.returncode else ""
+    except TimeLimitError:
+        said = f"it ran past the limit of {limit_s:.0f} s (meta.timeout_s of the suite's benchmark in dvc.yaml) and was stopped"
+    if said:
+        reason = f"version {version.version} could not be scored again on {suite}: {said}"
         registry.tracker.end(run_id, "FAILED", reason)
         raise StageError(reason)
     registry.client.log_artifacts(run_id, str(output), f"evidence/{suite}")
     registry.client.set_tag(run_id, "sluice.evidence_md5", folder_md5(output))
     registry.tracker.end(run_id, "FINISHED")
-    return load_evidence(output, folder / "none", _md5(champion))
+    return load_evidence(output, None, _md5(version))

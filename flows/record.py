@@ -18,13 +18,15 @@ from flows.tracking import PROMOTIONS, Tracker
 from flows.workspace import read_json
 from models.errors import StageError
 from models.records import folder_md5, write_json, write_lines
+from tasks.anchor import Standing
 from tasks.gate import GateResult
 
 CHAMPION, PREVIOUS = "champion", "previous"
-ROLLBACK, REJECTED, ACCEPTED = "rollback", "rejected", "accepted"  # verdicts of people; "promote", "refuse", ... are the gate's
+ROLLBACK, REJECTED, ACCEPTED, ANCHORED = "rollback", "rejected", "accepted", "anchor"  # verdicts of people; the gate's: "promote", ...
 CONTENT = ("verdict", "reason", "alias", "version", "was", "previous", "pipeline_run", "by", "artifacts", "sequence", "before")
 VERSION = ("model_md5", "evidence_md5")  # of the version decided about, as its tags say; older records hold none
-OWN = (*CONTENT, *VERSION, "record", "kind", "host", "pid")  # what tags a record has, each after "sluice."
+LATER = ("anchors", "inputs")  # the suites' anchors after the decision, and what identifies all that it was made from; not in older records
+OWN = (*CONTENT, *VERSION, *LATER, "record", "kind", "host", "pid")  # what tags a record has, each after "sluice."
 HEAD = "sluice.record_head"  # tag of the registered model: "sequence:hash" of the newest record
 
 
@@ -32,7 +34,8 @@ HEAD = "sluice.record_head"  # tag of the registered model: "sequence:hash" of t
 class Decision:
     """One line of the record: what was decided about a version, and which alias moved ("" for none).
 
-    `was` is the champion until then, which the version was compared with; `previous` who is that from now on.
+    `was` is the champion until then, which the version was compared with; `previous` who is that from now on; `suites` those that a pinned
+    anchor is for; `inputs` the hash of all that the gate decided from, see flows/release.py.
     """
 
     verdict: str
@@ -41,6 +44,8 @@ class Decision:
     version: str | None
     was: str | None = None
     previous: str | None = None
+    suites: tuple[str, ...] = ()
+    inputs: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ def tags_of(decision: Decision, parent: str | None) -> dict[str, str]:
         "sluice.previous": decision.previous or "",
         "sluice.by": getpass.getuser(),
         **({"sluice.pipeline_run": parent} if parent else {}),
+        **({"sluice.inputs": decision.inputs} if decision.inputs else {}),
     }
 
 
@@ -113,7 +119,7 @@ def set_head(tracker: Tracker, value: str) -> None:
 def digest(run: Any) -> str:
     """The hash of all that a record says; SHA-256 in hex."""
     content = {key: run.data.tags.get(f"sluice.{key}", "") for key in CONTENT}
-    content |= {key: run.data.tags[f"sluice.{key}"] for key in VERSION if f"sluice.{key}" in run.data.tags}
+    content |= {key: run.data.tags[f"sluice.{key}"] for key in (*VERSION, *LATER) if f"sluice.{key}" in run.data.tags}
     whole = {"content": content, "metrics": dict(sorted(run.data.metrics.items())), "params": dict(sorted(run.data.params.items()))}
     whole |= {"name": run.info.run_name, "start": run.info.start_time}
     return hashlib.sha256(json.dumps(whole, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -154,6 +160,17 @@ def sound(newest_first: Sequence[Any], newest: str) -> list[Any]:
             found.append(run)
         place, expected = number, tags.get("sluice.before", "")
     return found
+
+
+def anchors_of(run: Any) -> dict[str, Standing] | None:
+    """The suites' anchors after a decision, as its record has them; None on a record that is older than anchors."""
+    tag = run.data.tags.get("sluice.anchors")
+    return None if tag is None else {suite: Standing.model_validate(value) for suite, value in json.loads(tag).items()}
+
+
+def anchors_tag(standings: Mapping[str, Standing]) -> str:
+    """The same as a record has it."""
+    return json.dumps({suite: standing.model_dump(mode="json") for suite, standing in sorted(standings.items())})
 
 
 def champions(newest_first: Sequence[Any]) -> list[str]:

@@ -17,6 +17,8 @@ from flows.tracking import PIPELINE, PROMOTIONS, Tracker, is_dead, is_mine
 from flows.workspace import locked
 from models.errors import Refused, StageError, UserError
 from models.records import folder_md5, read_lines
+from tasks import anchor
+from tasks.anchor import Standing
 from tasks.gate import Evidence, GateResult
 
 UNHEARD_S = 3600.0  # no decision takes an hour to put on record
@@ -214,7 +216,8 @@ class Registry:
         The run is open while the alias moves: a crash in between is settled by the next writer. Raises Refused, with nothing moved, where
         champion is not what it `was` any more.
         """
-        tags = record.tags_of(decision, parent) | self._content(decision.version)
+        standings = self._standings_after(decision, result)
+        tags = record.tags_of(decision, parent) | self._content(decision.version) | {"sluice.anchors": record.anchors_tag(standings)}
         run_id = self.tracker.start(PROMOTIONS, f"{decision.verdict} {decision.version or ''}".strip(), tags)
         try:
             if result is not None:
@@ -233,6 +236,56 @@ class Registry:
             raise
         self.tracker.end(run_id, "FINISHED")
         return run_id
+
+    def standings(self) -> dict[str, Standing]:
+        """Each suite's anchor, by the newest sound record that says; empty before the first champion."""
+        return next((found for run in self.decisions() if (found := record.anchors_of(run)) is not None), {})
+
+    def _standings_after(self, decision: Decision, result: GateResult | None) -> dict[str, Standing]:
+        """The suites' anchors once the decision is carried out."""
+        now, version = self.standings(), decision.version or ""
+        promoted = version if decision.alias == CHAMPION else None
+        if decision.verdict == record.ANCHORED:
+            return anchor.pinned(now, decision.suites, version)
+        if decision.verdict == ROLLBACK:
+            return self._standings_at(version, now)
+        if result is not None:
+            looked = {verdict.suite: verdict.anchor for verdict in result.suites if verdict.anchor is not None}
+            return anchor.after_gate(now, [verdict.suite for verdict in result.suites], looked, promoted)
+        return (
+            now if promoted is None else anchor.after_person(now, self._scored(self.client.get_model_version(self.name, version)), version)
+        )
+
+    def _standings_at(self, champion: str, now: Mapping[str, Standing]) -> dict[str, Standing]:
+        """The anchors that held when `champion` was promoted last. A look that was had at one of them since is not given back."""
+        runs = self.decisions()
+        made = next(
+            (run for run in runs if run.data.tags.get("sluice.alias") == CHAMPION and run.data.tags.get("sluice.version") == champion), None
+        )
+        then = (made and record.anchors_of(made)) or dict(now)
+        known = [standings for run in runs if (standings := record.anchors_of(run))]
+        for suite, standing in then.items():
+            looks = [found[suite].looks for found in known if suite in found and found[suite].version == standing.version]
+            then[suite] = standing.model_copy(update={"looks": max(looks, default=standing.looks)})
+        return then
+
+    def pin_anchor(self, version: str, suites: Sequence[str], reason: str) -> dict[str, Standing]:
+        """Make a registered version the anchor of `suites`, on record; return all anchors then.
+
+        Raises UserError where nothing is champion yet, or the version was never scored on one of them.
+        """
+        found = self.version(version)
+        self._require_intact(str(found.version))
+        missing = [suite for suite in suites if suite not in self._scored(found)]
+        if missing:
+            known = ", ".join(self._scored(found)) or "none"
+            raise UserError(f"version {found.version} was never scored on {', '.join(missing)} (scored: {known}): pin one that was")
+        with self.lock():
+            current = self.aliases().get(CHAMPION)
+            if current is None:
+                raise UserError("nothing is champion yet: the first champion is the first anchor; 'sluice run' makes it")
+            self.put_on_record(Decision(record.ANCHORED, reason, "", str(found.version), current, suites=tuple(suites)))
+        return self.standings()
 
     def _content(self, number: str | None) -> dict[str, str]:
         """What identifies a version on record, of its tags."""
@@ -275,6 +328,7 @@ class Registry:
         parent: str | None = None,
         result: GateResult | None = None,
         items: Mapping[str, Any] | None = None,
+        inputs: str = "",
     ) -> str:
         """Make `version` champion if the champion still is the version `seen`; return the id of the record.
 
@@ -284,7 +338,7 @@ class Registry:
         self._require_intact(version)
         with self.lock():
             self._require_champion(seen)
-            return self.put_on_record(Decision(verdict, reason, CHAMPION, version, seen, seen), parent, result, items)
+            return self.put_on_record(Decision(verdict, reason, CHAMPION, version, seen, seen, inputs=inputs), parent, result, items)
 
     def rollback(self, reason: str) -> tuple[str, str]:
         """Return champion to the version before it on the record; return (from, to). Raises UserError where there is none."""

@@ -3,6 +3,7 @@
 Each step can be repeated; none is a DVC stage, which a cache hit would skip.
 """
 
+import hashlib
 import json
 import tempfile
 import urllib.error
@@ -14,7 +15,7 @@ from typing import Any
 
 from flows import early, warm
 from flows.early import EarlyResult
-from flows.evidence import load_evidence
+from flows.evidence import load_evidence, unreadable
 from flows.rebaseline import rebaselined
 from flows.record import CHAMPION, Decision
 from flows.registry import Registry, file_md5
@@ -23,7 +24,9 @@ from flows.tracking import Tracker, git_commit, unavailable
 from flows.workspace import without_password
 from models.errors import StageError, Unavailable, UserError
 from models.records import Record, folder_md5
-from tasks.gate import Evidence, GateResult, judge
+from tasks import anchor, comparison, gate, health, paired
+from tasks.anchor import Standing
+from tasks.gate import Evidence, GateResult, Reference, judge
 
 PROVENANCE = ("dvc.lock", "params.yaml", "requirements.lock")
 CANDIDATE = "rlhf"  # the model that the pipeline offers to the gate
@@ -40,11 +43,13 @@ class Release(Record):
 
 
 class Comparison(Record):
-    """The gate's result, the version that it compared with (None: nothing is champion yet), and the scores item by item."""
+    """The gate's result, the version that it compared with (None: nothing is champion yet), the scores item by item, and what identifies
+    all that it was made from."""
 
     result: GateResult
     champion: str | None
     items: dict[str, Any]
+    inputs: str = ""
 
 
 def candidate_folder(root: Path) -> Path:
@@ -149,7 +154,62 @@ def compare(held: Session, registry: Registry, candidate: str, champion: Any | N
     """What the gate says of a registered version, or the candidate at hand (""), against `champion`."""
     ours, theirs = _evidence(held, registry, candidate, champion)
     version = None if champion is None else str(champion.version)
-    return Comparison(result=judge(held.policy, ours, theirs), champion=version, items=_item_table(ours, theirs))
+    anchors = {} if champion is None else _anchors(held, registry, ours, champion, theirs or {}, ask=not candidate)
+    result = judge(held.policy, ours, theirs, anchors)
+    inputs = "" if candidate else inputs_of(held, registry)
+    return Comparison(result=result, champion=version, items=_item_table(ours, theirs), inputs=inputs)
+
+
+def _anchors(
+    held: Session, registry: Registry, ours: Mapping[str, Evidence], champion: Any, theirs: Mapping[str, Evidence], ask: bool
+) -> dict[str, Reference]:
+    """The anchor of each gated suite with its evidence, scored again where that is out of date; none where another than the champion is
+    compared with. A suite that has no anchor takes the champion."""
+    number, standings = str(champion.version), registry.standings()
+    if registry.aliases().get(CHAMPION) != number:
+        return {}
+    anchors = {suite: standings.get(suite) or Standing(version=number, looks=0) for suite in held.policy.suites if suite in ours}
+    found = {number: theirs}
+    for version in sorted({standing.version for standing in anchors.values()} - {number}):
+        asked = {suite: ours[suite] for suite, standing in anchors.items() if standing.version == version}
+        found[version] = _evidence_of_anchor(held, registry, version, asked, ask)
+    unknown = unreadable("it was never scored on this suite; 'sluice anchor VERSION --reason WHY' pins another")
+    return {
+        suite: Reference(version=standing.version, look=standing.looks + 1, evidence=found[standing.version].get(suite, unknown))
+        for suite, standing in anchors.items()
+    }
+
+
+def _evidence_of_anchor(held: Session, registry: Registry, number: str, asked: Mapping[str, Evidence], ask: bool) -> Mapping[str, Evidence]:
+    try:
+        version = registry.version(number)
+    except UserError:
+        gone = unreadable("it is not registered any more; 'sluice anchor VERSION --reason WHY' pins another")
+        return dict.fromkeys(asked, gone)
+    return rebaselined(held, registry, version, asked, registry.evidence_of(version), ask)
+
+
+def inputs_of(held: Session, registry: Registry) -> str:
+    """What identifies all that the gate decides the candidate at hand from: the same inputs are decided on once."""
+    root, suites = held.workspace.root, list(held.policy.suites)
+    folders = [_at_hand(held), *candidate_evidence(root, suites).values(), contamination_folder(root)]
+    anchors = {suite: standing.version for suite, standing in registry.standings().items()}
+    content = [folder_md5(folder) if folder.is_dir() else "" for folder in folders]
+    code = [file_md5(Path(module.__file__ or "")) for module in (gate, anchor, comparison, paired, health)]
+    whole = [content, registry.aliases().get(CHAMPION), anchors, held.policy.model_dump(mode="json"), code]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def decided(held: Session) -> Release | None:
+    """The decision that stands on record about the very candidate at hand, made from all that is at hand now; None where there is none."""
+    registry = Registry(Tracker(held.workspace, held.model))
+    inputs = inputs_of(held, registry)
+    run = next((run for run in registry.decisions() if run.data.tags.get("sluice.inputs") == inputs), None)
+    if run is None or run.data.tags["sluice.verdict"] not in ("refuse", "undecided"):  # what was broken may have been put right since
+        return None
+    said = {key: run.data.tags[f"sluice.{key}"] for key in ("verdict", "version", "sequence", "reason")}
+    reason = f"record {said['sequence']} says so of version {said['version']}, and nothing has changed since: {said['reason']}"
+    return Release(decision=said["verdict"], reason=reason, version=said["version"], aliases=registry.aliases())
 
 
 def _evidence(
@@ -203,9 +263,10 @@ def decide(held: Session, found: Comparison, version: str, parent: str | None) -
         reason = f"{against}; the gate would let it through: 'sluice promote {version}' makes it champion all the same"
         result = result.model_copy(update={"decision": "refuse", "reason": reason})
     if result.decision == "promote":
-        registry.promote(version, found.champion, "promote", result.reason, parent, result, found.items)
+        registry.promote(version, found.champion, "promote", result.reason, parent, result, found.items, found.inputs)
     else:
-        registry.note(Decision(result.decision, result.reason, "", version, found.champion), parent, result, found.items)
+        decision = Decision(result.decision, result.reason, "", version, found.champion, inputs=found.inputs)
+        registry.note(decision, parent, result, found.items)
     return Release(decision=result.decision, reason=result.reason, version=version, aliases=registry.aliases(), gate=result)
 
 

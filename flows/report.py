@@ -69,13 +69,20 @@ def stage_rows(results: Sequence[StageResult]) -> list[dict[str, str]]:
 
 def print_gate(result: GateResult) -> None:
     """The verdict on each suite, the health of its answers, and raw answers of evaluations that are broken."""
-    print_rows("Gate", [{"suite": v.suite, "verdict": v.verdict, "reason": v.reason} for v in result.suites])
+    print_rows("Gate", [{"suite": v.suite, "verdict": v.verdict, "anchor": _anchor(v), "reason": v.reason} for v in result.suites])
     print_rows("Health of the answers", [_health(v) for v in result.suites if v.health])
     for verdict in result.suites:
         if verdict.verdict == "invalid" and verdict.health:
             print(f"{verdict.suite}, raw answers:")
             for item, answer in verdict.health.examples:
                 print(f"  {item}  {answer!r}")
+
+
+def anchor_text(standing: Mapping[str, Any]) -> str:
+    """Which version is a suite's anchor, how often candidates were held against it, and how far champion has drifted from it."""
+    drift, looks = standing["drift"], standing["looks"]
+    seen = "drift not measured, the next gate does" if drift is None else f"drift {drift[0]:+.3f}, {drift[1]:+.3f} to {drift[2]:+.3f}"
+    return f"version {standing['version']}, {looks} look{'s' * (looks != 1)}; {seen}"
 
 
 def print_early(result: EarlyResult) -> None:
@@ -88,6 +95,11 @@ def print_early(result: EarlyResult) -> None:
             for v in result.suites
         ],
     )
+
+
+def _anchor(verdict: SuiteVerdict) -> str:
+    held = verdict.anchor
+    return "" if held is None else f"v{held.version} {held.difference:+.3f}, {held.lower:+.3f} to {held.upper:+.3f}"
 
 
 def _health(verdict: SuiteVerdict) -> dict[str, str]:

@@ -225,7 +225,7 @@ def _retrain(held: Session, started: float) -> RunResult:
     logger = get_run_logger()
     if not held.changes:
         logger.info("nothing changed: no stage has to run", extra=SHOWN)
-        same = release.unchanged(held)
+        same = release.unchanged(held) or release.decided(held)
         if same is not None:
             return _finish(held, same, _execute(held, None, started), started, None)
     held.warm_up()
@@ -275,6 +275,9 @@ def promote(found: release.Comparison, version: str, parent: str) -> release.Rel
 
 
 def _release(held: Session, parent: str) -> release.Release:
+    known = release.decided(held)
+    if known is not None:
+        return known
     found = gate()
     if found is None:
         same = release.unchanged(held)

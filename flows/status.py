@@ -24,6 +24,7 @@ def status(registry: Registry) -> dict[str, Any]:
             "scores": json.loads(champion.tags.get("sluice.scores", "{}")),
         },
         "aliases": registry.aliases(),
+        "anchors": {suite: standing.model_dump(mode="json") for suite, standing in registry.standings().items()},
         "last_run": read_json(workspace.state / "last_run.json", None),
     }
 
@@ -35,6 +36,7 @@ def describe(found: dict[str, Any]) -> str:
     if champion:
         lines.append(f"champion  version {champion['version']}, md5 {champion['model_md5']}")
         lines += [f"score     {suite} {report.score_text(score)}" for suite, score in champion["scores"].items()]
+        lines += [f"anchor    {suite} {report.anchor_text(standing)}" for suite, standing in found["anchors"].items()]
     else:
         lines.append("champion  none yet: 'sluice run' makes the first")
     lines.append("aliases   " + (", ".join(f"{alias} -> {number}" for alias, number in sorted(found["aliases"].items())) or "none"))

@@ -175,11 +175,11 @@ def _read(connection: socket.socket, size: int) -> bytes:
     return b"".join(parts)
 
 
-def call(workspace: Workspace, arguments: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run `sluice ARGUMENTS` in a process of its own (the warm one where it is up) and return its output."""
+def call(workspace: Workspace, arguments: list[str], env: dict[str, str], limit_s: float = REGISTER_S) -> subprocess.CompletedProcess[str]:
+    """Run `sluice ARGUMENTS` in a process of its own (the warm one where it is up) and return its output. Raises TimeLimitError past it."""
     command = [processes.program("sluice"), *arguments]
     lines: list[str] = []
-    code = processes.stream(command, workspace.root, env, lines.append, REGISTER_S)
+    code = processes.stream(command, workspace.root, env, lines.append, limit_s)
     return subprocess.CompletedProcess(command, code, "\n".join(lines))
 
 

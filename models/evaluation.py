@@ -503,6 +503,7 @@ def _evidence(
         "items": len(items),
         "seed": settings.items_seed,
         "chance": round(_chance(items), 6),
+        "target": meta.get("target"),
         "harness": f"lm-eval {version('lm-eval')}",
         "code_md5": _code_md5(suite.name, isolation is not None),
         "task_version": meta["version"],

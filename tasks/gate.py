@@ -1,31 +1,39 @@
 """The gate: whether a candidate may become champion, from the per-item scores of both on the same items. Pure: no file, no clock.
 
-Per suite, in this order: `invalid`, `below floor`, `uninformative`, `better`, `worse`, `non-inferior`, `underpowered`. Non-inferiority and
-the interval come from one inversion of a test for paired proportions, superiority from the exact McNemar test: see tasks/paired.py. Every
-suite must pass, each at alpha (intersection-union); only "better on at least one of" is a choice among tests, and pays for it (Holm).
-Without a champion only the floors decide. Items that the training text held count in `candidate` and `champion`, never in the verdict.
+Per suite, in this order: `invalid`, `below floor`, `uninformative`, `better`, `worse`, `non-inferior`, `underpowered`. The tests are those
+of tasks/comparison.py. Every suite must pass, each at alpha (intersection-union); only "better on at least one of" is a choice among tests,
+and pays for it (Holm). What passes against the champion must hold against the suite's anchor too, at what this look may spend of alpha: see
+tasks/anchor.py; else it is `below anchor`, or `underpowered` where no loss is shown. Without a champion only the floors decide. Items that
+the training text held count in `candidate` and `champion`, never in the verdict.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from tasks import paired
+from tasks.anchor import Against, level
+from tasks.comparison import Comparison, at_chance, comparison
 from tasks.health import Health, HealthLimits, broken
 from tasks.stage import Record
 
-Verdict = Literal["invalid", "uninformative", "better", "worse", "non-inferior", "underpowered", "floor", "below floor", "unavailable"]
+Verdict = Literal[
+    "invalid", "uninformative", "better", "worse", "non-inferior", "underpowered", "floor", "below floor", "below anchor", "unavailable"
+]
 Decision = Literal["promote", "refuse", "undecided", "invalid", "unchanged"]
 USUAL_DISCORDANCE = 0.1  # share of items on which two retrainings of one model differ; measured here: .05 to .15
-BOOTSTRAP_SEED = 0
 
 
 class SuitePolicy(Record):
     margin: float = Field(gt=0, lt=1, description="largest loss of accuracy that is still no loss, 0-1")
-    floor: float | None = Field(ge=0, le=1, description="accuracy below which no version is promoted; null for none")
+    floor: float | None = Field(
+        ge=0, le=1, description="accuracy below which no version is promoted; null for none; with a target, 1 - distance"
+    )
     require: Literal["non-inferior", "better"] = Field(description="what the candidate must show against the champion")
+    health: dict[str, float | bool] = Field(default={}, description="keys of gate.health that are otherwise on this suite")
 
 
 class Policy(Record):
@@ -35,6 +43,24 @@ class Policy(Record):
     contaminated: float = Field(ge=0, le=1, description="largest share of a suite's items that the training text may hold")
     health: HealthLimits = Field(description="beyond these an evaluation is broken, and no score")
     suites: dict[str, SuitePolicy] = Field(min_length=1, description="what each gated suite asks")
+
+    def limits(self, suite: str) -> HealthLimits:
+        """The limits on the health of a suite's answers: its own over those of all."""
+        return HealthLimits.model_validate({**self.health.model_dump(), **self.suites[suite].health})
+
+    @model_validator(mode="after")
+    def _limits_are_limits(self) -> "Policy":
+        for suite, rules in self.suites.items():
+            for key, value in rules.health.items():
+                known = ", ".join(HealthLimits.model_fields)
+                if key not in HealthLimits.model_fields:
+                    raise ValueError(f"suites.{suite}.health.{key} is not a known key, must be one of {known}")
+                try:
+                    self.limits(suite)
+                except ValidationError as error:
+                    said = error.errors(include_url=False)[0]["msg"]
+                    raise ValueError(f"suites.{suite}.health.{key} is {value!r}: {said[0].lower()}{said[1:]}") from None
+        return self
 
     @model_validator(mode="after")
     def _names_known_suites(self) -> "Policy":
@@ -49,11 +75,20 @@ class Evidence(Record):
 
     scores: dict[str, float] | None = Field(description="per item, 0-1; null where the suite could not be run")
     chance: float
+    target: float | None = Field(default=None, description="the best mean, where more is not better; see tasks/comparison.py")
     identity: dict[str, str | int | float | None]
     unreadable: str = Field(default="", description="why the records of the items are none; empty where they can be read")
     subjects: dict[str, str] = Field(default={}, description="subject by item id, where the suite has any")
     health: Health | None = Field(default=None, description="what the answers look like")
     contaminated: dict[str, list[str]] = Field(default={}, description="by id of an item that training text holds: where, as stage/source")
+
+
+class Reference(Record):
+    """The anchor of one suite: which version it is, what it scored, and which look at it this is, from 1."""
+
+    version: str
+    look: int
+    evidence: Evidence
 
 
 class Average(Record):
@@ -77,6 +112,7 @@ class SuiteVerdict(Record):
     lost: int = Field(default=0, description="clean items that only the champion gets right, or more of")
     lower: float | None = Field(default=None, description="of candidate - champion, one-sided at alpha")
     upper: float | None = None
+    anchor: Against | None = Field(default=None, description="the same against the anchor, on the items that neither was trained on")
     superiority_p: float | None = Field(default=None, description='p-value of "the candidate is no better"')
     macro: Average | None = Field(default=None, description="the candidate's mean over subjects, where there are several")
     micro: Average | None = Field(default=None, description="the candidate's mean over items, its error stratified by subject")
@@ -90,20 +126,35 @@ class GateResult(Record):
     better: list[str] = Field(default=[], description="suites shown to be better among better_on_one_of (Holm)")
 
 
-def judge_suite(suite: str, policy: Policy, candidate: Evidence, champion: Evidence | None) -> SuiteVerdict:
-    """The verdict on one suite whose candidate evidence is at hand; `champion` is None where there is no champion yet."""
+def judge_suite(
+    suite: str, policy: Policy, candidate: Evidence, champion: Evidence | None, reference: Reference | None = None
+) -> SuiteVerdict:
+    """The verdict on one suite whose candidate evidence is at hand; `champion` is None where there is no champion yet, `reference` where
+    the suite has no anchor."""
     assert candidate.scores is not None
     facts = _facts(suite, candidate, champion)
     wrong = _invalid(policy, facts, candidate, champion)
     if wrong:
         return SuiteVerdict(**facts, verdict="invalid", passed=False, reason=wrong)
-    rules, value = policy.suites[suite], facts["clean_candidate"]
+    rules, value = policy.suites[suite], closeness(facts["clean_candidate"], candidate.target)
     if rules.floor is not None and value < rules.floor:
         return SuiteVerdict(**facts, verdict="below floor", passed=False, reason=f"{value:.3f} is below the floor {rules.floor:.3f}")
     if champion is None:
         floor = "no floor is set" if rules.floor is None else f"{value:.3f} reaches the floor {rules.floor:.3f}"
         return SuiteVerdict(**facts, verdict="floor", passed=True, reason=f"no champion yet; {floor}")
-    return _compare(facts, rules, policy.alpha, candidate, champion)
+    found = _compare(facts, rules, policy.alpha, candidate, champion)
+    return found if reference is None else _anchored(found, policy, candidate, reference)
+
+
+def closeness(mean: float, target: float | None) -> float:
+    """How good a mean score is, 0-1: the mean itself or, where the suite has a target, one less the distance from it."""
+    return mean if target is None else 1 - abs(mean - target)
+
+
+def clean_pairs(candidate: Evidence, other: Evidence) -> list[tuple[float, float]]:
+    """(candidate's, other's) score of each item that both were asked and neither's training text held."""
+    ours, theirs, held = candidate.scores or {}, other.scores or {}, candidate.contaminated.keys() | other.contaminated.keys()
+    return [(score, theirs[item]) for item, score in ours.items() if item in theirs and item not in held]
 
 
 def _facts(suite: str, candidate: Evidence, champion: Evidence | None) -> dict[str, Any]:
@@ -147,7 +198,7 @@ def _invalid(policy: Policy, facts: Mapping[str, Any], candidate: Evidence, cham
     differing = [] if champion is None else _differences(candidate, champion)
     if differing:
         return f"the champion was scored otherwise ({', '.join(differing)}): scores of two evaluations are not compared"
-    wrong = broken(candidate.health, champion.health if champion else None, policy.health)
+    wrong = broken(candidate.health, champion.health if champion else None, policy.limits(facts["suite"]))
     if wrong:
         return wrong
     return dirty(policy, facts["n"], facts["clean_n"], facts["leaks"])
@@ -175,17 +226,12 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _compare(facts: dict[str, Any], rules: SuitePolicy, alpha: float, candidate: Evidence, champion: Evidence) -> SuiteVerdict:
-    assert candidate.scores is not None
-    assert champion.scores is not None
-    pairs = [
-        (score, champion.scores[item])
-        for item, score in candidate.scores.items()
-        if item not in candidate.contaminated and item not in champion.contaminated
-    ]
-    n, before = len(pairs), facts["clean_champion"]
-    gained, lost = sum(ours > theirs for ours, theirs in pairs), sum(ours < theirs for ours, theirs in pairs)
-    lower, upper, p = _tests(pairs, gained, lost, alpha, rules.margin)
-    facts |= {"gained": gained, "lost": lost, "lower": lower, "upper": upper, "superiority_p": p}
+    pairs = clean_pairs(candidate, champion)
+    ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
+    test = comparison(pairs, candidate.target, rules.margin)
+    (lower, upper), p = test.bounds(alpha), test.p_better()
+    facts |= {"gained": sum(one > other for one, other in pairs), "lost": sum(one < other for one, other in pairs)}
+    facts |= {"lower": lower, "upper": upper, "superiority_p": p}
     shown: Verdict = "underpowered"
     if p <= alpha:
         shown = "better"
@@ -193,8 +239,9 @@ def _compare(facts: dict[str, Any], rules: SuitePolicy, alpha: float, candidate:
         shown = "worse"
     elif lower > -rules.margin:
         shown = "non-inferior"
-    verdict = "uninformative" if uninformative(facts["clean_candidate"], before, champion.chance, n, alpha) else shown
-    reason = _reason(verdict, facts, rules, alpha, n)
+    nothing_to_lose = candidate.target is None and at_chance(ours, theirs, champion.chance, alpha)
+    verdict = "uninformative" if nothing_to_lose else shown
+    reason = _reason(verdict, facts, rules, alpha, len(pairs), candidate.target)
     if verdict == "uninformative":
         reason += "; the champion is not above chance" + (
             f", the candidate is {shown} all the same" if shown in ("better", "worse") else ""
@@ -202,16 +249,63 @@ def _compare(facts: dict[str, Any], rules: SuitePolicy, alpha: float, candidate:
     return SuiteVerdict(**facts, verdict=verdict, passed=passes(verdict, shown, rules.require), reason=reason)
 
 
-def _tests(pairs: Sequence[tuple[float, float]], gained: int, lost: int, alpha: float, margin: float) -> tuple[float, float, float]:
-    """(lower bound, upper bound, p-value of superiority): of counts where items are right or wrong, of resampled means where graded."""
-    if all(score in (0.0, 1.0) for pair in pairs for score in pair):
-        return *paired.bounds(gained, lost, len(pairs), alpha, margin), paired.mcnemar_p(gained, lost)
-    resampled = paired.Resampled([ours - theirs for ours, theirs in pairs], BOOTSTRAP_SEED)
-    return *resampled.bounds(alpha), resampled.p()
+def _anchored(found: SuiteVerdict, policy: Policy, candidate: Evidence, reference: Reference) -> SuiteVerdict:
+    """The verdict with the comparison to the anchor in it: one that passed stands only where no loss of the margin since the anchor is left
+    open. At an anchor that is not above chance itself there is nothing to lose."""
+    rules, anchor, who = policy.suites[found.suite], reference.evidence, f"the anchor (version {reference.version})"
+    pairs = clean_pairs(candidate, anchor)
+    wrong = _incomparable(policy, found.suite, candidate, anchor, len(pairs))
+    if wrong:
+        return found.model_copy(update={"verdict": "invalid", "passed": False, "reason": f"{who}: {wrong}"}) if found.passed else found
+    test = comparison(pairs, candidate.target, rules.margin)
+    against = _against(test, pairs, reference, policy.alpha, rules.margin, candidate.target)
+    held = against.p <= against.level
+    ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
+    if not found.passed or held or (candidate.target is None and at_chance(ours, theirs, anchor.chance, policy.alpha)):
+        return found.model_copy(update={"anchor": against})
+    lost = against.upper < 0 or against.difference <= -rules.margin
+    reason = (
+        f"against {who} {against.difference:+.3f}, {against.lower:+.3f} to {against.upper:+.3f}: that it has not lost the margin "
+        f"{rules.margin:.3f} since then is not shown (p {against.p:.2g}, must be {against.level:.2g} at look {against.look}); "
+        f"against the champion: {found.reason}"
+    )
+    return found.model_copy(
+        update={"anchor": against, "verdict": "below anchor" if lost else "underpowered", "passed": False, "reason": reason}
+    )
 
 
-def _reason(verdict: str, facts: Mapping[str, Any], rules: SuitePolicy, alpha: float, n: int) -> str:
-    scores = f"{facts['clean_candidate']:.3f} against {facts['clean_champion']:.3f}"
+def _incomparable(policy: Policy, suite: str, candidate: Evidence, anchor: Evidence, clean_n: int) -> str:
+    """Why candidate and anchor cannot be compared; empty where they can."""
+    if anchor.unreadable:
+        return anchor.unreadable
+    differing = _differences(candidate, anchor)
+    if differing:
+        return f"it was scored otherwise ({', '.join(differing)}): scores of two evaluations are not compared"
+    wrong = broken(None, anchor.health, policy.limits(suite))
+    n = len(candidate.scores or {})
+    where = Counter(source for sources in anchor.contaminated.values() for source in set(sources))
+    return wrong or dirty(policy, n, clean_n, dict(sorted(where.items())))
+
+
+def _against(
+    test: Comparison, pairs: Sequence[tuple[float, float]], reference: Reference, alpha: float, margin: float, target: float | None
+) -> Against:
+    (lower, upper), spent = test.bounds(alpha), level(alpha, reference.look)
+    ours, theirs = (closeness(_mean(pair[side] for pair in pairs), target) for side in (0, 1))
+    return Against(
+        version=reference.version,
+        look=reference.look,
+        level=spent,
+        p=test.p_loss(margin),
+        difference=ours - theirs,
+        lower=lower,
+        upper=upper,
+        better=test.p_better() <= spent,
+    )
+
+
+def _reason(verdict: str, facts: Mapping[str, Any], rules: SuitePolicy, alpha: float, n: int, target: float | None) -> str:
+    scores = f"{facts['clean_candidate']:.3f} against {facts['clean_champion']:.3f}" + ("" if target is None else f", target {target:g}")
     reason = f"{scores}: difference {facts['lower']:+.3f} to {facts['upper']:+.3f}, margin {rules.margin:.3f}"
     if verdict == "non-inferior" and facts["upper"] < 0:
         reason += ", a small loss"
@@ -230,20 +324,18 @@ def passes(verdict: str, shown: str, require: str) -> bool:
     return require == "non-inferior" and (verdict == "non-inferior" or (verdict == "uninformative" and shown != "worse"))
 
 
-def uninformative(candidate: float, champion: float, chance: float, n: int, alpha: float) -> bool:
-    """Whether the champion's accuracy on n items is not above chance, nor the candidate's below it; False where n could not show it."""
-    from scipy.stats import binom
-
-    if chance**n > alpha:  # not even a perfect score
-        return False
-    above = binom.sf(round(champion * n) - 1, n, chance) <= alpha
-    return not above and not binom.cdf(round(candidate * n), n, chance) <= alpha
-
-
-def judge(policy: Policy, candidate: Mapping[str, Evidence], champion: Mapping[str, Evidence] | None) -> GateResult:
-    """The decision over all gated suites. A suite of the policy without evidence is invalid, never a score of zero."""
+def judge(
+    policy: Policy,
+    candidate: Mapping[str, Evidence],
+    champion: Mapping[str, Evidence] | None,
+    anchors: Mapping[str, Reference] | None = None,
+) -> GateResult:
+    """The decision over all gated suites, each held against its anchor in `anchors` too. A suite of the policy without evidence is invalid,
+    never a score of zero."""
     verdicts = [
-        _judge_or_explain(suite, policy, candidate.get(suite), None if champion is None else champion.get(suite))
+        _judge_or_explain(
+            suite, policy, candidate.get(suite), None if champion is None else champion.get(suite), (anchors or {}).get(suite)
+        )
         if champion is None or suite in champion
         else SuiteVerdict(suite=suite, verdict="invalid", passed=False, reason="the champion was never scored on this suite")
         for suite in policy.suites
@@ -273,21 +365,26 @@ def _one_of(policy: Policy, verdicts: list[SuiteVerdict], first: bool) -> GateRe
     return GateResult(decision="refuse", reason=reason, suites=verdicts)
 
 
-def _judge_or_explain(suite: str, policy: Policy, candidate: Evidence | None, champion: Evidence | None) -> SuiteVerdict:
+def _judge_or_explain(
+    suite: str, policy: Policy, candidate: Evidence | None, champion: Evidence | None, reference: Reference | None
+) -> SuiteVerdict:
     if candidate is None:
         return SuiteVerdict(suite=suite, verdict="invalid", passed=False, reason="the candidate was not scored on this suite")
     if candidate.scores is None:
         allowed = policy.without_sandbox == "allow"
         reason = f"no sandbox, the suite was not run; gate.without_sandbox is {policy.without_sandbox}"
         return SuiteVerdict(suite=suite, verdict="unavailable", passed=allowed, reason=reason)
-    return judge_suite(suite, policy, candidate, champion)
+    return judge_suite(suite, policy, candidate, champion, reference)
 
 
 def warnings(policy: Policy, sizes: Mapping[str, int]) -> list[str]:
-    """A line for each suite that cannot reach its margin at its size [items], if equals differ on a tenth of the items."""
+    """A line for each suite that cannot reach its margin at its size [items], if equals differ on a tenth of the items.
+
+    The first look at an anchor asks the least; see tasks/anchor.py.
+    """
     found = []
     for suite, rules in policy.suites.items():
-        needed = paired.items_for(USUAL_DISCORDANCE, policy.alpha, rules.margin)
+        needed = paired.items_for(USUAL_DISCORDANCE, level(policy.alpha, 1), rules.margin)
         if suite in sizes and sizes[suite] < needed:
             reach = math.sqrt(needed / sizes[suite]) * rules.margin
             found.append(

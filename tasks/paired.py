@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.sequential import log_capital
+from tasks.sequential import whole_log_capital
 
 EXACT_ITEMS = (
     500  # an exact test takes hundredths of a second up to here; at 501 the score test's size at .05 is .051 to .055 (margins .01 to .1)
 )
 NEGLIGIBLE = 1e-20  # a probability
 FEW = 10  # items against a claim, below which a bootstrap is too sure of it
+TAIL = 10  # resamples beyond a quantile, below which there are too few to know it by
 POWER = 0.8
 Counts = int | NDArray[Any]
 
@@ -137,12 +138,12 @@ class Resampled:
 
     Bias-corrected and accelerated (Efron 1987, J. Amer. Statist. Assoc. 82:171-185): differences of graded scores are skewed where one
     model is near an end of the scale, and percentiles alone would be off by the skew. Resampling cannot show what the sample did not hold:
-    where fewer than FEW items speak against a claim, the bound is at least as wide as that of a bet, which holds for any scores in 0 to 1
-    and any number of items; see tasks/sequential.py.
+    where fewer than FEW items speak against a claim, or alpha is finer than the resamples, the bound is at least as wide as that of a bet,
+    which holds for any scores in 0 to 1, any alpha and any number of items; see tasks/sequential.py.
     """
 
     def __init__(self, differences: Sequence[float], seed: int, resamples: int = 9999) -> None:
-        self.values = np.asarray(differences, dtype=float)
+        self.values, self.finest = np.asarray(differences, dtype=float), TAIL / resamples
         generator, n = np.random.default_rng(seed), len(self.values)
         counts = [min(1000, resamples - start) for start in range(0, resamples, 1000)]
         self.means = np.sort(np.concatenate([self.values[generator.integers(0, n, (count, n))].mean(-1) for count in counts]))
@@ -153,22 +154,24 @@ class Resampled:
 
     def bounds(self, alpha: float) -> tuple[float, float]:
         """The lower and the upper bound of the mean, each one-sided at alpha."""
-        low, high = self._quantile(alpha), self._quantile(1 - alpha)
-        if _effective(-self.values) < FEW:
+        low, high, sure = self._quantile(alpha), self._quantile(1 - alpha), alpha >= self.finest
+        if not sure or _effective(-self.values) < FEW:
             low = min(low, _bet_lower(self.values, alpha))
-        if _effective(self.values) < FEW:
+        if not sure or _effective(self.values) < FEW:
             high = max(high, -_bet_lower(-self.values, alpha))
         return low, high
 
-    def p(self) -> float:
-        """The p-value of "the mean is no more than 0": the alpha at which the lower bound is 0."""
+    def p(self, loss: float) -> float:
+        """The p-value of "the mean is -loss or less": the alpha at which the lower bound is -loss."""
         kept, rejected = 0.0, 1.0
         while rejected - kept > 1e-5:
             alpha = (kept + rejected) / 2
-            kept, rejected = (kept, alpha) if self._quantile(alpha) > 0 else (alpha, rejected)
-        if _effective(-self.values) < FEW:
-            return max(rejected, min(1.0, math.exp(-float(log_capital(self.values, 0.0)[-1]))))
-        return rejected
+            kept, rejected = (kept, alpha) if self._quantile(alpha) > -loss else (alpha, rejected)
+        few = _effective(-self.values) < FEW
+        if not few and rejected >= self.finest:
+            return rejected
+        bet = min(1.0, math.exp(-whole_log_capital(self.values, loss)))
+        return max(rejected, bet if few else min(bet, self.finest))
 
     def _quantile(self, share: float) -> float:
         normal = NormalDist()
@@ -187,7 +190,7 @@ def _bet_lower(values: NDArray[Any], alpha: float) -> float:
     kept, rejected = -float(values.mean()), 1.0
     while rejected - kept > 1e-6:
         loss = (kept + rejected) / 2
-        if log_capital(values, loss)[-1] >= -math.log(alpha):
+        if whole_log_capital(values, loss) >= -math.log(alpha):
             rejected = loss
         else:
             kept = loss

@@ -19,7 +19,9 @@ from flows.tracking import PROMOTIONS, Tracker
 from flows.workspace import Workspace, prepare_environment, start_time
 from models.errors import Refused, StageError, UserError
 from models.records import folder_md5, write_json
-from tasks.gate import Evidence, GateResult, SuiteVerdict
+from tasks.anchor import Against
+from tasks.gate import Evidence, GateResult, Policy, SuitePolicy, SuiteVerdict
+from tests.limits import ANY
 
 
 @pytest.fixture(scope="module")
@@ -510,3 +512,108 @@ def test_a_champion_that_was_moved_back_by_hand_has_no_earlier_one(registry):
 )
 def test_a_score_is_said_with_its_standard_error_where_it_has_one(scores, text):
     assert report.score_text(score(Evidence(scores=scores, chance=0.25, identity={}))) == text
+
+
+def against(better=False, version="1", look=1, difference=-0.01):
+    return Against(version=version, look=look, level=0.01, p=0.001, difference=difference, lower=-0.05, upper=0.03, better=better)
+
+
+def gated(decision="promote", **anchor):
+    verdict = SuiteVerdict(suite="mmlu", verdict="non-inferior", passed=True, reason="", anchor=against(**anchor) if anchor else None)
+    return GateResult(decision=decision, reason="as it is", suites=[verdict])
+
+
+def test_the_record_carries_the_anchors_from_decision_to_decision(registry):
+    assert registry.standings() == {}
+    registry.promote("1", None, "promote", "first", result=gated())
+    assert registry.standings()["mmlu"].version == "1"
+    registry.note(Decision("refuse", "worse", "", "3", "1"), None, gated("refuse", look=1), {})
+    assert registry.standings()["mmlu"].looks == 1
+    registry.promote("2", "1", "promote", "second", result=gated(look=2))
+    assert (registry.standings()["mmlu"].version, registry.standings()["mmlu"].drift) == ("1", (-0.01, -0.05, 0.03))
+    registry.promote("3", "2", "promote", "third", result=gated(look=3, better=True))
+    assert (registry.standings()["mmlu"].version, registry.standings()["mmlu"].looks) == ("3", 0)
+    assert registry.audit() == []
+
+
+def test_a_rollback_brings_back_the_anchor_of_its_champion_and_no_look_that_was_spent(registry):
+    registry.promote("1", None, "promote", "first", result=gated())
+    registry.promote("2", "1", "promote", "second", result=gated(look=1))
+    registry.note(Decision("refuse", "worse", "", "3", "2"), None, gated("refuse", look=2), {})
+    registry.promote("3", "2", "promote", "third", result=gated(look=3, better=True))
+    registry.rollback("rude answers")
+    assert (registry.standings()["mmlu"].version, registry.standings()["mmlu"].looks) == ("1", 2)
+
+
+def test_a_person_pins_an_anchor_on_record(registry):
+    with pytest.raises(UserError, match="nothing is champion yet"):
+        pin(registry, "2")
+    registry.promote("1", None, "promote", "first", result=gated())
+    with pytest.raises(UserError, match=r"version 2 was never scored on gpqa \(scored: mmlu\)"):
+        registry.pin_anchor("2", ["gpqa"], "why")
+    assert pin(registry, "2")["mmlu"].version == "2"
+    newest = registry.history()[0]
+    assert (newest["verdict"], newest["version"], newest["alias"], newest["reason"]) == ("anchor", "2", None, "read twenty answers")
+    assert registry.aliases() == {"champion": "1"}
+    assert registry.audit() == []
+
+
+def pin(registry, version):
+    registry.client.set_model_version_tag(registry.name, version, "sluice.scores", '{"mmlu": {}}')
+    return registry.pin_anchor(version, ["mmlu"], "read twenty answers")
+
+
+def test_anchors_on_an_edited_record_are_not_believed(registry):
+    registry.promote("1", None, "promote", "first", result=gated())
+    registry.promote("2", "1", "promote", "second", result=gated(look=1))
+    newest = registry.history()[0]["run_id"]
+    registry.client.set_tag(newest, "sluice.anchors", '{"mmlu": {"version": "2", "looks": 0}}')
+    assert registry.standings()["mmlu"].version == "1"
+    assert any("was edited" in finding.what for finding in registry.audit())
+
+
+def test_a_record_from_before_there_were_anchors_is_still_sound(registry):
+    registry.promote("1", None, "promote", "first", result=gated())
+    [run] = registry.decisions()
+    older = {key: value for key, value in run.data.tags.items() if key != "sluice.anchors"}
+    run.data._tags = older
+    assert record.anchors_of(run) is None
+    assert record.digest(run) != older["sluice.record"]  # and one whose anchors were taken away is not
+
+
+@pytest.fixture
+def at_hand(registry, store):
+    """A workspace with a candidate at hand, which is version 2."""
+    for name in ("artifacts/rlhf", "artifacts/benchmark/rlhf-mmlu", "artifacts/contamination"):
+        write_json(store.root / name / "file.json", {"of": registry.name})
+    rules = SuitePolicy(margin=0.1, floor=None, require="non-inferior")
+    policy = Policy(alpha=0.05, without_sandbox="refuse", better_on_one_of=[], contaminated=0, health=ANY, suites={"mmlu": rules})
+    registry.promote("1", None, "promote", "first", result=gated())
+    return SimpleNamespace(workspace=store, model=registry.name, policy=policy)
+
+
+def test_what_was_refused_is_said_again_from_the_record_and_not_decided_anew(registry, at_hand):
+    assert release.decided(at_hand) is None
+    found = release.Comparison(result=gated("refuse", look=1), champion="1", items={}, inputs=release.inputs_of(at_hand, registry))
+    release.decide(at_hand, found, "2", None)
+    again = release.decided(at_hand)
+    assert (again.decision, again.version) == ("refuse", "2")
+    assert again.reason == "record 2 says so of version 2, and nothing has changed since: as it is"
+    assert len(registry.history()) == 2
+
+
+@pytest.mark.parametrize("change", ["model", "evidence", "policy", "champion", "anchor"])
+def test_it_is_decided_anew_where_anything_that_decides_has_changed(registry, store, at_hand, change):
+    found = release.Comparison(result=gated("undecided", look=1), champion="1", items={}, inputs=release.inputs_of(at_hand, registry))
+    release.decide(at_hand, found, "2", None)
+    assert release.decided(at_hand).decision == "undecided"
+    if change == "policy":
+        at_hand.policy = at_hand.policy.model_copy(update={"alpha": 0.1})
+    elif change == "champion":
+        registry.promote("3", "1", "manual", "by hand")
+    elif change == "anchor":
+        pin(registry, "3")
+    else:
+        folder = {"model": "artifacts/rlhf", "evidence": "artifacts/benchmark/rlhf-mmlu"}[change]
+        write_json(store.root / folder / "file.json", {"of": "another"})
+    assert release.decided(at_hand) is None

@@ -173,10 +173,10 @@ def test_one_difference_next_to_nothing_is_no_item_against_a_claim():
 
 def test_the_p_value_is_the_alpha_at_which_the_lower_bound_is_zero():
     found = Resampled(np.random.default_rng(4).normal(0.015, 0.1, 200).tolist(), 1)
-    assert 0.001 < found.p() < 0.1
-    assert found.bounds(found.p() * 0.98)[0] <= 0 <= found.bounds(found.p() * 1.02)[0]
+    assert 0.001 < found.p(0.0) < 0.1
+    assert found.bounds(found.p(0.0) * 0.98)[0] <= 0 <= found.bounds(found.p(0.0) * 1.02)[0]
     mirrored = Resampled((-found.values).tolist(), 1)
-    assert found.p() + mirrored.p() == pytest.approx(1, abs=0.01)
+    assert found.p(0.0) + mirrored.p(0.0) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(("n", "gain", "loss"), [(30, 0.02, 0.4), (164, 0.01, 0.4), (400, 0.01, 0.5)])
@@ -184,7 +184,7 @@ def test_small_gains_beside_rare_large_losses_are_seldom_called_better(n, gain, 
     # the true difference is 0: a permutation test, exact for symmetric differences only, calls up to a quarter of these better
     source, simulations = np.random.default_rng(6), 100
     samples = np.where(source.random((simulations, n)) < gain / (gain + loss), -loss, gain)
-    assert sum(Resampled(sample.tolist(), 1, 499).p() <= 0.05 for sample in samples) <= simulations * 0.05 + 5
+    assert sum(Resampled(sample.tolist(), 1, 499).p(0.0) <= 0.05 for sample in samples) <= simulations * 0.05 + 5
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from tasks.sequential import STAKES, first_crossing, judge, log_capital
+from tasks.sequential import STAKES, first_crossing, judge, log_capital, whole_log_capital
 
 
 def test_capital_is_the_mean_over_stakes_of_the_products():
@@ -17,6 +17,11 @@ def test_capital_is_the_mean_over_stakes_of_the_products():
 def test_capital_after_all_items_does_not_depend_on_their_order():
     values = np.random.default_rng(1).integers(-1, 2, 50)
     assert log_capital(values, 0.05)[-1] == pytest.approx(log_capital(values[::-1], 0.05)[-1])
+
+
+def test_all_items_at_once_are_worth_what_they_are_one_by_one():
+    values = np.random.default_rng(4).uniform(-1, 1, 60).round(1)
+    assert whole_log_capital(values, 0.07) == pytest.approx(log_capital(values, 0.07)[-1])
 
 
 def test_many_sequences_are_computed_as_each_alone():
