@@ -1,6 +1,8 @@
 """dvc.yaml, the stage signatures, params.yaml and the imports say the same thing."""
 
 import ast
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,10 @@ import pytest
 from flows import recipes, warm
 from flows.parameters import check, load
 from flows.pipeline import Pipeline, contract
+from flows.release import CANDIDATE
 from flows.runner import parse_bindings
 from flows.workspace import Workspace
+from tasks.contamination import FED
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("flows", "tasks", "models")
@@ -102,24 +106,34 @@ def test_stage_modules_import_nothing_heavy():
                 assert not heavy & tools_of(node), path
 
 
-DOORS = {
-    "prefect": {"flows/retrain.py", "flows/approve.py", "flows/lease.py"},
-    "dvc": {"flows/pipeline.py"},
-    "mlflow": {"flows/tracking.py", "flows/registry.py"},
-    "lm_eval": None,
-    "great_expectations": None,
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+DOORS = {  # tool: the modules that its line in pyproject.toml names
+    name.replace("-", "_"): set(modules.split())
+    for name, modules in re.findall(
+        r'"([\w-]+)[^"]*",\s*# ((?:(?:flows|tasks|models)/\S+\.py ?)+)$', (ROOT / "pyproject.toml").read_text(), re.M
+    )
 }
 
 
-@pytest.mark.parametrize("tool", DOORS)
-def test_each_tool_has_one_door(tool):
-    users = set()
-    for package in PACKAGES:
-        for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if tool in tools_of(node):
-                    users.add(path.relative_to(ROOT).as_posix())
-    assert users == DOORS[tool] if DOORS[tool] else len(users) <= 2, users
+@pytest.mark.parametrize("tool", sorted(DOORS))
+def test_a_tool_is_imported_where_pyproject_says_and_nowhere_else(tool):
+    sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    users = {path for path in sources for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if tool in tools_of(node)}
+    assert {path.relative_to(ROOT).as_posix() for path in users} == DOORS[tool]
+
+
+def test_the_tools_with_few_doors_are_known():
+    assert {"prefect", "mlflow", "dvc", "typer", "lm_eval", "great_expectations"} <= set(DOORS)
+
+
+def test_the_contract_of_independence_names_every_stage():
+    [contract_of_stages] = [one for one in PROJECT["tool"]["importlinter"]["contracts"] if one["type"] == "independence"]
+    assert set(contract_of_stages["modules"]) == {f"tasks.{section}" for section in ONE_OF_EACH} | {"tasks.gate"}
+
+
+def test_what_else_names_stages_names_those_that_there_are():
+    assert f"artifacts/{CANDIDATE}" in {out for stage in STAGES.values() for out in stage.outs}
+    assert set(FED.values()) <= set(ONE_OF_EACH)
 
 
 def test_the_warm_process_knows_the_stages_by_their_names():

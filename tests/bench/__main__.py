@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from models import sandbox
-from tests.bench import calibration, scoring
+from tests.bench import calibration, drift, scoring
 from tests.workspaces import environment, make_workspace, run
 
 REPETITIONS, PROGRAMS = 3, 64
@@ -123,6 +123,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     calibration.main()
+    drift.main()
     scoring.main()
 
 

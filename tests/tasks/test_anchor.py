@@ -138,7 +138,7 @@ def test_the_simulated_night_decides_as_the_gate_does(n):
             assert verdict.anchor.better == (drift.better_p(*counts[1]) <= level(0.05, look))
 
 
-YEARS = 200
+YEARS = 60
 ERROR = 2.5 * (0.05 * 0.95 / YEARS) ** 0.5  # of the simulation
 
 
