@@ -79,8 +79,10 @@ def log_evidence(tracker: Tracker, run_id: str, result: GateResult, items: Mappi
             write_lines(Path(folder) / "items" / f"{suite}.jsonl", rows)
         tracker.client.log_artifacts(run_id, folder)
     for verdict in result.suites:
-        numbers = {key: value for key, value in verdict.model_dump().items() if isinstance(value, float)}
-        tracker.log_metrics(run_id, {verdict.suite: numbers})
+        facts = verdict.model_dump()
+        numbers = {key: value for key, value in facts.items() if isinstance(value, float)}
+        drift = {key: value for key, value in (facts["anchor"] or {}).items() if isinstance(value, float)}
+        tracker.log_metrics(run_id, {verdict.suite: numbers | ({"anchor": drift} if drift else {})})
 
 
 def link(tracker: Tracker, run_id: str) -> str:

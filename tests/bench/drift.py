@@ -69,8 +69,8 @@ def sawtooth(night: int, champion: float, margin: float) -> float:
 
 
 def patient(night: int, champion: float, margin: float) -> float:
-    """As good as the anchor until it is trusted, then a margin and a half below it."""
-    return -1.5 * margin if night % 30 == 0 else min(champion, 0.0)
+    """As good as the champion, and each tenth night just beyond the margin below the anchor."""
+    return -1.001 * margin if night % 10 == 0 else min(champion, 0.0)
 
 
 def honest(_night: int, champion: float, _margin: float) -> float:
