@@ -313,6 +313,17 @@ class Registry:
         if current != seen:
             raise Refused(f"champion is version {current} now, the gate compared with {seen}: nothing was moved; run the gate again")
 
+    def _require_looks(self, result: GateResult | None) -> None:
+        """Raise Refused where another decision had this look at an anchor, or a person pinned another, since the gate compared."""
+        standings = self.standings()
+        for verdict in result.suites if result else ():
+            held, now = verdict.anchor, standings.get(verdict.suite)
+            if held is not None and now is not None and (held.version, held.look) != (now.version, now.looks + 1):
+                raise Refused(
+                    f"the anchor of {verdict.suite} is version {now.version} after {now.looks} looks now, the gate compared with version "
+                    f"{held.version} at look {held.look}: nothing was moved; run the gate again"
+                )
+
     def _set_previous(self, version: str | None) -> None:
         if version:
             self.client.set_registered_model_alias(self.name, PREVIOUS, version)
@@ -330,7 +341,7 @@ class Registry:
         items: Mapping[str, Any] | None = None,
         inputs: str = "",
     ) -> str:
-        """Make `version` champion if the champion still is the version `seen`; return the id of the record.
+        """Make `version` champion if the champion still is the version `seen`, and the anchors those of `result`; return the record's id.
 
         Raises Refused where somebody else was faster: the comparison that justified the move no longer holds. Raises StageError where the
         stored model is not the one that was registered.
@@ -338,6 +349,7 @@ class Registry:
         self._require_intact(version)
         with self.lock():
             self._require_champion(seen)
+            self._require_looks(result)
             return self.put_on_record(Decision(verdict, reason, CHAMPION, version, seen, seen, inputs=inputs), parent, result, items)
 
     def rollback(self, reason: str) -> tuple[str, str]:

@@ -81,7 +81,9 @@ def print_gate(result: GateResult) -> None:
 def anchor_text(standing: Mapping[str, Any]) -> str:
     """Which version is a suite's anchor, how often candidates were held against it, and how far champion has drifted from it."""
     drift, looks = standing["drift"], standing["looks"]
-    seen = "drift not measured, the next gate does" if drift is None else f"drift {drift[0]:+.3f}, {drift[1]:+.3f} to {drift[2]:+.3f}"
+    seen = "champion's drift from it: not measured until the next gate"
+    if drift is not None:
+        seen = f"champion's drift from it: {drift[0]:+.3f}, {drift[1]:+.3f} to {drift[2]:+.3f}" if any(drift) else "the champion itself"
     return f"version {standing['version']}, {looks} look{'s' * (looks != 1)}; {seen}"
 
 

@@ -545,6 +545,14 @@ def test_a_rollback_brings_back_the_anchor_of_its_champion_and_no_look_that_was_
     assert (registry.standings()["mmlu"].version, registry.standings()["mmlu"].looks) == ("1", 2)
 
 
+def test_a_look_at_an_anchor_is_had_once(registry):
+    registry.promote("1", None, "promote", "first", result=gated())
+    registry.note(Decision("refuse", "worse", "", "3", "1"), None, gated("refuse", look=1), {})
+    with pytest.raises(Refused, match=r"the anchor of mmlu is version 1 after 1 looks now, .* at look 1: nothing was moved"):
+        registry.promote("2", "1", "promote", "second", result=gated(look=1))
+    registry.promote("2", "1", "promote", "second", result=gated(look=2))
+
+
 def test_a_person_pins_an_anchor_on_record(registry):
     with pytest.raises(UserError, match="nothing is champion yet"):
         pin(registry, "2")
