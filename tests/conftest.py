@@ -54,7 +54,7 @@ def pytest_sessionfinish(session):
         session.exitstatus = 1
 
 
-LONGEST = ("test_refusals", "test_crash")  # the first of parallel workers take these files at once, a file each
+LONGEST = ("test_crash", "test_servers")  # the first of parallel workers take these files at once, a file each
 
 
 def pytest_collection_modifyitems(config, items):
