@@ -1,7 +1,7 @@
 # One vocabulary for people, hooks and CI.
-.PHONY: setup run test test-all check demo-refusal bench lock clean
+.PHONY: setup run quick test test-all check demo-refusal bench lock clean
 BIN = .venv/bin
-PARALLEL = -n 3 --dist loadfile --no-loadscope-reorder
+PARALLEL = --dist loadfile --no-loadscope-reorder
 
 setup:  ## make .venv from the lock files; nothing to do where it matches them
 	@infra/setup.sh
@@ -9,11 +9,14 @@ setup:  ## make .venv from the lock files; nothing to do where it matches them
 run: setup  ## data to champion
 	@$(BIN)/sluice run
 
-test: setup  ## all tests that CI needs
-	@$(BIN)/python -m pytest $(PARALLEL)
+quick: setup  ## what needs no server and no whole run, for every edit: a minute and a half
+	@$(BIN)/python -m pytest -n 2 $(PARALLEL) -m 'not slow and not server' --ignore tests/end_to_end
 
-test-all: test  ## the slow ones too: over an hour
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
+test: setup  ## all tests that CI needs: eight minutes
+	@$(BIN)/python -m pytest -n 3 $(PARALLEL)
+
+test-all: test  ## the slow ones too: about an hour
+	@$(BIN)/python -m pytest -n 2 $(PARALLEL) -m slow
 
 check: setup  ## style, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -12,7 +12,21 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from flows.workspace import locked
-from tests.workspaces import make_workspace, run
+from tests.workspaces import ROOT, make_workspace, run, snapshot
+
+RUN_WRITES = (
+    "params.yaml",
+    "dvc.lock",
+    "data",
+    "metrics",
+    "artifacts",
+    ".sluice",
+    ".work",
+    ".dvc/config",
+    ".dvc/config.local",
+    ".dvc/cache",
+)
+STATE = [ROOT / name for name in RUN_WRITES]
 
 
 def pytest_configure(config):
@@ -25,7 +39,22 @@ def pytest_configure(config):
         os.environ["OMP_NUM_THREADS"] = "1"
 
 
-LONGEST = ("test_refusals", "test_crash")  # the first of parallel workers take these files at once, a file each
+def pytest_sessionstart(session):
+    """Remember what a run would write in this checkout: a test has no business there."""
+    if not hasattr(session.config, "workerinput"):
+        session.config.checkout = snapshot(*STATE)
+
+
+def pytest_sessionfinish(session):
+    """Fail where a test wrote into this checkout."""
+    before = getattr(session.config, "checkout", None)
+    if before is not None and before != (after := snapshot(*STATE)):
+        names = sorted(name for name, _ in before.items() ^ after.items())
+        print(f"\nthe tests, or another command meanwhile, changed this checkout: {', '.join(dict.fromkeys(names))}", file=sys.stderr)
+        session.exitstatus = 1
+
+
+LONGEST = ("test_crash", "test_servers")  # the first of parallel workers take these files at once, a file each
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,7 +1,8 @@
 """The twin that must refuse: an honest candidate is promoted, then six that must not be, each spoiled as it happens to people.
 
 `make demo-refusal` shows it on the tiny recipe, and leaves the workspace in .work/demo-refusal to look into. Nothing is simulated: data,
-params or code are changed, `sluice run` does the rest, and its record says what was decided and why.
+params or code are changed, `sluice run` does the rest, and its record says what was decided and why. The cases hold for candidates that
+were made without training too: tests/end_to_end/test_refusals.py.
 """
 
 import json
@@ -123,10 +124,7 @@ class Demo:
 
     def change_params(self, changes: Params) -> None:
         """Write values into params.yaml, nested as it is."""
-        path, yaml = self.folder / "params.yaml", YAML()
-        params = overlay(yaml.load(path.read_text(encoding="utf-8")), changes)
-        with path.open("w", encoding="utf-8") as file:
-            yaml.dump(params, file)
+        change_params(self.folder, changes)
 
     def scale(self, section: str, key: str, factor: float) -> None:
         """Multiply one number of params.yaml."""
@@ -176,6 +174,14 @@ class Demo:
         subprocess.run(["git", "-c", "user.name=demo", "-c", "user.email=demo@example.org", *command], cwd=self.folder, check=True)
 
 
+def change_params(workspace: Path, changes: Params) -> None:
+    """Write values into a workspace's params.yaml, nested as it is."""
+    path, yaml = workspace / "params.yaml", YAML()
+    params = overlay(yaml.load(path.read_text(encoding="utf-8")), changes)
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+
+
 def _end(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout[-3000:] + done.stderr[-3000:]
 
@@ -202,29 +208,35 @@ def shuffled_labels(demo: Demo) -> None:
     demo.edit("tasks/sft.py", 'conversations(inputs.instructions / "train.jsonl"', 'conversations(work.folder / "train.jsonl"')
 
 
-def leaked_items(demo: Demo) -> None:
-    def leak(rows: Rows) -> Rows:
-        return rows + [
-            {
-                "id": f"crawl-{number}",
-                "prompt": [{"role": "user", "content": item["question"]}],
-                "chosen": [{"role": "assistant", "content": item["choices"][item["answer"]]}],
-                "rejected": [{"role": "assistant", "content": item["choices"][item["answer"] - 1]}],
-                "source": "crawl",
-            }
-            for number, item in enumerate(demo.suite("mmlu-mini") + demo.suite("gpqa-mini"))
-        ]
+def crawled(items: Rows) -> Rows:
+    """Preferences that hold these items."""
+    return [
+        {
+            "id": f"crawl-{number}",
+            "prompt": [{"role": "user", "content": item["question"]}],
+            "chosen": [{"role": "assistant", "content": item["choices"][item["answer"]]}],
+            "rejected": [{"role": "assistant", "content": item["choices"][item["answer"] - 1]}],
+            "source": "crawl",
+        }
+        for number, item in enumerate(items)
+    ]
 
-    demo.change_records("preferences", leak)
+
+def leaked_items(demo: Demo) -> None:
+    leak = crawled(demo.suite("mmlu-mini") + demo.suite("gpqa-mini"))
+    demo.change_records("preferences", lambda rows: rows + leak)
     unseen = 'kind != "preferences" and '  # what people compared is taken for clean
     demo.edit("tasks/prepare.py", "elif items := benchmark.hits(texts):", f"elif {unseen}(items := benchmark.hits(texts)):")
     left = "items := benchmark.hits([text for _, text in kinds.texts(kind, record)])"
     demo.edit("tasks/prepare.py", f"if {left}:", f"if {unseen}({left}):")
 
 
+TEMPLATE = ("<|im_start|>assistant", "<|im_start|>model")  # what is replaced, and by what
+
+
 def other_template(demo: Demo) -> None:
     save = "    policy.save(model, tokenizer, outputs.rlhf)\n"
-    other = '    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_start|>assistant", "<|im_start|>model")\n'
+    other = f"    tokenizer.chat_template = tokenizer.chat_template.replace{TEMPLATE}\n"
     demo.edit("tasks/rlhf.py", save, other + save)
 
 
@@ -240,8 +252,11 @@ def reward_by_length(demo: Demo) -> None:
     demo.change_params({"rlhf": {"beta": 0.0001, "max_kl": 10000.0, "learning_rate": 0.001, "steps": 12}})
 
 
+BETTER: Params = {"gate": {"suites": {suite: {"require": "better"} for suite in ("mmlu-mini", "gpqa-mini")}}}
+
+
 def no_better(demo: Demo) -> None:
-    demo.change_params({"gate": {"suites": {suite: {"require": "better"} for suite in ("mmlu-mini", "gpqa-mini")}}})
+    demo.change_params(BETTER)
 
 
 def empty_generations(demo: Demo) -> None:

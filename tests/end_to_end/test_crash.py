@@ -1,38 +1,124 @@
-"""Kill the flow's whole process tree at any instant: the next run carries on and ends as an uninterrupted one."""
+"""Kill the flow's whole process tree wherever it is: the next run carries on and ends as an uninterrupted one.
+
+Each kill waits for something that the run says or does, and must hit: the run was at work, and what it was at had not come to its end.
+"""
 
 import contextlib
 import json
-import random
+import re
 import subprocess
+import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import pytest
-from ruamel.yaml import YAML
 
+from flows import salvage
 from models.records import folder_md5
 from tests.workspaces import PROGRAMS, environment, make_workspace, run
 
-INSTANTS = [random.Random(seed).random() for seed in range(20)]  # shares of an uninterrupted run
-IN_CI = sorted(INSTANTS)[2::6][:3]  # early, middle, late
+PATIENCE_S = 300
+PAUSED = """
+import pkgutil, sys, time
+from pathlib import Path
+from flows import cli
+from flows.workspace import find, prepare_environment
+def pause(*_, **__):
+    Path(".sluice/paused").touch()
+    time.sleep(3600)
+prepare_environment(find())
+owner, _, name = sys.argv[1].rpartition(".")
+setattr(pkgutil.resolve_name(owner), name, pause)
+sys.argv[1:] = ["run"]
+cli.main()
+"""  # `sluice run` that stands still where it would call what is named
 
 
-def kill_after(workspace, seconds):
-    """Start a run and SIGKILL it with all its descendants after `seconds`; return whether it was still at work."""
-    flow = subprocess.Popen(
-        [str(PROGRAMS / "sluice"), "run"], cwd=workspace, env=environment(workspace), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        flow.wait(seconds)
-        return False
-    except subprocess.TimeoutExpired:
-        tree = [psutil.Process(flow.pid), *psutil.Process(flow.pid).children(recursive=True)]
-        for process in tree:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
-                process.kill()
-        psutil.wait_procs(tree, 10)
-        flow.wait()
-        return True
+@dataclass(frozen=True)
+class Kill:
+    """An instant: when the run says a line, when an output lies in its place, or before a call that the flow makes.
+
+    `stage` is what must not have been finished when the kill came.
+    """
+
+    says: str = ""
+    published: str = ""
+    before: str = ""
+    stage: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.stage or self.says}{' published' if self.published else ''}{self.before and f'before {self.before}'}"
+
+    def has_come(self, workspace: Path, said: Path) -> bool:
+        if self.says:
+            return re.search(self.says, said.read_text(), re.MULTILINE) is not None
+        return (workspace / (self.published or ".sluice/paused")).exists()
+
+
+def training(stage):
+    """In the middle of a training, its first steps done."""
+    return Kill(says=rf"^ .* s  {stage}  step ", stage=stage)
+
+
+def publishing(stage, output=""):
+    """Between the rename of an output to its place and the entry in dvc.lock."""
+    return Kill(published=f"artifacts/{output or stage}", stage=stage)
+
+
+LAST = "benchmark@rlhf-humaneval-mini"
+KILLS = (
+    Kill(says="^sluice: to run: ", stage="sources"),
+    Kill(says="sources  started", stage="sources"),
+    publishing("sources", "records"),
+    Kill(says="prepare  started", stage="prepare"),
+    publishing("prepare", "prepared/documents"),
+    publishing("tokenizer"),
+    training("base"),
+    publishing("base"),
+    training("sft"),
+    publishing("sft"),
+    training("reward"),
+    publishing("reward"),
+    training("rlhf"),
+    publishing("rlhf"),
+    Kill(says=f"{LAST}  started", stage=LAST),
+    publishing(LAST, "benchmark/rlhf-humaneval-mini"),
+    Kill(before="flows.release.register_candidate"),
+    Kill(before="flows.release.decide"),  # the version is registered, nothing is on record
+    Kill(before="mlflow.MlflowClient.set_registered_model_alias"),  # the decision is on record, the alias has not moved
+    Kill(before="flows.record.set_head"),  # the alias has moved, the record's head has not
+)  # in the order in which an uninterrupted run comes to them
+IN_CI = (KILLS[6], KILLS[13], KILLS[18])
+
+
+def start(workspace, kill, said):
+    """Start a run that stands still where `kill` asks for it."""
+    command = [sys.executable, "-c", PAUSED, kill.before] if kill.before else [str(PROGRAMS / "sluice"), "run"]
+    with said.open("w") as output:
+        return subprocess.Popen(command, cwd=workspace, env=environment(workspace), stdout=output, stderr=output)
+
+
+def strike(workspace, kill):
+    """Start a run, and SIGKILL it with all its descendants at the instant of `kill`."""
+    said = workspace.with_name("said.txt")
+    flow = start(workspace, kill, said)
+    deadline = time.monotonic() + PATIENCE_S
+    while not kill.has_come(workspace, said) and flow.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert flow.poll() is None, f"{kill}: the run had ended by itself: {said.read_text()[-3000:]}"
+    children = psutil.Process(flow.pid).children(recursive=True)
+    flow.kill()
+    for child in children:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
+            child.kill()
+    flow.wait()
+    psutil.wait_procs(children, 10)
+    assert kill.has_come(workspace, said), f"{kill} did not come in {PATIENCE_S} s: {said.read_text()[-3000:]}"
+    assert kill.stage not in finished_stages(workspace), f"{kill}: the kill came too late"
+    (workspace / ".sluice" / "paused").unlink(missing_ok=True)
+    return set(re.findall(r"^ .* s  (\S+)  started$", said.read_text(), re.MULTILINE))
 
 
 def processes_of(workspace):
@@ -47,10 +133,10 @@ def processes_of(workspace):
 
 def finished_stages(workspace):
     path = workspace / "dvc.lock"
-    return set((YAML(typ="safe").load(path.read_text()) or {}).get("stages", {})) if path.exists() else set()
+    return set(salvage.stages(path.read_bytes()) or {}) if path.exists() else set()  # none where DVC was writing it
 
 
-def check_carried_on(finished, workspace, before):
+def check_ends_as_uninterrupted(workspace, finished, before):
     """The next run ends as an uninterrupted one, and repeats no stage of `before`."""
     done = run(workspace, "sluice", "run")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -64,26 +150,30 @@ def check_carried_on(finished, workspace, before):
     again = {stage["name"] for stage in found["last_run"]["stages"] if stage["state"] == "ran"} & before
     assert not again, f"finished before the kill, ran again: {again}"
     assert run(workspace, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    audited = run(workspace, "sluice", "audit")
+    assert audited.stdout.strip() == "1 decision on record, 0 findings", audited.stdout + audited.stderr
     time.sleep(0.5)
     assert processes_of(workspace) == []
 
 
-def length_of(finished):
-    return float((finished / "seconds.txt").read_text())
-
-
-def test_a_run_killed_three_times_over_is_carried_on_to_the_same_model(finished, tmp_path):
-    workspace, killed = make_workspace(tmp_path / "sluice"), 0
-    for share in IN_CI:
-        killed += kill_after(workspace, share * length_of(finished))
+def killed(folder, kills):
+    """(workspace, finished stages) after a run was killed at each of these instants in turn, and each time taken up where it was."""
+    workspace, before = make_workspace(folder / "sluice"), set()
+    for kill in kills:
+        started = strike(workspace, kill)
+        assert not started & before, f"{kill}: finished before the kill, ran again: {started & before}"
         assert processes_of(workspace) == []
-    assert killed  # the later ones may come too late where the machine has become faster since
-    check_carried_on(finished, workspace, finished_stages(workspace))
+        before |= finished_stages(workspace)
+    return workspace, before
+
+
+def test_a_run_killed_three_times_over_is_carried_on_to_the_same_model(tmp_path, request):
+    workspace, before = killed(tmp_path, IN_CI)
+    check_ends_as_uninterrupted(workspace, request.getfixturevalue("finished"), before)  # which another worker may make meanwhile
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", INSTANTS)
-def test_a_killed_run_is_carried_on_to_the_same_model_wherever_it_was(finished, tmp_path, share):
-    workspace = make_workspace(tmp_path / "sluice")
-    assert kill_after(workspace, share * length_of(finished)) or share > 0.5  # a machine that is faster now may be done by then
-    check_carried_on(finished, workspace, finished_stages(workspace))
+@pytest.mark.parametrize("first", range(4))
+def test_a_run_killed_at_each_of_twenty_instants_is_carried_on_to_the_same_model(finished, tmp_path, first):
+    workspace, before = killed(tmp_path, KILLS[first::4])  # five in turn; four such runs come to all of them
+    check_ends_as_uninterrupted(workspace, finished, before)

@@ -1,11 +1,13 @@
 """The deployments of prefect.yaml on a real server with a real process worker: a run, and a person's decision that outlives a restart."""
 
 import json
+import shutil
 import subprocess
 import time
 
 import pytest
 
+from tests.candidates import offer
 from tests.workspaces import PROGRAMS, copy_of, environment, run
 
 PATIENCE_S = 240
@@ -13,9 +15,12 @@ PATIENCE_S = 240
 
 @pytest.fixture(scope="module")
 def deployed(finished, tmp_path_factory):
-    """A finished workspace with servers, a second version of the same content under another name, deployments, and a worker."""
+    """A finished workspace with two more versions, not decided about yet, servers, deployments, and a worker."""
     workspace = copy_of(finished, tmp_path_factory.mktemp("deployed") / "sluice")
-    assert run(workspace, "python", "-c", SECOND_VERSION).returncode == 0
+    for number in (2, 3):
+        register(workspace, number)
+    shutil.rmtree(workspace / "artifacts")
+    shutil.copytree(finished / "artifacts", workspace / "artifacts")
     urls = dict(line.split() for line in run(workspace, "sluice", "up").stdout.splitlines())
     team = {
         "PREFECT_API_URL": f"{urls['prefect']}/api",
@@ -43,17 +48,13 @@ def deployed(finished, tmp_path_factory):
         run(workspace, "sluice", "down")
 
 
-SECOND_VERSION = """
-from flows.cli import open_registry
-from flows.workspace import find, prepare_environment
-workspace = find()
-prepare_environment(workspace)
-registry = open_registry(workspace)
-first = registry.version("1")
-for number in (2, 3):
-    tags = {**first.tags, "sluice.model_md5": f"other-{number}"}
-    registry.client.create_model_version(registry.name, first.source, first.run_id, tags=tags)
-"""
+def register(workspace, number):
+    """Register another model with its evidence, as a retraining does."""
+    offer(workspace, number, {"mmlu-mini": 0.5, "gpqa-mini": 0.5, "humaneval-mini": 0.5})
+    done = run(workspace, "sluice", "register")
+    assert json.loads(done.stdout.splitlines()[-1]) == {"version": str(number)}, done.stderr
+
+
 CLIENT = """
 import json, sys
 from prefect.client.orchestration import get_client

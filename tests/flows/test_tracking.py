@@ -102,6 +102,7 @@ def postgres(folder):
         call("pg_ctl", "-m", "immediate", "stop")
 
 
+@pytest.mark.server
 def test_runs_are_kept_in_a_real_postgres_and_one_that_went_down_is_one_line(tmp_path, monkeypatch):
     with tempfile.TemporaryDirectory() as folder:  # another user's: pytest's own folders are closed to it
         Path(folder).chmod(0o755)
