@@ -124,6 +124,23 @@ def test_a_candidate_is_refused_for_what_was_spoiled_and_an_honest_one_is_not(tr
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
+def test_a_slow_slide_is_refused_though_each_step_is_inside_the_margin(trained, tmp_path, monkeypatch, capsys):
+    """Two of 24 items a night, of a margin of eight: the champion lets every step through, the anchor not the second."""
+    workspace, decisions = copy_of(trained, tmp_path / "sluice"), []
+    while decisions[-1:] != ["refuse"]:
+        offer(workspace, 10 + len(decisions), {**KNOWN, "mmlu-mini": KNOWN["mmlu-mini"] - 2 / 24 * (len(decisions) + 1)})
+        decisions.append(decided(workspace, monkeypatch)[1])
+    assert decisions == ["promote", "refuse"]
+    _, registry = alone(workspace, monkeypatch)
+    newest, standing = registry.history()[0], registry.standings()["mmlu-mini"]
+    assert re.search(r"mmlu-mini is below anchor: against the anchor \(version 2\) -0\.167, .* at look 2\)", newest["reason"])
+    assert "against the champion: 0.750 against 0.833" in newest["reason"]
+    assert (standing.version, standing.looks, round(standing.drift[0], 3)) == ("2", 2, -0.083)
+    assert cli.run_command(["status"]) == 0
+    assert "mmlu-mini version 2, 2 looks; champion's drift from it: -0.083" in capsys.readouterr().out
+    assert registry.audit() == []
+
+
 def test_a_run_whose_candidate_is_refused_ends_with_exit_code_3_and_has_it_on_record(trained, finished, tmp_path):
     workspace, stored = copy_of(trained, tmp_path / "sluice"), snapshot(finished / ".sluice" / "mlartifacts")
     offer(workspace, 2, KNOWN)
