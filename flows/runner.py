@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows import pretrained
 from flows.parameters import load, stage_params
 from flows.pipeline import Contract, Pipeline, Stage, contract
 from flows.tracking import PIPELINE, Tracker, git_commit
@@ -73,6 +74,8 @@ def _execute(pipeline: Pipeline, stage: Stage, bindings: Mapping[str, str], outc
     name, workspace = stage.name, pipeline.workspace
     spec, values = contract(name), load(workspace.params_file)
     params = stage_params(values, stage, spec)
+    if pretrained.PLACE in stage.deps:
+        pretrained.bring(workspace, values, ask=False)  # as it is: DVC hashes it when the stage has ended
     signature = pipeline.signature(name)
     tracker = Tracker(workspace, values["model"])
     tags = {"sluice.stage": name, "sluice.stage_hash": signature, "git.commit": git_commit(workspace.root)}
