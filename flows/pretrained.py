@@ -6,16 +6,19 @@ models:/NAME/VERSION of the registry. Beside the links lies what `pretrained` sa
 
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flows.pipeline import Pipeline, read_metrics
+from flows.registry import Registry
+from flows.tracking import Tracker
 from flows.workspace import Workspace, read_json
 from models import weights
 from models.errors import Unavailable, UserError
-from models.records import write_json
+from models.records import folder_md5, write_json
 
 PLACE = "data/pretrained"  # holds NOTE, and in LINKS a link to each of the model's files
 NOTE, LINKS, KEPT = "source.json", "model", ".gitkeep"
@@ -52,7 +55,7 @@ def bring(workspace: Workspace, params: Mapping[str, Any], fetch: bool = True, a
     elif here.stands_for(source) and not (ask and name.re is REGISTERED and name[2]):
         return
     elif name.re is REGISTERED:
-        wanted = _of_registry(workspace, params["model"], name, fetch)
+        wanted = _of_registry(Registry(Tracker(workspace, params["model"])), name, workspace.state / "pretrained", fetch)
     else:
         wanted = _of_hub(name, fetch)
     if wanted != here:
@@ -71,11 +74,9 @@ def _name(root: Path, source: str) -> re.Match[str] | None:
 
 def _here(place: Path) -> Base:
     """What data/pretrained holds. Raises UserError where somebody put files there: they would be taken for links and deleted."""
-    links = sorted((place / LINKS).iterdir()) if (place / LINKS).is_dir() else []
-    own = [path.name for path in place.glob("*") if path.name not in (NOTE, LINKS, KEPT)] + [
-        path.name for path in links if not path.is_symlink()
-    ]
-    if own:
+    beside = [path.name for path in place.glob("[!.]*") if path.name not in (NOTE, LINKS)]
+    links = sorted((place / LINKS).glob("*"))
+    if own := beside + [path.name for path in links if not path.is_symlink()]:
         raise UserError(
             f"{PLACE} holds {weights.listed(own)}, must hold what Sluice puts there only: keep a model elsewhere, name its folder"
         )
@@ -83,13 +84,14 @@ def _here(place: Path) -> Base:
 
 
 def _put(place: Path, wanted: Base) -> None:
-    shutil.rmtree(place / LINKS, ignore_errors=True)
+    """The note comes last: without it, what a killed process left is made anew."""
     (place / NOTE).unlink(missing_ok=True)
+    shutil.rmtree(place / LINKS, ignore_errors=True)
+    for name, path in wanted.files.items():
+        (place / LINKS).mkdir(parents=True, exist_ok=True)
+        (place / LINKS / name).symlink_to(path)
     if wanted.note:
         write_json(place / NOTE, wanted.note)
-    for name, path in wanted.files.items():
-        (place / LINKS).mkdir(exist_ok=True)
-        (place / LINKS / name).symlink_to(path)
 
 
 def _local(root: Path, source: str) -> Base:
@@ -143,24 +145,24 @@ def _today(name: str) -> str:
         return f"the hub did not say which is today's; its page lists them under 'Files', 'History': https://huggingface.co/{name}/commits/main"
 
 
-def _of_registry(workspace: Workspace, model: str, said: re.Match[str], fetch: bool) -> Base:
-    """A version of the registry's, kept under .sluice by its content."""
-    from flows.registry import Registry  # not needed, nor waited for, where the base comes from elsewhere
-    from flows.tracking import Tracker
-
-    registry = Registry(Tracker(workspace, model))
+def _of_registry(registry: Registry, said: re.Match[str], store: Path, fetch: bool) -> Base:
+    """A version of the registry's, kept in the folder `store` by its content; the one before it goes."""
     version = registry.named(said[1], said[2] or said[3])
     model_md5, note = version.tags.get("sluice.model_md5"), {"source": said[0], "resolved": f"models:/{said[1]}/{version.version}"}
     if model_md5 is None:
         raise UserError(
             f"pretrained: {said[0]} was not registered by Sluice, nothing is known of its content: fetch it, and name its folder"
         )
-    kept = workspace.state / "pretrained" / model_md5
+    kept = store / model_md5
     if not kept.is_dir():
         if not fetch:
             return Base(note)
-        shutil.rmtree(kept.parent, ignore_errors=True)  # the one before it
-        registry.model_folder(version, kept.parent / "draft").rename(kept)
+        store.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=store) as draft:
+            registry.model_folder(version, Path(draft)).rename(kept)
+        for other in store.iterdir():
+            if other != kept:
+                shutil.rmtree(other)
     return Base(note, _links(kept))
 
 
@@ -172,3 +174,17 @@ def recorded(pipeline: Pipeline) -> dict[str, str]:
     )
     md5 = next(filter(None, measured), None)
     return {**note, "md5": md5} if md5 else {}
+
+
+def restore(registry: Registry, source: str, resolved: str | None, tree: Path) -> str:
+    """Link into the checkout `tree` what `source` named when it was `resolved`; return the md5 of what that is today."""
+    name = None if resolved is None else REGISTERED.fullmatch(resolved) or HUB.fullmatch(resolved)
+    if name is None:
+        found = _local(registry.tracker.workspace.root, source)
+    elif name.re is REGISTERED:
+        found = _of_registry(registry, name, tree / ".sluice" / "pretrained", fetch=True)
+    else:
+        found = _of_hub(name, fetch=True)
+    note = {"source": source, **({"resolved": resolved} if resolved else {})}
+    _put(tree / PLACE, Base(note, found.files))
+    return folder_md5(tree / PLACE / LINKS)
