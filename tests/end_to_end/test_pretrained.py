@@ -1,4 +1,4 @@
-"""A published base in whole workspaces: what `dvc repro` makes of new weights under an old name, and what a recipe without one is spared."""
+"""A published base in whole workspaces: what `dvc repro` makes of new weights under an old name; a recipe without one is spared."""
 
 import json
 import shutil
