@@ -106,10 +106,12 @@ def stages(as_json: Json = False) -> None:
     """What would run, and why."""
     from flows.parameters import check, load
     from flows.pipeline import Pipeline
+    from flows.session import look
 
     workspace = here()
-    pipeline = Pipeline(workspace)
-    check(load(workspace.params_file), pipeline.stages.values())
+    pipeline, params = Pipeline(workspace), load(workspace.params_file)
+    check(params, pipeline.stages.values())
+    look(workspace, params)
     changes = pipeline.changes()
     rows = [
         {
@@ -454,10 +456,9 @@ def register() -> None:
     from flows.pipeline import Pipeline
 
     workspace = here()
-    registry = open_registry(workspace)
-    signature = Pipeline(workspace).recorded_signatures().get(release.CANDIDATE, "")
+    registry, pipeline = open_registry(workspace), Pipeline(workspace)
     parent = os.environ.get("SLUICE_PARENT_RUN_ID")
-    version = release.register(workspace.root, registry.tracker, load(workspace.params_file), parent, signature)
+    version = release.register(pipeline, registry.tracker, load(workspace.params_file), parent)
     print(json.dumps({"version": version}))
 
 

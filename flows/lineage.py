@@ -79,7 +79,7 @@ def lineage(registry: Registry, version: Any) -> dict[str, Any]:
         "lock_md5": tags.get("sluice.data_md5"),
         "environment_md5": tags.get("sluice.environment_md5"),
         "stage_hash": tags.get("sluice.stage_hash"),
-        "parents": _parents(past, decisions),
+        "parents": {**_began(past), **_compared(decisions)},
         "runs": {
             "register": version.run_id,
             "pipeline": parent,
@@ -93,10 +93,17 @@ def lineage(registry: Registry, version: Any) -> dict[str, Any]:
     }
 
 
-def _parents(past: Past, decisions: list[Any]) -> dict[str, Any]:
-    """What training began from, and the champion that the version was first compared with."""
+def _began(past: Past) -> dict[str, Any]:
+    """What training began from: the published model's name, what that stood for (a commit, a version), the md5 of what was read."""
+    said = json.loads(past.version.tags.get("sluice.pretrained", "{}"))
+    known = {"pretrained_resolved": said.get("resolved"), "pretrained_md5": said.get("md5")}
+    return {"pretrained": past.params.get("pretrained"), **known}
+
+
+def _compared(decisions: list[Any]) -> dict[str, Any]:
+    """The champion that the version was first compared with."""
     first = decisions[-1].data.tags if decisions else {}
-    return {"pretrained": past.params.get("pretrained"), "champion": first.get("sluice.was") or None}
+    return {"champion": first.get("sluice.was") or None}
 
 
 def _decision(run: Any) -> dict[str, Any]:
@@ -106,12 +113,13 @@ def _decision(run: Any) -> dict[str, Any]:
 
 
 def diff(registry: Registry, before: Any, after: Any, pipeline: Pipeline) -> dict[str, Any]:
-    """What changed from one version to another: data rows by source, params, packages, code, scores, and which questions flipped."""
+    """What changed between two versions: base, data rows by source, params, packages, code, scores, and which questions flipped."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         old, new = Past(registry, before, Path(one)), Past(registry, after, Path(other))
         code = _changes(*({path: md5 for path, md5 in past.hashes("deps").items() if path.endswith(".py")} for past in (old, new)))
         return {
             "versions": [str(before.version), str(after.version)],
+            "pretrained": _changes(_began(old), _began(new)),
             "data": _rows(old, new, pipeline),
             "params": _changes(flatten(old.params, text=False), flatten(new.params, text=False)),
             "environment": _changes(old.packages, new.packages),
@@ -202,7 +210,9 @@ def describe_lineage(found: Mapping[str, Any]) -> Iterator[str]:
     for path, md5 in sorted(found["suites"].items()):
         yield f"suite       {md5}  {path}"
     parents = found["parents"]
-    yield f"parents     from {parents['pretrained'] or 'scratch'}; compared with {parents['champion'] or 'no champion'}"
+    stood = [parents["pretrained_resolved"], parents["pretrained_md5"] and f"md5 {parents['pretrained_md5']}"]
+    known = f" ({', '.join(filter(None, stood))})" if any(stood) else ""
+    yield f"parents     from {parents['pretrained'] or 'scratch'}{known}; compared with {parents['champion'] or 'no champion'}"
     yield f"runs        MLflow {found['runs']['pipeline']}, Prefect {found['runs']['prefect_flow_run']}"
     for suite, score in found["scores"].items():
         yield f"score       {suite} {report.score_text(score)}"
@@ -214,6 +224,7 @@ def describe_diff(found: Mapping[str, Any]) -> Iterator[str]:
     """The same for people; long lists of flips are cut, --json has them all."""
     old, new = found["versions"]
     yield f"from version {old} to {new}"
+    yield from _section("base", found["pretrained"], _both)
     yield from _section("data", found["data"], _row_counts)
     yield from _section("params", found["params"], _both)
     yield from _section("environment", found["environment"], _both)

@@ -48,6 +48,18 @@ class Registry:
             named = f"; aliases: {', '.join(sorted(aliases))}" if aliases else ""
             raise UserError(f"{self.name} has no version or alias {number!r}; registered: {known}{named}") from None
 
+    def named(self, name: str, which: str) -> Any:
+        """That version, by number or alias, of any registered model. Raises UserError where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            by_number = which.isdecimal()
+            return (self.client.get_model_version if by_number else self.client.get_model_version_by_alias)(name, which)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise self.tracker.unavailable(error) from None
+            raise UserError(f"the registry has no version or alias {which!r} of {name}; 'sluice status' shows what there is") from None
+
     def versions(self) -> Sequence[Any]:
         """All versions, newest first."""
         found = self.client.search_model_versions(f"name = '{self.name}'", max_results=1000)
@@ -192,7 +204,7 @@ class Registry:
         import mlflow
 
         try:
-            path = Path(mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.version}", dst_path=str(into))) / "model"
+            path = Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(into))) / "model"
         except Exception as error:  # of the store's own library: no such file, no credentials, no such scheme
             cause = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             raise StageError(f"version {version.version}: its stored model cannot be fetched ({cause})") from None

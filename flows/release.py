@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flows import early, warm
+from flows import early, pretrained, warm
 from flows.early import EarlyResult
 from flows.evidence import load_evidence, unreadable
+from flows.pipeline import Pipeline
 from flows.rebaseline import rebaselined
 from flows.record import CHAMPION, Decision
 from flows.registry import Registry, file_md5
@@ -280,16 +281,18 @@ def register_candidate(held: Session, parent: str | None) -> str:
     return str(json.loads(lines[-1])["version"])
 
 
-def register(held_root: Path, tracker: Tracker, params: Mapping[str, Any], parent: str | None, signature: str) -> str:
+def register(pipeline: Pipeline, tracker: Tracker, params: Mapping[str, Any], parent: str | None) -> str:
     """Register the candidate at hand; return its version."""
+    root, published = pipeline.workspace.root, pretrained.recorded(pipeline)
     tags = {
-        "git.commit": git_commit(held_root),
-        "sluice.params_md5": file_md5(held_root / "params.yaml"),
-        "sluice.environment_md5": file_md5(held_root / "requirements.lock"),
-        "sluice.stage_hash": signature,
-        **({"sluice.data_md5": file_md5(held_root / "dvc.lock")} if (held_root / "dvc.lock").is_file() else {}),
+        "git.commit": git_commit(root),
+        "sluice.params_md5": file_md5(root / "params.yaml"),
+        "sluice.environment_md5": file_md5(root / "requirements.lock"),
+        "sluice.stage_hash": pipeline.recorded_signatures().get(CANDIDATE, ""),
+        **({"sluice.data_md5": file_md5(root / "dvc.lock")} if (root / "dvc.lock").is_file() else {}),
+        **({"sluice.pretrained": json.dumps(published)} if published else {}),
     }
-    suites = candidate_evidence(held_root, list(params["gate"]["suites"]))
-    provenance = [path for name in PROVENANCE if (path := held_root / name).is_file()]
-    version = Registry(tracker).register(candidate_folder(held_root), suites, contamination_folder(held_root), provenance, parent, tags)
+    suites = candidate_evidence(root, list(params["gate"]["suites"]))
+    provenance = [path for name in PROVENANCE if (path := root / name).is_file()]
+    version = Registry(tracker).register(candidate_folder(root), suites, contamination_folder(root), provenance, parent, tags)
     return str(version.version)

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows import pretrained
 from flows.parameters import load, stage_params
 from flows.pipeline import Contract, Pipeline, Stage, contract
 from flows.tracking import PIPELINE, Tracker, git_commit
 from flows.workspace import Workspace, locked
+from models import weights
 from models.errors import SluiceError, StageError, Unavailable, UserError
 from models.records import write_json
 from models.work import Work
@@ -40,6 +42,7 @@ def run_stage(workspace: Workspace, name: str, bindings: Mapping[str, str]) -> N
         pipeline = Pipeline(workspace)
         stage = pipeline.stage(name)
         _require_inputs(workspace.root, stage)
+        _require_whole_weights(workspace.root, stage, bindings)
         with _place(workspace, stage.pool):
             print(started_line(name), flush=True)
             started = time.monotonic()
@@ -73,6 +76,8 @@ def _execute(pipeline: Pipeline, stage: Stage, bindings: Mapping[str, str], outc
     name, workspace = stage.name, pipeline.workspace
     spec, values = contract(name), load(workspace.params_file)
     params = stage_params(values, stage, spec)
+    if pretrained.PLACE in stage.deps:
+        pretrained.bring(workspace, values, ask=False)  # as it is: DVC hashes it when the stage has ended
     signature = pipeline.signature(name)
     tracker = Tracker(workspace, values["model"])
     tags = {"sluice.stage": name, "sluice.stage_hash": signature, "git.commit": git_commit(workspace.root)}
@@ -169,6 +174,16 @@ def _require_inputs(root: Path, stage: Stage) -> None:
             f"stage {stage.name!r} needs {', '.join(missing)}, not found in {root}: "
             "'sluice run' or 'dvc repro' makes what stages make, 'dvc pull' brings what DVC tracks"
         )
+
+
+def _require_whole_weights(root: Path, stage: Stage, bindings: Mapping[str, str]) -> None:
+    """Model folders that somebody brought here, or half of them: told before a library stumbles over them."""
+    for folder in sorted({*stage.artifacts, *bindings.values()}):
+        for path in sorted((root / folder).glob("*.safetensors")):
+            try:
+                weights.require_whole(path)
+            except UserError as error:
+                raise UserError(f"stage {stage.name!r}: {error}") from None
 
 
 @contextlib.contextmanager

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flows import salvage, warm
+from flows import pretrained, salvage, warm
 from flows.parameters import check, load
 from flows.pipeline import Pipeline, read_metrics
 from flows.workspace import Workspace, locked
+from models.errors import UserError
 from models.published import PUBLISHED
 from tasks.gate import Policy, warnings
 
@@ -84,6 +85,16 @@ def hold(workspace: Workspace) -> Iterator[None]:
             _held = False
 
 
+def look(workspace: Workspace, params: dict[str, Any]) -> None:
+    """Have the published model's links be those of today, nothing fetched; not while a run works here, which has done so."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold(workspace))
+        except UserError:
+            return
+        pretrained.bring(workspace, params, fetch=False)
+
+
 @contextlib.contextmanager
 def session(workspace: Workspace) -> Iterator[Session]:
     """Lock the workspace, check its params, ask DVC what changed.
@@ -102,6 +113,7 @@ def session(workspace: Workspace) -> Iterator[Session]:
         salvage.keep(workspace)
         pipeline = Pipeline(workspace)
         check(params, pipeline.stages.values())
+        pretrained.bring(workspace, params)
         changes = pipeline.changes()
         env = {**os.environ, "SHELL": "/bin/sh", "PYTHONUNBUFFERED": "1"}
         _open = Session(workspace, pipeline, params, changes, env)

