@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from flows import failures
 from flows.workspace import Workspace
 from models.errors import SluiceError, StageError, Unavailable, UserError
 from tasks.stage import Inputs, Metrics, Outputs, Params
@@ -221,7 +222,7 @@ def _translated() -> Iterator[None]:
     except (YAMLSyntaxError, YAMLValidationError) as error:
         raise UserError(f"dvc.yaml or dvc.lock is not valid: {' '.join(str(error).split())}; mend it, or 'git checkout' it") from None
     except DvcException as error:
-        raise UserError(f"DVC: {' '.join(str(error).split())}") from None
+        raise failures.of_dvc(error) from None
 
 
 def read_metrics(root: Path, stage: Stage) -> dict[str, Any]:
