@@ -19,6 +19,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 MASK = "***"
 SECRET = r"(?:token|passw(?:or)?d|passphrase|pwd|secret|sig|signature|credentials?|auth[-_]?string|(?:api|access|secret|private)[-_]?key)"
 NAMED_FOR_ONE = re.compile(rf"(?:^|_)(?:{SECRET}|ACCESS_KEY_ID)$", re.IGNORECASE)
+PLACES_OF_WORK = ("PWD", "OLDPWD")  # no passwords, for all their names
 NO_SECRETS = {"true", "false", "none", "null", "default"}
 SHORT, SHORTEST = 8, 4  # characters: shorter than the first, only as a word of its own; than the second, only where its place tells it
 END = r"""(?=["'>),;\]}]*(?:[&\s#]|$))"""  # a value ends before the quote or bracket that its sentence put it in
@@ -70,6 +71,8 @@ class _MaskedRecord(logging.LogRecord):
 def _candidates(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(name, value) of each variable that holds a secret, as its value or inside an address."""
     for name, value in environ.items():
+        if name in PLACES_OF_WORK:
+            continue
         if value and ("@" in value or "://" in value or NAMED_FOR_ONE.search(name) or name.endswith("HEADERS")):
             yield name, value
 

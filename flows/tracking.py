@@ -102,7 +102,7 @@ class Tracker:
         try:
             if self.uri == self.workspace.embedded_store:
                 make_store(self.workspace)
-            elif not web.is_web(self.uri):
+            if not web.is_web(self.uri):
                 _connect(self.uri)
             client = mlflow.MlflowClient(self.uri, self.uri)  # migrates what it opens
             with locked(self.workspace.lock_file("mlflow")):

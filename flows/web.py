@@ -83,30 +83,31 @@ class Server:
         if why:
             raise UserError(f"{self.variable} is {masked(address)!r}: {why}; correct it, or unset it to use the workspace's own")
 
+    def credentials(self) -> str:
+        """ "user:password" as the variables say; "" for none."""
+        if not self.user:
+            return os.environ.get(self.password, "")
+        user = os.environ.get(self.user, "")
+        return f"{user}:{os.environ.get(self.password, '')}" if user else ""
+
     def who(self) -> str:
         """Whom the server sees, for messages."""
-        if self.user and os.environ.get(self.user):
-            return f"user {masked(os.environ[self.user])}"
-        said = os.environ.get(self.password, "") if not self.user else ""
-        if said:
-            return f"user {masked(said.partition(':')[0])}"
-        return f"the holder of {self.token}" if os.environ.get(self.token) else "nobody in particular (no credentials are set)"
+        if credentials := self.credentials():
+            return f"user {masked(credentials.partition(':')[0])}"
+        return f"the holder of {self.token}" if os.environ.get(self.token) else "anybody without credentials (none are set)"
 
-    def headers(self, address: str = "") -> dict[str, str]:
-        """What says who asks: of the address, else of the variables."""
-        credentials = unquote(_split(address)[1])
-        if not credentials and self.user and os.environ.get(self.user):
-            credentials = f"{os.environ[self.user]}:{os.environ.get(self.password, '')}"
-        elif not credentials and not self.user:
-            credentials = os.environ.get(self.password, "")
-        if credentials:
-            return {"Authorization": f"Basic {base64.b64encode(credentials.encode('utf-8', 'surrogateescape')).decode()}"}
-        return {"Authorization": f"Bearer {os.environ[self.token]}"} if os.environ.get(self.token) else {}
+    def authorization(self, address: str) -> str:
+        """The header that says who asks: by the address, else by the variables; "" for nobody."""
+        if credentials := unquote(_split(address)[1]) or self.credentials():
+            return f"Basic {base64.b64encode(credentials.encode('utf-8', 'surrogateescape')).decode()}"
+        return f"Bearer {os.environ[self.token]}" if os.environ.get(self.token) else ""
 
     def get(self, address: str, timeout_s: float = 10) -> bytes:
         """What a GET of `address` brings. Raises OSError, urllib's HTTPError and URLError among them, or UserError."""
         self.check(address)
-        request = urllib.request.Request(_split(address)[0], headers=self.headers(address))
+        request = urllib.request.Request(_split(address)[0])
+        if said := self.authorization(address):
+            request.add_unredirected_header("Authorization", said)  # another host is not told
         context = None
         if address.startswith("https"):
             context = ssl.create_default_context(cafile=os.environ.get(self.authority) or None)
