@@ -18,7 +18,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 MASK = "***"
 SECRET = r"(?:token|passw(?:or)?d|passphrase|pwd|secret|sig|signature|credentials?|auth[-_]?string|(?:api|access|secret|private)[-_]?key)"
-NAMED_FOR_ONE = re.compile(rf"(?:^|_)(?:{SECRET}|ACCESS_KEY_ID)$", re.IGNORECASE)
+NAMED_FOR_ONE = re.compile(rf"(?:^|_|PG)(?:{SECRET}|ACCESS_KEY_ID)$", re.IGNORECASE)
 PLACES_OF_WORK = ("PWD", "OLDPWD")  # no passwords, for all their names
 NO_SECRETS = {"true", "false", "none", "null", "default"}
 SHORT, SHORTEST = 8, 4  # characters: shorter than the first, only as a word of its own; than the second, only where its place tells it
@@ -100,9 +100,9 @@ def _secrets(name: str, value: str) -> Iterator[str]:
             yield from filter(None, map(str, json.loads(value).values()))
     for address in value.split() if "://" in value else ():
         about = address.partition("://")[2]
-        for ending in (about.rpartition("@")[0], re.split("[/?#]", about)[0].rpartition("@")[0]):
-            user, _, password = ending.partition(":")
-            yield password or user
+        yield about.rpartition("@")[0].partition(":")[2]  # whatever the password holds
+        user, _, password = re.split("[/?#]", about)[0].rpartition("@")[0].partition(":")
+        yield password or user
         for key, given in re.findall(r"[?&;]([^=&;]+)=([^&#]*)", about):
             if re.search(rf"{SECRET}$", key, re.IGNORECASE):
                 yield given

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flows import web
+from flows import failures, web
 from flows.masking import masked, masked_values
 from flows.workspace import Workspace, alive, git, locked, start_time
 from models.errors import SluiceError, UserError
@@ -65,6 +65,8 @@ def _connect(uri: str) -> None:
 
 def unavailable(uri: str, error: Exception) -> SluiceError:
     """The one line for a tracking store that does not answer, or refuses."""
+    if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.filename:
+        return failures.of_system(error)
     return web.MLFLOW.failure(uri, error)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows import masking, web
+from flows import failures, masking, web
 from models.errors import Unavailable, UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -113,10 +113,20 @@ def prepare_environment(workspace: Workspace) -> None:
     programs = str(Path(sys.executable).parent)
     if programs not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])
+    _be_somebody(workspace)
     for server in (web.MLFLOW, web.PREFECT):
         server.apart(os.environ)
     _reach_this_machine(os.environ)
     masking.mask_logs()
+
+
+def _be_somebody(workspace: Workspace) -> None:
+    """Libraries ask for a user's name and home; in many containers a number runs them that has neither."""
+    os.environ.setdefault("USER", failures.user_name())
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = str(workspace.state / "home")
 
 
 def _reach_this_machine(environ: MutableMapping[str, str]) -> None:
