@@ -477,7 +477,7 @@ def run_command(arguments: list[str]) -> int:
     """Run one command line; return its exit code. A failure is one line on standard error, without a secret, never a traceback."""
     try:
         code = app(arguments, standalone_mode=False)
-        terminal.flush()
+        sys.stdout.flush()
         if code == INTERRUPTED:  # typer's parser turns Ctrl-C into a return value
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0

@@ -13,6 +13,7 @@ from flows import web
 from flows.masking import masked
 from models.errors import SluiceError, StageError, Unavailable, UserError
 
+PROGRAMS = ("git",)  # that are called by their names
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FILE_FAULTS: dict[int, tuple[type[SluiceError], str, str]] = {  # errno: (kind, what is, what to do)
     errno.ENOENT: (
@@ -85,6 +86,8 @@ def of_system(error: OSError) -> SluiceError:
     """One line for what the operating system refused."""
     place = error.filename if error.filename is not None else error.filename2
     where = masked(os.fsdecode(place) if isinstance(place, str | bytes) else str(place or "a file"))
+    if error.errno == errno.ENOENT and where in PROGRAMS:
+        return UserError(f"the program {where} is not installed: apt install {where}, then run again")
     if error.errno in FULL:
         said = where if place else error.strerror
         return Unavailable(f"the disk is full ({said}): free some space ('dvc gc -w' drops unused cache), then run again")

@@ -33,9 +33,11 @@ class Outlet(io.FileIO):
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            return super().write(data)
+            if isinstance(error, BrokenPipeError):
+                return super().write(data)
+            raise OSError(error.errno, error.strerror, "standard output") from None  # once: what is still said goes nowhere
 
 
 class Masked(io.TextIOWrapper):
@@ -68,15 +70,6 @@ def prepare_streams() -> None:
         outlet = io.BufferedWriter(Outlet(number, "w", closefd=False))
         encoding, at_once = getattr(told, "encoding", None) or "utf-8", name == "stderr" or (told is not None and told.isatty())
         setattr(sys, name, Masked(outlet, encoding, "backslashreplace", line_buffering=at_once))
-
-
-def flush() -> None:
-    """Hand over what was printed. Raises OSError where standard output takes no more; nothing is tried a second time."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise OSError(error.errno, error.strerror, "standard output") from None
 
 
 class TerminalHandler(logging.Handler):

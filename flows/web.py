@@ -90,9 +90,9 @@ class Server:
         user = os.environ.get(self.user, "")
         return f"{user}:{os.environ.get(self.password, '')}" if user else ""
 
-    def who(self) -> str:
+    def who(self, address: str) -> str:
         """Whom the server sees, for messages."""
-        if credentials := self.credentials():
+        if credentials := unquote(_split(address)[1]) or self.credentials():
             return f"user {masked(credentials.partition(':')[0])}"
         return f"the holder of {self.token}" if os.environ.get(self.token) else "anybody without credentials (none are set)"
 
@@ -122,7 +122,7 @@ class Server:
         text = " | ".join(f"{type(one).__name__}: {one}" for one in _chain(error))
         status = next((code for one in _chain(error) if (code := _status(one))), 0)
         if status:
-            return Unavailable(self._refusal(where, status, _reply(error)))
+            return Unavailable(self._refusal(where, status, _reply(error), self.who(address)))
         for pattern, what, do in CAUSES:
             if re.search(pattern, text):
                 said = {"name": self.name, "variable": self.variable, "authority": self.authority}
@@ -132,12 +132,12 @@ class Server:
         start = f"start it ('sluice up' starts a local one), or correct or unset {self.variable}"
         return Unavailable(f"{where} does not answer ({_cause(error)}); {start}")
 
-    def _refusal(self, where: str, status: int, said: str) -> str:
+    def _refusal(self, where: str, status: int, said: str, who: str) -> str:
         set_them = f"{self.user} and {self.password}" if self.user else self.password
         if status == 401:
-            return f"{where} does not let {self.who()} in (401{said}): set {set_them}, or {self.token}, or correct them"
+            return f"{where} does not let {who} in (401{said}): set {set_them}, or {self.token}, or correct them"
         if status == 403:
-            return f"{where} forbids this to {self.who()} (403{said}): {self.grants}, or use another user's credentials"
+            return f"{where} forbids this to {who} (403{said}): {self.grants}, or use another user's credentials"
         if status == 404:
             return f"{where} has nothing of {self.name}'s there (404{said}): correct the path in {self.variable}"
         if status == 407:
@@ -187,7 +187,8 @@ def _status(error: BaseException) -> int:
 
 def _reply(error: BaseException) -> str:
     """What the server said with its refusal, where it is a sentence and no page."""
-    found = re.search(r"Response body: '?([^<{\n]{1,120})", str(error))
+    text = f"Response body: {error.read(400).decode(errors='replace')}" if isinstance(error, urllib.error.HTTPError) else str(error)
+    found = re.search(r"Response body: '?([^<{\n]{1,120})", text)
     said = found[1].strip(" '\"") if found else str(getattr(error, "reason", "") or "")
     return f", {masked(said)}" if said else ""
 

@@ -30,7 +30,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Proxy
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.server.expected not in (None, self.headers.get("Authorization")):
             self._say(401, b"You are not authenticated.", "text/plain")
@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
 def proxy(upstream: str = "", credentials: str = "", behave: Behaviour = lambda _method, _path: None) -> Iterator[Proxy]:
     """A proxy that answers for as long as the block lasts."""
     with Proxy(upstream, credentials, behave) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
             yield server
         finally:

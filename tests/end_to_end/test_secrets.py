@@ -1,4 +1,4 @@
-"""No secret is shown or kept: a whole retraining, a refusal and failures against servers that ask for passwords; then everything is read."""
+"""No secret is shown or kept: a retraining, a refusal and failures against servers that ask for passwords; then everything is read."""
 
 import base64
 import json
@@ -107,7 +107,12 @@ def test_no_secret_is_printed_logged_tagged_or_kept(team):
     team.sluice("stage", "rlhf", code=1)
     team.sluice("history", code=1, MLFLOW_TRACKING_URI=f"https://ada:{quote(MLFLOW, safe='')}@127.0.0.1:9")
 
-    read = [path for part in (".work", ".sluice", "metrics", "artifacts", ".dvc/tmp") for path in (workspace / part).rglob("*") if path.is_file()]
+    read = [
+        path
+        for part in (".work", ".sluice", "metrics", "artifacts", ".dvc/tmp")
+        for path in (workspace / part).rglob("*")
+        if path.is_file()
+    ]
     assert any(path.name == "mlflow.db" for path in read)
     assert any(path.name == "prefect.db" for path in read)
     assert any(path.name == "unforeseen.log" for path in read)

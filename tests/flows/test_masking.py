@@ -5,6 +5,7 @@ import html
 import json
 import logging
 import os
+from itertools import pairwise
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -13,13 +14,12 @@ from hypothesis import strategies as st
 
 from flows import failures
 from flows.cli import say
-from flows.masking import mask_logs, masked, masked_values
+from flows.masking import NO_SECRETS, mask_logs, masked, masked_values
 from flows.report import print_rows
 from models.errors import SluiceError
 
-PASSWORDS = st.text(st.characters(min_codepoint=33, max_codepoint=0x24F, exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp")), min_size=4).filter(
-    lambda text: text.lower() not in ("true", "false", "none", "null", "default") and not set(text) <= set("*")
-)
+LETTERS = st.characters(min_codepoint=33, max_codepoint=0x24F, exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp"))
+PASSWORDS = st.text(LETTERS, min_size=4).filter(lambda text: text.lower() not in NO_SECRETS and set(text) != {"*"})
 FORMS = {
     "plain": str,
     "quoted": lambda text: quote(text, safe=""),
@@ -39,7 +39,14 @@ ADDRESSES = (
     "http_proxy=http://ada:{}@proxy:3128",
     "PREFECT_SERVER_DATABASE_CONNECTION_URL=postgresql+asyncpg://ada:{}@host/prefect",
 )
-VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PREFECT_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN")
+VARIABLES = (
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "PREFECT_API_KEY",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "HF_TOKEN",
+)
 VARIABLES += ("PGPASSWORD", "AWS_ACCESS_KEY_ID", "WANDB_API_KEY", "GITHUB_TOKEN", "AZURE_CLIENT_SECRET", "DATABASE_PASSWD")
 
 
@@ -53,8 +60,8 @@ def planted(monkeypatch):
 
 def survives(secret, text):
     """Whether the secret stands there as a word of its own; a short one may be part of another word."""
-    around = text.split(secret)
-    return len(around) > 1 and (len(secret) >= 8 or any(not (a[-1:].isalnum() or b[:1].isalnum()) for a, b in zip(around, around[1:], strict=False)))
+    around = pairwise(text.split(secret))
+    return any(len(secret) >= 8 or not (before[-1:].isalnum() or after[:1].isalnum()) for before, after in around)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -126,7 +133,7 @@ def test_what_is_printed_as_json_as_a_table_or_as_an_error_is_masked(monkeypatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:hunter2%22x@host")
     say({"a": ["http://ada:hunter2%22x@host"], "b": {"c": 'hunter2"x'}})
     assert json.loads(capsys.readouterr().out) == {"a": ["http://ada:***@host"], "b": {"c": "***"}}
-    print_rows("Rows", [{"one": 'long ' * 30 + 'hunter2"x', "two": "x" * 100}])
+    print_rows("Rows", [{"one": "long " * 30 + 'hunter2"x', "two": "x" * 100}])
     assert "hunter2" not in capsys.readouterr().out
     assert str(failures.named(SluiceError('no hunter2"x'))) == "no ***"
     assert masked_values(("hunter2%22x", 1)) == ["***", 1]
