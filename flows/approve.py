@@ -11,6 +11,8 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows import record, release
+from flows.failures import told
+from flows.masking import masked
 from flows.record import CHAMPION, Decision
 from flows.registry import Registry
 from flows.session import Session
@@ -31,6 +33,7 @@ class Approval(RunInput):
 
 
 @flow(name="approve", persist_result=True)
+@told()
 def approve(version: int) -> Any:
     """Show the gate's comparison with the champion, wait for a person, then promote or refuse.
 
@@ -51,11 +54,11 @@ def approve(version: int) -> Any:
     if seen == number:
         raise UserError(f"version {number} is champion already: there is nothing to approve")
     found = release.compare(held, registry, number, champion)
-    shown = _comparison(number, seen, found.result)
+    shown = masked(_comparison(number, seen, found.result))
     create_markdown_artifact(markdown=shown, key="approval", description="What the reviewer decides on")
     asked = Approval.with_initial_data(description=shown, approve=False)
     said = suspend_flow_run(wait_for_input=asked, key=f"approve-{number}-{seen}", timeout=PATIENCE_S)
-    reason = f"{said.who}: {said.why}"
+    reason = masked(f"{said.who}: {said.why}")
     get_run_logger().info("version %s: %s, %s", number, "approved" if said.approve else "rejected", reason)
     if said.approve:
         registry.promote(number, seen, "approved", reason, mine, found.result, found.items)

@@ -1,7 +1,6 @@
 """The command line. Heavy imports wait inside the commands: `--help` answers in under half a second."""
 
 import contextlib
-import errno
 import json
 import os
 import sys
@@ -12,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import terminal
+from flows import failures, terminal
 from flows import workspace as workspaces
+from flows.masking import masked, masked_values
 from flows.workspace import Workspace
 from models.errors import Refused, SluiceError, UserError
 
@@ -45,12 +45,12 @@ def here() -> Workspace:
 
 
 def say(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(masked_values(value), indent=2, ensure_ascii=False))
 
 
 def tell(line: str) -> None:
     """Say how the work goes, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    print(masked(line), file=sys.stderr, flush=True)
 
 
 def warn(held: Any) -> None:
@@ -475,45 +475,43 @@ def rescore(model: Path, suite: Path, output: Path) -> None:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command line; return its exit code. A failure that has a name is one line on standard error, never a traceback."""
+    """Run one command line; return its exit code. A failure is one line on standard error, without a secret, never a traceback."""
     try:
         code = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
         if code == INTERRUPTED:  # typer's parser turns Ctrl-C into a return value
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
-    except SluiceError as error:
-        print("\n".join(f"sluice: {line}" for line in str(error).splitlines()), file=sys.stderr)
-        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("sluice: stopped; finished stages are kept, the next run carries on", file=sys.stderr)
+        tell("sluice: stopped; finished stages are kept, the next run carries on")
         return INTERRUPTED
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        print(f"sluice: the disk is full ({error.filename or error.strerror}): free some space, then run again", file=sys.stderr)
-        return 1
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # a mistake on the command line, told by typer's parser
             error.show()
             return int(error.exit_code)
-        return unforeseen(error)
+        known = failures.named(error)
+        if known is None:
+            return unforeseen(error)
+        tell("\n".join(f"sluice: {line}" for line in str(known).splitlines()))
+        return known.exit_code
 
 
 def unforeseen(error: Exception) -> int:
-    """One line for a failure without a name; its traceback goes into a file beside the other logs."""
+    """One line for a failure without a name; its traceback goes into a file beside the other logs, where there is a place for it."""
+    said = f"sluice: unforeseen: {type(error).__name__}: {failures.one_line(error, 200)}"
     with contextlib.suppress(SluiceError, OSError):
         log = here().work / "logs" / "unforeseen.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        print(f"sluice: unforeseen: {said}; the traceback is in {os.path.relpath(log)}: please report it", file=sys.stderr)
-        return 1
-    raise error
+        log.write_text(masked("".join(traceback.format_exception(error))), encoding="utf-8", errors="backslashreplace")
+        said += f"; the traceback is in {os.path.relpath(log)}"
+    tell(f"{said}: please report it")
+    return 1
 
 
 def main() -> None:
     """The script `sluice`."""
-    terminal.let_the_reader_leave()
+    terminal.prepare_streams()
+    workspaces.forgive_warnings(os.environ)
     arguments = sys.argv[1:]
     warm_address = os.environ.get("SLUICE_WARM")
     if warm_address and arguments[:1] and arguments[0] in FORWARDED:

@@ -2,11 +2,14 @@
 
 import os
 import shutil
-import subprocess
+from collections.abc import Callable
 from typing import Any
 
-from flows.services import answers
-from flows.workspace import Workspace
+from flows import web
+from flows.services import require_prefect
+from flows.tracking import require_store
+from flows.workspace import Workspace, git
+from models.errors import SluiceError
 
 FREE_GIB = 5
 
@@ -21,10 +24,10 @@ def _row(name: str, found: str, ok: bool, needed: bool = False, do: str = "") ->
 
 
 def _git(workspace: Workspace) -> dict[str, Any]:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=workspace.root, capture_output=True, text=True)
-    return _row(
-        "git", done.stdout.strip() or "no commit", done.returncode == 0, do="work in a clone: runs record the commit they came from"
-    )
+    if shutil.which("git") is None:
+        return _row("git", "not installed", False, do="apt install git: runs record the commit they came from")
+    commit = git(workspace.root, "rev-parse", "HEAD")
+    return _row("git", commit or "no commit", bool(commit), do="work in a clone: runs record the commit they came from")
 
 
 def _disk(workspace: Workspace) -> dict[str, Any]:
@@ -58,11 +61,16 @@ def _device() -> dict[str, Any]:
 
 
 def _servers(workspace: Workspace) -> list[dict[str, Any]]:
-    rows = []
-    for name, variable, path in (("prefect", "PREFECT_API_URL", "/health"), ("mlflow", "MLFLOW_TRACKING_URI", "/health")):
-        url, local = os.environ.get(variable), workspace.servers().get(name)
-        if url and url.startswith("http"):
-            rows.append(_row(name, url, answers(url.rstrip("/") + path), needed=True, do=f"start it, or correct or unset {variable}"))
-        else:
-            rows.append(_row(name, local["url"] if local else "embedded", True))
-    return rows
+    return [_server(workspace, "prefect", web.PREFECT, require_prefect), _server(workspace, "mlflow", web.MLFLOW, require_store)]
+
+
+def _server(workspace: Workspace, name: str, server: web.Server, require: Callable[[str], None]) -> dict[str, Any]:
+    """The address that the environment names, and what is wrong with it; the local server's otherwise."""
+    given, local = os.environ.get(server.variable), workspace.servers().get(name)
+    if not given:
+        return _row(name, local["url"] if local else "embedded", True)
+    try:
+        require(given.rstrip("/"))
+    except SluiceError as error:
+        return _row(name, web.shown(given), False, needed=True, do=str(error))
+    return _row(name, web.shown(given), True)

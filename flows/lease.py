@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from flows import services
+from flows.masking import masked
 from models.errors import Unavailable
 
 LEASE_S, WAIT_S = 60.0, 180.0  # the shortest lease that a server grants; longer than a lease, so that a killed holder's runs out
@@ -31,9 +32,9 @@ def held(name: str, api: str) -> Iterator[None]:
             slot.__enter__()
         except TimeoutError:
             raise Unavailable(
-                f"another process holds {name!r} at {api} for {WAIT_S:.0f} s: nothing was moved; look again when it is done"
+                f"another process holds {name!r} at {masked(api)} for {WAIT_S:.0f} s: nothing was moved; look again when it is done"
             ) from None
-        except (httpx.HTTPError, PrefectException) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, PrefectException) as error:
             raise services.no_prefect(api, error) from None
         with contextlib.ExitStack() as stack:
             stack.push(slot)

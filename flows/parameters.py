@@ -1,6 +1,7 @@
 """params.yaml, read as DVC reads it and checked against every stage's class at once; and the recipes that fill it."""
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import GenericAlias
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from flows import failures
 from flows.pipeline import Contract, Stage, contract
 from models.errors import UserError
 from models.suites import FORMATS
@@ -21,11 +23,13 @@ FLOW_KEYS = {"model"}  # top-level keys that only the flow reads
 
 def load(path: Path) -> dict[str, Any]:
     """The file's mapping. Raises UserError with the line of a syntax error or a duplicate key."""
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise UserError(f"{path.name} is missing: every number lives there; 'sluice recipe use tiny' writes it")
     try:
         values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise failures.of_system(error) from None
+    except (YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path.name}{where}: not valid YAML ({getattr(error, 'problem', None) or error}); mend the line") from None

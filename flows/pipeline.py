@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import os
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from flows import failures
 from flows.workspace import Workspace
 from models.errors import SluiceError, StageError, Unavailable, UserError
 from tasks.stage import Inputs, Metrics, Outputs, Params
@@ -88,10 +90,14 @@ class Pipeline:
         from dvc.repo import Repo
 
         self.workspace = workspace
+        for name in ("dvc.yaml", "dvc.lock", ".dvc/config"):
+            _require_plain(workspace.root / name)
         try:
             self.repo = Repo(str(workspace.root))
         except DvcException as error:
-            raise UserError(f"{workspace.root}: DVC cannot open the workspace ({error})") from None
+            if not (workspace.root / ".git").exists():
+                raise UserError(f"{workspace.root} is no git repository, and DVC wants one: work in a clone, or 'git init' here") from None
+            raise UserError(f"{workspace.root}: DVC cannot open the workspace ({failures.one_line(error)})") from None
 
     @cached_property
     def stages(self) -> dict[str, Stage]:
@@ -103,6 +109,8 @@ class Pipeline:
             graph = index.graph
             nodes = {node.addressing: node for node in index.stages if getattr(node, "name", None)}
             edges = {name: [up.addressing for up in graph.successors(node) if up.addressing in nodes] for name, node in nodes.items()}
+        if not nodes:
+            raise UserError("dvc.yaml holds no stage: 'git checkout dvc.yaml' brings ours back")
         order = TopologicalSorter(edges).static_order()
         return {name: self._stage(nodes[name], tuple(sorted(edges[name]))) for name in order}
 
@@ -187,6 +195,15 @@ class Pipeline:
         return {name: signature(entry) for name, entry in ((entries or {}).get("stages") or {}).items()}
 
 
+def _require_plain(path: Path) -> None:
+    """Raise UserError where something else than a file that can be read stands at a path; nothing may."""
+    if os.path.lexists(path):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise failures.of_system(error) from None
+
+
 def signature(entry: Mapping[str, Any]) -> str:
     """The md5 of what determines a run in an entry of dvc.lock: cmd, deps by content, params."""
     deps = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
@@ -221,7 +238,7 @@ def _translated() -> Iterator[None]:
     except (YAMLSyntaxError, YAMLValidationError) as error:
         raise UserError(f"dvc.yaml or dvc.lock is not valid: {' '.join(str(error).split())}; mend it, or 'git checkout' it") from None
     except DvcException as error:
-        raise UserError(f"DVC: {' '.join(str(error).split())}") from None
+        raise failures.of_dvc(error) from None
 
 
 def read_metrics(root: Path, stage: Stage) -> dict[str, Any]:

@@ -5,7 +5,6 @@ one's.
 Records are FINISHED runs of `<model>/promotions`; a run that a crash left open is settled by the next writer, see `Registry.settle`.
 """
 
-import getpass
 import hashlib
 import json
 import tempfile
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.failures import user_name
+from flows.masking import masked
 from flows.tracking import PROMOTIONS, Tracker
 from flows.workspace import read_json
 from models.errors import StageError
@@ -60,12 +61,12 @@ def tags_of(decision: Decision, parent: str | None) -> dict[str, str]:
     """What a record says, as the tags of its run."""
     return {
         "sluice.verdict": decision.verdict,
-        "sluice.reason": decision.reason[:4000],
+        "sluice.reason": masked(decision.reason)[:4000],
         "sluice.alias": decision.alias,
         "sluice.version": decision.version or "",
         "sluice.was": decision.was or "",
         "sluice.previous": decision.previous or "",
-        "sluice.by": getpass.getuser(),
+        "sluice.by": user_name(),
         **({"sluice.pipeline_run": parent} if parent else {}),
         **({"sluice.inputs": decision.inputs} if decision.inputs else {}),
     }

@@ -8,12 +8,11 @@ import json
 import tempfile
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flows import early, pretrained, warm
+from flows import early, pretrained, warm, web
 from flows.early import EarlyResult
 from flows.evidence import load_evidence, unreadable
 from flows.pipeline import Pipeline
@@ -22,8 +21,7 @@ from flows.record import CHAMPION, Decision
 from flows.registry import Registry, file_md5
 from flows.session import Session
 from flows.tracking import Tracker, git_commit, unavailable
-from flows.workspace import without_password
-from models.errors import StageError, Unavailable, UserError
+from models.errors import StageError, UserError
 from models.records import Record, folder_md5
 from tasks import anchor, comparison, gate, health, paired
 from tasks.anchor import Standing
@@ -100,30 +98,16 @@ def _ask_server(uri: str, model: str) -> dict[str, Any] | None:
         if CHAMPION not in aliases:
             return None
         version = _get(f"{uri}/api/2.0/mlflow/model-versions/get?{name}&version={aliases[CHAMPION]}")["model_version"]
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
+    except (OSError, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code == 404:
             return None
-        raise Unavailable(
-            f"MLflow at {without_password(uri)} answers {error.code} ({error.reason}): check the server's log and your credentials"
-        ) from None
-    except OSError as error:
         raise unavailable(uri, error) from None
     tags = {tag["key"]: tag["value"] for tag in version.get("tags", [])}
     return {"version": str(version["version"]), "md5": tags.get("sluice.model_md5"), "aliases": aliases}
 
 
 def _get(url: str) -> Any:
-    import base64
-    import os
-
-    request = urllib.request.Request(url)
-    if "MLFLOW_TRACKING_TOKEN" in os.environ:
-        request.add_header("Authorization", f"Bearer {os.environ['MLFLOW_TRACKING_TOKEN']}")
-    elif "MLFLOW_TRACKING_USERNAME" in os.environ:
-        pair = f"{os.environ['MLFLOW_TRACKING_USERNAME']}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
-        request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
-    with urllib.request.urlopen(request, timeout=20) as reply:
-        return json.load(reply)
+    return json.loads(web.MLFLOW.get(url, 20))
 
 
 def rival(registry: Registry, against: str) -> Any | None:

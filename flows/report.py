@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flows.early import EarlyResult
+from flows.masking import masked
 from flows.pipeline import Pipeline, read_metrics
 from models.records import Record
 from tasks.gate import GateResult, SuiteVerdict
@@ -136,6 +137,6 @@ def print_rows(title: str, rows: Sequence[Mapping[str, str]]) -> None:
             column, justify="right" if column == "seconds" else "left", overflow="fold", no_wrap=column in ("stage", "state", "model")
         )
     for row in rows:
-        table.add_row(*(row.get(column, "") for column in rows[0]))
+        table.add_row(*(masked(row.get(column, "")) for column in rows[0]))
     console = Console()
     Console(width=None if console.is_terminal else 130).print(table)

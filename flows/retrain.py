@@ -21,6 +21,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.urls import url_for
 
 from flows import processes, release, salvage
+from flows.failures import told
+from flows.masking import masked
 from flows.pipeline import Stage, read_metrics
 from flows.record import CHAMPION
 from flows.registry import Registry
@@ -52,6 +54,7 @@ def _retryable(_task: Any, _run: Any, state: State[Any]) -> bool:
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_retryable, retry_delay_seconds=5)
+@told()
 def run_stage(name: str, parent: str | None) -> StageResult:
     """Reproduce one stage with DVC, in a process group of its own, its output in this task's log."""
     with session(find()) as held:
@@ -66,6 +69,7 @@ def _reproduce(held: Session, stage: Stage, parent: str | None) -> StageResult:
     tail: list[str] = []
 
     def on_line(line: str) -> None:
+        line = masked(line)
         tail.append(line)
         if line.strip():
             logger.info("%s", line, extra=SHOWN)
@@ -182,6 +186,7 @@ def _watched() -> Iterator[threading.Event]:
 
 
 @flow(name="retrain", task_runner=cast(Any, ThreadPoolTaskRunner(max_workers=32)), persist_result=False, log_prints=False)
+@told()
 def retrain() -> Any:
     """Retrain, benchmark, gate, register, promote, in the workspace of the current folder: whatever DVC says must run, and nothing else.
 
@@ -201,7 +206,7 @@ def retrain() -> Any:
         finally:
             processes.stop_all()
     if result.decision in ("refuse", "undecided", "invalid"):
-        return Completed(name="Refused", message=result.reason[:2000], data=result)
+        return Completed(name="Refused", message=masked(result.reason)[:2000], data=result)
     return result
 
 
@@ -248,6 +253,7 @@ def _retrain(held: Session, started: float) -> RunResult:
 
 
 @task(task_run_name="gate", cache_policy=NO_CACHE, persist_result=False)
+@told()
 def gate() -> release.Comparison | None:
     """Compare the candidate with the champion, item by item; None where they are the same model."""
     with session(find()) as held:
@@ -261,6 +267,7 @@ def gate() -> release.Comparison | None:
 
 
 @task(task_run_name="register", cache_policy=NO_CACHE, persist_result=False)
+@told()
 def register(parent: str) -> str:
     """Register the candidate, or find the version that holds it."""
     with session(find()) as held:
@@ -268,6 +275,7 @@ def register(parent: str) -> str:
 
 
 @task(task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)
+@told()
 def promote(found: release.Comparison, version: str, parent: str) -> release.Release:
     """Record the decision; move the alias `champion` where the gate lets the version through."""
     with session(find()) as held:
@@ -306,6 +314,6 @@ def _finish(held: Session, outcome: release.Release, results: list[StageResult],
     if held.changes:
         create_table_artifact(table=stage_rows(results), key="stages", description="What ran, and its main metric")
         create_table_artifact(table=score_rows(held.pipeline), key="scores", description="Score ± standard error (items)")
-    lines = [f"**{outcome.decision}**: {outcome.reason}", *([f"[MLflow run]({url})"] if url else [])]
+    lines = [f"**{outcome.decision}**: {masked(outcome.reason)}", *([f"[MLflow run]({url})"] if url else [])]
     create_markdown_artifact(markdown="\n\n".join(lines), key="verdict", description="The gate's decision")
     return RunResult(**outcome.model_dump(), stages=results, seconds=_remember(held, results, started))

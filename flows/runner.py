@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows import pretrained
+from flows import failures, pretrained
+from flows.masking import masked
 from flows.parameters import load, stage_params
 from flows.pipeline import Contract, Pipeline, Stage, contract
 from flows.tracking import PIPELINE, Tracker, git_commit
@@ -52,10 +53,12 @@ def run_stage(workspace: Workspace, name: str, bindings: Mapping[str, str]) -> N
                 outcome["seconds"] = round(time.monotonic() - started, 3)
         outcome["exit_code"] = 0
     except SluiceError as error:
-        outcome |= {"exit_code": error.exit_code, "reason": str(error)}
+        outcome |= {"exit_code": error.exit_code, "reason": masked(str(error))}
         raise
     except Exception as error:
-        outcome["reason"] = f"stage {name!r} failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        known = failures.named(error)
+        said = str(known or f"{type(error).__name__}: {failures.one_line(error, 500)}")
+        outcome |= {"exit_code": known.exit_code if known else 1, "reason": f"stage {name!r} failed: {said}"}
         raise
     finally:
         with contextlib.suppress(OSError):
@@ -245,9 +248,7 @@ class Progress:
         try:
             self.tracker.log_steps(self.run_id, waiting)
         except Exception as error:
-            print(
-                f"{self.name}  MLflow did not take {len(waiting)} steps of progress: {' '.join(str(error).split())[:200]}", file=sys.stderr
-            )
+            print(f"{self.name}  MLflow did not take {len(waiting)} steps of progress: {failures.one_line(error, 200)}", file=sys.stderr)
 
 
 def parse_bindings(pairs: Sequence[str]) -> dict[str, str]:

@@ -1,23 +1,23 @@
 """The local Prefect and MLflow servers: started for good by `sluice up`, found by every run, or started for one run alone."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 
-from flows import processes
+from flows import processes, web
 from flows.tracking import make_store
 from flows.workspace import Workspace, locked, start_time, wait_until
-from models.errors import Unavailable
+from models.errors import SluiceError, Unavailable
 from models.records import write_json
 
 HOST = "127.0.0.1"
@@ -44,11 +44,11 @@ def health(name: str, base: str) -> str:
 
 
 def answers(url: str) -> bool:
-    """Whether a GET of `url` succeeds."""
+    """Whether a GET of `url`, of a server of ours, succeeds."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
-            return bool(reply.status == 200)
-    except (OSError, urllib.error.URLError):
+        web.PREFECT.get(url, 2)
+        return True
+    except (OSError, HTTPException):
         return False
 
 
@@ -125,18 +125,27 @@ class PrefectApi:
 def shared_api(workspace: Workspace) -> str | None:
     """The Prefect API that other processes use too: the one named in PREFECT_API_URL, or the local server's; never this run's own."""
     local = workspace.servers().get("prefect")
-    url = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    url = os.environ.get("PREFECT_API_URL", "").strip().rstrip("/")
     if url and url != os.environ.get(OWN_API):
         return url
     return f"{local['url']}/api" if local else None
 
 
-def no_prefect(url: str, error: Exception | None = None) -> Unavailable:
-    """The one line for a Prefect server that does not answer."""
-    cause = f" ({' '.join(str(error).split())[:160]})" if error else ""
-    return Unavailable(
-        f"Prefect at {url} does not answer{cause}; start it ('sluice up' starts a local one), or correct or unset PREFECT_API_URL"
-    )
+def no_prefect(url: str, error: Exception) -> SluiceError:
+    """The one line for a Prefect server that does not answer, or refuses."""
+    return web.PREFECT.failure(url, error)
+
+
+def require_prefect(url: str) -> None:
+    """Raise, in one line, what is wrong with the Prefect server at `url`: its health is told to anybody, its version to those it knows."""
+    web.PREFECT.check(url)
+    try:
+        json.loads(web.PREFECT.get(f"{url}/health"))
+        json.loads(web.PREFECT.get(f"{url}/admin/version"))
+    except (OSError, HTTPException, ValueError) as error:
+        if getattr(error, "url", "").endswith("/version") and getattr(error, "code", 0) == 404:
+            return  # Prefect Cloud tells none
+        raise no_prefect(url, error) from None
 
 
 @contextlib.contextmanager
@@ -147,12 +156,11 @@ def prefect_api(workspace: Workspace) -> Iterator[PrefectApi]:
     Raises Unavailable where PREFECT_API_URL names a server that does not answer.
     """
     local = workspace.servers().get("prefect")
-    url = os.environ.get("PREFECT_API_URL") or (f"{local['url']}/api" if local else None)
+    url = os.environ.get("PREFECT_API_URL", "").strip() or (f"{local['url']}/api" if local else None)
     log = workspace.work / "logs" / "prefect-server.log"
     if url:
         api = PrefectApi(url.rstrip("/"), log)
-        if not api.answers():
-            raise no_prefect(url)
+        require_prefect(api.url)
         os.environ["PREFECT_API_URL"] = url
         yield api
         return

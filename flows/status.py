@@ -4,9 +4,10 @@ import json
 from typing import Any
 
 from flows import report
+from flows.masking import masked
 from flows.record import CHAMPION
 from flows.registry import Registry
-from flows.workspace import read_json, without_password
+from flows.workspace import read_json
 
 
 def status(registry: Registry) -> dict[str, Any]:
@@ -15,7 +16,7 @@ def status(registry: Registry) -> dict[str, Any]:
     workspace = registry.tracker.workspace
     return {
         "model": registry.name,
-        "tracking_uri": without_password(registry.tracker.uri),
+        "tracking_uri": masked(registry.tracker.uri),
         "champion": champion
         and {
             "version": str(champion.version),

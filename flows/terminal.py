@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flows.masking import masked
+
 PROGRESS = re.compile(r"^\S+  step (\d+)/(\d+)")
 QUIET_S = 10.0  # between two lines of progress where lines cannot be overwritten
 NOISE = (
@@ -31,18 +33,43 @@ class Outlet(io.FileIO):
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            return super().write(data)
+            if isinstance(error, BrokenPipeError):
+                return super().write(data)
+            raise OSError(error.errno, error.strerror, "standard output") from None  # once: what is still said goes nowhere
 
 
-def let_the_reader_leave() -> None:
-    """From now on a closed standard output ends nothing: neither the work nor the exit code depends on who reads."""
-    if sys.stdout is None:  # started without one
-        return
-    told, outlet = sys.stdout, io.BufferedWriter(Outlet(sys.stdout.fileno(), "w", closefd=False))
-    told.flush()
-    sys.stdout = io.TextIOWrapper(outlet, told.encoding, told.errors, line_buffering=told.isatty())
+class Masked(io.TextIOWrapper):
+    """A text stream that shows no secret, and what its encoding has no sign for as an escape."""
+
+    def write(self, text: str, /) -> int:
+        super().write(masked(text))
+        return len(text)
+
+
+def prepare_streams() -> None:
+    """From now on standard output and error end nothing: neither the work nor the exit code depends on who reads, or in what encoding.
+
+    A stream that was closed before the start goes nowhere: else the first file to be opened would stand in its place.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            place = os.open(os.devnull, os.O_RDWR)
+            if place != number:
+                os.dup2(place, number)
+                os.close(place)
+        if name == "stdin":
+            sys.stdin = sys.stdin or open(number, closefd=False)  # noqa: SIM115 - for as long as the process lives
+            continue
+        told = getattr(sys, name)
+        if told is not None:
+            told.flush()
+        outlet = io.BufferedWriter(Outlet(number, "w", closefd=False))
+        encoding, at_once = getattr(told, "encoding", None) or "utf-8", name == "stderr" or (told is not None and told.isatty())
+        setattr(sys, name, Masked(outlet, encoding, "backslashreplace", line_buffering=at_once))
 
 
 class TerminalHandler(logging.Handler):

@@ -4,17 +4,16 @@ import json
 import math
 import os
 import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flows.workspace import Workspace, alive, locked, start_time, without_password
-from models.errors import Unavailable, UserError
+from flows import failures, web
+from flows.masking import masked, masked_values
+from flows.workspace import Workspace, alive, git, locked, start_time
+from models.errors import SluiceError, UserError
 
 PIPELINE, PROMOTIONS = "pipeline", "promotions"
 
@@ -26,35 +25,49 @@ def owner_tags() -> dict[str, str]:
 
 def git_commit(root: Path) -> str:
     """The checked-out commit, "-dirty" after it where tracked files differ that a run does not write itself; "" outside git."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True).stdout.strip()
+    found = git(root, "rev-parse", "HEAD")
     written = [f":(exclude){path}" for path in ("dvc.lock", "metrics", "params.yaml")]  # a version carries its own
-    changed = found and subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", *written], cwd=root, capture_output=True).returncode
+    changed = found and git(root, "diff", "--name-only", "HEAD", "--", ".", *written)
     return f"{found}-dirty" if changed else found
 
 
 def preload(workspace: Workspace) -> None:
     """Import MLflow now, seconds that nobody waits for; a server's REST interface may do without."""
-    if not workspace.tracking_uri.startswith("http"):
+    if not web.is_web(workspace.tracking_uri):
         import mlflow  # noqa: F401
 
 
 def require_server(workspace: Workspace) -> None:
-    """Raise Unavailable, before anything is started, where MLflow is a server and nobody answers at its address."""
-    uri = workspace.tracking_uri
-    if uri.startswith("http"):
-        try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
-        except urllib.error.HTTPError:
-            return  # somebody does answer
-        except OSError as error:
-            raise unavailable(uri, error) from None
+    """Raise, before anything is started, what is wrong with the server or database that MLflow is to keep runs in."""
+    if workspace.tracking_uri != workspace.embedded_store:
+        require_store(workspace.tracking_uri)
 
 
-def unavailable(uri: str, error: Exception) -> Unavailable:
-    """The one line for a tracking store that does not answer."""
-    cause = without_password(" ".join(str(error).split()))[:160]
-    where = without_password(uri)
-    return Unavailable(f"MLflow at {where} does not answer ({cause}); start it ('sluice up' does), or correct or unset MLFLOW_TRACKING_URI")
+def require_store(uri: str) -> None:
+    """Raise UserError or Unavailable where MLflow can keep nothing at `uri`: nobody answers, or refuses."""
+    web.check_store(uri)
+    try:
+        if web.is_web(uri):
+            json.loads(web.MLFLOW.get(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1"))
+        else:
+            _connect(uri)
+    except Exception as error:  # of whatever library opens it
+        raise unavailable(uri, error) from None
+
+
+def _connect(uri: str) -> None:
+    """Open a database once, at once: MLflow itself tries ten times. Raises SQLAlchemyError, or ImportError where its driver is missing."""
+    from sqlalchemy import create_engine
+
+    limit = {"connect_timeout": 10} if uri.startswith("postgresql") else {}
+    create_engine(uri, connect_args=limit).connect().close()
+
+
+def unavailable(uri: str, error: Exception) -> SluiceError:
+    """The one line for a tracking store that does not answer, or refuses."""
+    if type(error).__module__ == "builtins" and isinstance(error, OSError) and error.filename:
+        return failures.of_system(error)
+    return web.MLFLOW.failure(uri, error)
 
 
 def make_store(workspace: Workspace) -> None:
@@ -83,7 +96,6 @@ class Tracker:
         """The client, its store migrated: once, under a lock, since two processes that open a fresh database at once both fail."""
         import mlflow
         from mlflow.exceptions import MlflowException
-        from sqlalchemy import create_engine
         from sqlalchemy.exc import SQLAlchemyError
 
         self.workspace.state.mkdir(parents=True, exist_ok=True)
@@ -92,8 +104,8 @@ class Tracker:
         try:
             if self.uri == self.workspace.embedded_store:
                 make_store(self.workspace)
-            elif self.uri.startswith("postgresql"):
-                create_engine(self.uri, connect_args={"connect_timeout": 10}).connect().close()  # MLflow itself tries ten times
+            if not web.is_web(self.uri):
+                _connect(self.uri)
             client = mlflow.MlflowClient(self.uri, self.uri)  # migrates what it opens
             with locked(self.workspace.lock_file("mlflow")):
                 for kind in (PIPELINE, PROMOTIONS):
@@ -102,15 +114,15 @@ class Tracker:
             raise self.unavailable(error) from None
         return client
 
-    def unavailable(self, error: Exception) -> Unavailable:
-        """The one line for this store where it does not answer."""
+    def unavailable(self, error: Exception) -> SluiceError:
+        """The one line for this store where it does not answer, or refuses."""
         return unavailable(self.uri, error)
 
     def _ensure_experiment(self, client: Any, kind: str) -> None:
         name = f"{self.model}/{kind}"
         if client.get_experiment_by_name(name) is None:
             local = self.workspace.servers().get("mlflow", {}).get("url")
-            own = not self.uri.startswith("http") or self.uri == local  # elsewhere the server says where artifacts go
+            own = not web.is_web(self.uri) or self.uri == local  # elsewhere the server says where artifacts go
             location = (self.workspace.state / "mlartifacts" / kind).as_uri() if own else None
             client.create_experiment(name, artifact_location=location)
 
@@ -134,7 +146,10 @@ class Tracker:
 
     def start(self, kind: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
         """Open a run and return its id. Raises UserError where somebody deleted the experiment."""
-        tags, experiment = {**owner_tags(), **tags, **({"mlflow.parentRunId": parent} if parent else {})}, self._experiment(kind)
+        tags, experiment = (
+            {**owner_tags(), **masked_values(tags), **({"mlflow.parentRunId": parent} if parent else {})},
+            self._experiment(kind),
+        )
         if experiment.lifecycle_stage != "active":
             restore = f"'mlflow experiments restore --experiment-id {experiment.experiment_id}' brings it back"
             raise UserError(f"MLflow's experiment {experiment.name} was deleted, runs are kept in it: {restore}")
@@ -145,7 +160,7 @@ class Tracker:
         """Log nested params under dotted names."""
         from mlflow.entities import Param
 
-        entries = [Param(key, value[:6000]) for key, value in flatten(params).items()]
+        entries = [Param(key, masked(value)[:6000]) for key, value in flatten(params).items()]
         for start in range(0, len(entries), 100):
             self.client.log_batch(run_id, params=entries[start : start + 100])
 
@@ -166,7 +181,7 @@ class Tracker:
     def end(self, run_id: str, status: str, reason: str = "") -> None:
         """Close a run: FINISHED, FAILED or KILLED."""
         if reason:
-            self.client.set_tag(run_id, "sluice.reason", reason[:4000])
+            self.client.set_tag(run_id, "sluice.reason", masked(reason)[:4000])
         self.client.set_terminated(run_id, status)
 
     def open_runs(self, kind: str) -> Sequence[Any]:
@@ -191,7 +206,7 @@ class Tracker:
 
     def run_url(self, run_id: str, kind: str = PIPELINE) -> str:
         """The run's page; for an embedded database, the page that `sluice up` will serve."""
-        base = self.uri if self.uri.startswith("http") else "http://127.0.0.1:5000"
+        base = web.shown(self.uri) if web.is_web(self.uri) else "http://127.0.0.1:5000"
         return f"{base.rstrip('/')}/#/experiments/{self.experiment_id(kind)}/runs/{run_id}"
 
 

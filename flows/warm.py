@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import traceback
@@ -69,6 +70,8 @@ def forward(address: str, arguments: list[str]) -> int | None:
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(address)
+            if _peer(connection) != os.getuid():  # it would be handed this environment
+                return None
         except OSError:
             return None
         streams = array.array("i", [0, 1, 2])
@@ -81,9 +84,8 @@ def forward(address: str, arguments: list[str]) -> int | None:
 
 def serve(address: str, stages: Sequence[str]) -> None:
     """Listen, import what these stages need, and fork a child for each request until killed; a request waits for what it needs."""
-    Path(address).unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
+        _bind(listener, Path(address))
         listener.listen(64)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         ready: set[str] = set()
@@ -102,6 +104,25 @@ def serve(address: str, stages: Sequence[str]) -> None:
             _take(listener)
 
 
+def _bind(listener: socket.socket, place: Path) -> None:
+    """Listen where only this user can write, whatever the umask: who speaks to the socket has commands run in this user's name."""
+    place.unlink(missing_ok=True)
+    mode = place.parent.stat().st_mode
+    if mode & 0o022:
+        place.parent.chmod(mode & 0o755)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(place))
+    finally:
+        os.umask(before)
+
+
+def _peer(connection: socket.socket) -> int:
+    """The user at the other end, as the kernel knows it."""
+    _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(user)
+
+
 Waiting = tuple[socket.socket, dict[str, Any], list[int]]  # the connection, what is asked, the standard streams
 _waiting: list[Waiting] = []
 
@@ -109,6 +130,9 @@ _waiting: list[Waiting] = []
 def _take(listener: socket.socket) -> None:
     """Read one request: who asks, what for, and its standard streams."""
     connection, _ = listener.accept()
+    if _peer(connection) != os.getuid():
+        connection.close()
+        return
     try:
         header, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * array.array("i").itemsize))
         request = json.loads(_read(connection, int.from_bytes(header, "big")))
@@ -150,8 +174,10 @@ def _child(connection: socket.socket, request: dict[str, Any], streams: list[int
         os.environ.clear()
         os.environ.update(request["env"])
         os.chdir(request["cwd"])
+        from flows import terminal
         from flows.cli import run_command
 
+        terminal.prepare_streams()
         code = run_command(request["arguments"])
     except BaseException:
         traceback.print_exc()

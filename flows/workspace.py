@@ -5,15 +5,19 @@ import fcntl
 import json
 import os
 import re
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows import failures, masking, web
 from models.errors import Unavailable, UserError
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPT_OUTS = {
     # No tool may phone home: each one's own switch, and the common one.
     "DO_NOT_TRACK": "1",
@@ -76,20 +80,21 @@ class Workspace:
 
     @property
     def tracking_uri(self) -> str:
-        """MLFLOW_TRACKING_URI, else the local server, else the embedded database."""
+        """MLFLOW_TRACKING_URI, else the local server, else the embedded database. Raises UserError where the variable holds no address."""
+        given = os.environ.get(web.MLFLOW.variable, "").strip()
+        if given:
+            web.check_store(given)
         server = self.servers().get("mlflow")
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (server["url"] if server else self.embedded_store)
+        uri = given or (server["url"] if server else self.embedded_store)
         return re.sub("^postgres(ql)?://", "postgresql+psycopg2://", uri)  # SQLAlchemy 2.1 would ask for another driver
-
-
-def without_password(text: str) -> str:
-    """The text with the password of every address in it left out."""
-    return re.sub(r"(?<=://)([^:/@\s]*):[^@/\s]*@", r"\1:***@", text)
 
 
 def find(start: Path | None = None) -> Workspace:
     """The workspace that `start` (default: the current folder) lies in. Raises UserError outside of one."""
-    here = (start or Path.cwd()).resolve()
+    try:
+        here = (start or Path.cwd()).resolve()
+    except FileNotFoundError:
+        raise UserError("the current folder was deleted: change into your clone, then try again") from None
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file() and (folder / ".dvc").is_dir():
             return Workspace(folder)
@@ -99,7 +104,8 @@ def find(start: Path | None = None) -> Workspace:
 def prepare_environment(workspace: Workspace) -> None:
     """Set what every process of the workspace needs; what the caller has set stays, but for the opt-outs.
 
-    The interpreter's own folder leads PATH, so that DVC finds `sluice` whether or not the environment is activated.
+    The interpreter's own folder leads PATH, so that DVC finds `sluice` whether or not the environment is activated. Addresses lose their
+    passwords to variables of their own, what is on this machine is asked for without a proxy, and logs are masked.
     """
     os.environ.update(OPT_OUTS)
     for name, value in {**DEFAULTS, "PREFECT_HOME": str(workspace.state / "prefect")}.items():
@@ -107,6 +113,51 @@ def prepare_environment(workspace: Workspace) -> None:
     programs = str(Path(sys.executable).parent)
     if programs not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])
+    _be_somebody(workspace)
+    for server in (web.MLFLOW, web.PREFECT):
+        server.apart(os.environ)
+    _reach_this_machine(os.environ)
+    masking.mask_logs()
+
+
+def _be_somebody(workspace: Workspace) -> None:
+    """Libraries ask for a user's name and home; in many containers a number runs them that has neither."""
+    os.environ.setdefault("USER", failures.user_name())
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = str(workspace.state / "home")
+
+
+def _reach_this_machine(environ: MutableMapping[str, str]) -> None:
+    """Add the loopback addresses to those that no proxy is asked for; what stands there stays."""
+    if not any(name.lower().endswith("_proxy") for name in environ):
+        return
+    listed = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    if listed.strip() != "*":
+        known = [host.strip() for host in listed.split(",") if host.strip()]
+        environ["no_proxy"] = environ["NO_PROXY"] = ",".join([*known, *(host for host in LOOPBACK if host not in known)])
+
+
+def forgive_warnings(environ: MutableMapping[str, str]) -> None:
+    """A warning ends no command: PYTHONWARNINGS=error, as people set it for their own tests, would end each one in a library's first."""
+    options = environ.get("PYTHONWARNINGS", "").split(",")
+    kept = [option for option in options if option and not option.startswith("error")]
+    if kept == options:
+        return
+    environ["PYTHONWARNINGS"] = ",".join(kept)
+    warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]  # type: ignore[index]
+    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", category)
+
+
+def git(root: Path, *words: str) -> str:
+    """What a git command says; "" where it fails, or there is no git."""
+    try:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, errors="replace")
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 @contextlib.contextmanager

@@ -6,11 +6,11 @@ from pydantic import Field
 
 from models.errors import StageError
 from models.settings import Pretraining
-from tasks.stage import Inputs, Metrics, Outputs, Params, Work
+from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 
 class BaseParams(Pretraining, Params):
-    seed: int = Field(ge=0, description="of the first weights and of the order of the texts")
+    seed: Seed = Field(description="of the first weights and of the order of the texts")
     pretrained: str | None = Field(description="a published model, or null to train from scratch")
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from models.errors import UserError
 from models.sandbox import Limits
 from models.settings import Sampling
-from tasks.stage import Inputs, Metrics, Outputs, Params, Work
+from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 if TYPE_CHECKING:
     from models import evaluation
@@ -21,7 +21,7 @@ class BenchmarkParams(Params):
     items: dict[str, PositiveInt | None] = Field(
         description="suite: size of its fixed, stratified subset, or null for all; one key for each suite"
     )
-    items_seed: int = Field(ge=0, description="picks the subset; apart from `seed`, so that retraining is scored on the same items")
+    items_seed: Seed = Field(description="picks the subset; apart from `seed`, so that retraining is scored on the same items")
     max_new_tokens: int = Field(ge=1, le=32768, description="a longer program counts as truncated")
     sampling: Sampling = Field(description="how programs are written: greedily once, or sampled for pass@k")
     program: Limits = Field(description="what one generated program may use")

@@ -14,7 +14,7 @@ from models.dedupe import Nearness, first_equal, first_near
 from models.errors import StageError
 from models.records import read_lines, write_lines
 from models.redact import redact
-from tasks.stage import Inputs, Metrics, Outputs, Params, Record
+from tasks.stage import Inputs, Metrics, Outputs, Params, Record, Seed
 
 Rows = list[dict[str, Any]]
 SPLITS = ("train", "held_out")
@@ -57,7 +57,7 @@ class HeldOutShare(Record):
 
 
 class PrepareParams(Params):
-    seed: int = Field(ge=0, description="decides, with a document's id or a conversation's question, which records are held out")
+    seed: Seed = Field(description="decides, with a document's id or a conversation's question, which records are held out")
     characters: Lengths
     near_duplicates: NearDuplicates
     decontamination: Decontamination

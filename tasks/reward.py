@@ -6,11 +6,11 @@ import numpy as np
 from pydantic import Field
 
 from models.settings import Finetuning
-from tasks.stage import Inputs, Metrics, Outputs, Params, Work
+from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 
 class RewardParams(Finetuning, Params):
-    seed: int = Field(ge=0, description="of the head's first weights and of the order of the pairs")
+    seed: Seed = Field(description="of the head's first weights and of the order of the pairs")
 
 
 class RewardInputs(Inputs):

@@ -7,11 +7,11 @@ from pydantic import Field
 
 from models.errors import StageError
 from models.settings import Reinforcement
-from tasks.stage import Inputs, Metrics, Outputs, Params, Work
+from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 
 class RlhfParams(Reinforcement, Params):
-    seed: int = Field(ge=0, description="of the order of the prompts and of the sampling")
+    seed: Seed = Field(description="of the order of the prompts and of the sampling")
 
 
 class RlhfInputs(Inputs):

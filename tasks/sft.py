@@ -5,11 +5,11 @@ from pathlib import Path
 from pydantic import Field
 
 from models.settings import Finetuning
-from tasks.stage import Inputs, Metrics, Outputs, Params, Work
+from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 
 class SftParams(Finetuning, Params):
-    seed: int = Field(ge=0, description="of the order of the conversations")
+    seed: Seed = Field(description="of the order of the conversations")
 
 
 class SftInputs(Inputs):

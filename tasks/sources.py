@@ -10,11 +10,11 @@ from models.errors import UserError
 from models.kinds import FIELDS
 from models.records import read_lines, write_lines
 from models.world import Size, generate
-from tasks.stage import Inputs, Metrics, Outputs, Params
+from tasks.stage import Inputs, Metrics, Outputs, Params, Seed
 
 
 class SourcesParams(Params):
-    seed: int = Field(ge=0, description="the world follows from it")
+    seed: Seed = Field(description="the world follows from it")
     suites: tuple[str, ...] = Field(min_length=1, description="the benchmark suites, by name")
     kind: Literal["world", "files"] = Field(description="world: the generated micro-world; files: what data/raw holds")
     world: Size = Field(description="how large the micro-world is; not read where kind is files")

@@ -6,10 +6,16 @@ outputs  one path for each out, named likewise; the function finds nothing there
 metrics  what the stage measured; the first field is the one that tables show; no time, date or run id: two equal runs are equal
 """
 
+from typing import Annotated
+
+from pydantic import Field
+
 from models.records import Record
 from models.work import Work
 
-__all__ = ["Inputs", "Metrics", "Outputs", "Params", "Record", "Work"]
+__all__ = ["Inputs", "Metrics", "Outputs", "Params", "Record", "Seed", "Work"]
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # NumPy takes no larger one
 
 
 class Params(Record):

@@ -113,3 +113,16 @@ def test_a_nested_key_is_looked_up_where_it_stands(values):
     found = faults(values)
     assert any("rlhf.method.rnk is not a known key; did you mean rlhf.method.rank?" in fault for fault in found)
     assert any("did you mean gate.suites.mmlu-mini.floor?" in fault for fault in found)
+
+
+@pytest.mark.parametrize("key", ["seed", "benchmark.items_seed"])
+@pytest.mark.parametrize(("value", "good"), [(2**32 - 1, True), (2**32, False), (20251126213000, False), (-1, False)])
+def test_a_seed_fits_into_32_bits_wherever_one_stands(key, value, good):
+    values = load(ROOT / "params.yaml")
+    section, _, name = key.rpartition(".")
+    (values[section] if section else values)[name] = value
+    if good:
+        check(values, STAGES)
+    else:
+        with pytest.raises(UserError, match=f"{key} is {value}: "):
+            check(values, STAGES)

@@ -8,9 +8,9 @@ from flows import terminal
 
 WORK = """
 import sys
-from flows.terminal import let_the_reader_leave
+from flows.terminal import prepare_streams
 
-let_the_reader_leave()
+prepare_streams()
 for _ in range(1000):
     print("x" * 1000)
 print("done", file=sys.stderr)

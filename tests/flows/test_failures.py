@@ -1,0 +1,297 @@
+"""Whatever stands where a file must be, and whatever the environment is like: one line, the right exit code, no traceback."""
+
+import errno
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import cli, failures
+from flows.workspace import Workspace, forgive_warnings, git, prepare_environment
+from models.errors import StageError, Unavailable, UserError
+from tests.workspaces import PROGRAMS, ROOT, environment
+
+NOBODY = 12345
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """A workspace of the files that commands read, in a repository without a commit; the environment is put back after."""
+    folder = tmp_path / "a place with ' quotes, % and #, ü"
+    folder.mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc" / "config").write_text("[core]\nanalytics = false\n")
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    monkeypatch.chdir(folder)
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PREFECT_"))]:
+        del os.environ[name]
+    yield folder
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def a_folder(path):
+    path.mkdir()
+
+
+def a_socket(path):
+    there = os.getcwd()
+    os.chdir(path.parent)  # an address of a socket is short
+    socket.socket(socket.AF_UNIX).bind(path.name)
+    os.chdir(there)
+
+
+def a_loop(path):
+    path.symlink_to(path.name)
+
+
+def a_broken_link(path):
+    path.symlink_to("/nowhere/at/all")
+
+
+def noise(path):
+    path.write_bytes(bytes(range(128, 256)) * 3)
+
+
+def nothing(path):
+    path.write_bytes(b"")
+
+
+KINDS = (a_folder, a_socket, a_loop, a_broken_link, noise, nothing)
+COMMANDS = {
+    "params.yaml": (["stages"], ["history"]),
+    "dvc.yaml": (["stages"],),
+    "dvc.lock": (["stages"], ["stage", "sources"]),
+    ".dvc/config": (["stages"],),
+    ".sluice": (["history"],),
+    ".sluice/mlflow.db": (["status"],),
+    ".sluice/locks": (["history"],),
+    ".sluice/servers.json": (["status"],),
+}
+
+
+def in_one_line(arguments, capsys):
+    """Run a command in this process; its exit code and what it said, checked to be in lines of ours."""
+    capsys.readouterr()
+    code = cli.run_command(arguments)
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    assert "unforeseen" not in said.err, said.err
+    assert code in (0, 1, 2, 3)
+    assert code == 0 or all(line.startswith("sluice: ") for line in said.err.splitlines()), said.err
+    return code, said.err
+
+
+def combinations():
+    """Every kind at every place; of those that open MLflow's database two in the default run."""
+    for place, commands in COMMANDS.items():
+        for kind in KINDS:
+            default = ["stages"] in commands or (place, kind) in ((".sluice", noise), (".sluice/mlflow.db", a_folder))
+            yield pytest.param(place, kind, id=f"{place}-{kind.__name__}", marks=() if default else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("place", "kind"), list(combinations()))
+def test_what_stands_where_a_file_must_be_is_told_in_one_line(bare, capsys, monkeypatch, place, kind):
+    monkeypatch.setattr("flows.pipeline.PATIENCE", 1)
+    path = bare / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    kind(path)
+    for arguments in COMMANDS[place]:
+        in_one_line(arguments, capsys)
+
+
+ERRNOS = sorted({*failures.FILE_FAULTS, *failures.MACHINE_FAULTS, *failures.FULL, errno.ECONNRESET, errno.EPROTO, errno.EMLINK})
+
+
+@pytest.mark.parametrize("number", ERRNOS, ids=lambda number: errno.errorcode[number])
+def test_each_refusal_of_the_system_names_the_file_and_what_to_do(number):
+    said = failures.named(OSError(number, os.strerror(number), "/some/file"))
+    assert isinstance(said, UserError | Unavailable)
+    assert "\n" not in str(said)
+    assert ":" in str(said)
+    assert "/some/file" in str(said) or number in failures.MACHINE_FAULTS
+
+
+def test_a_refusal_without_a_file_s_name_is_a_line_as_well():
+    for error in (OSError(errno.EACCES, "Permission denied"), OSError("odd"), FileNotFoundError(), OSError(errno.ENOSPC, "full", 7)):
+        assert len(str(failures.named(error)).splitlines()) == 1
+
+
+def test_a_failure_that_nobody_foresaw_has_no_name_and_its_trace_is_kept_without_secrets(bare, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "planted-in-trace")
+    assert failures.named(KeyError("x")) is None
+    try:
+        raise KeyError("with planted-in-trace")
+    except KeyError as error:
+        code = cli.unforeseen(error)
+    assert code == 1
+    said = capsys.readouterr().err
+    trace = (bare / ".work" / "logs" / "unforeseen.log").read_text()
+    assert len(said.splitlines()) == 1
+    assert "KeyError: 'with ***'" in trace
+    assert "planted-in-trace" not in said
+    shutil.rmtree(bare / ".work")
+    (bare / ".work").write_text("in the way")
+    assert cli.unforeseen(KeyError("x")) == 1
+    assert "please report it" in capsys.readouterr().err
+
+
+def test_what_a_flow_s_server_would_keep_has_a_name_and_no_secret(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "planted-in-flow")
+    with pytest.raises(UserError, match="is closed to this user"), failures.told():
+        raise PermissionError(errno.EACCES, "no", "/some/file")
+    with pytest.raises(StageError, match=r"^KeyError: 'about \*\*\*'$"), failures.told():
+        raise KeyError("about planted-in-flow")
+    with pytest.raises(ValueError, match="no secret"), failures.told():
+        raise ValueError("no secret")
+
+
+def as_nobody(work):
+    """The exit code of `work()` in a forked process of a user without a name, who may write nothing here."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            for name in ("USER", "LOGNAME", "LNAME", "USERNAME", "HOME"):
+                os.environ.pop(name, None)
+            code = work()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becoming somebody else needs root")
+def test_a_number_without_a_name_or_a_home_is_somebody(tmp_path):
+    def work():
+        prepare_environment(Workspace(tmp_path))
+        home = os.environ["HOME"] == str(tmp_path / ".sluice" / "home")
+        return 0 if failures.user_name() == os.environ["USER"] == f"uid {NOBODY}" and home else 1
+
+    assert as_nobody(work) == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becoming somebody else needs root")
+@pytest.mark.parametrize("arguments", [["history"], ["recipe", "use", "tiny"], ["status"], ["down"]], ids=" ".join)
+def test_a_folder_that_is_closed_to_the_user_is_named(arguments):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        for name in ("dvc.yaml", "params.yaml"):
+            shutil.copy(ROOT / name, folder)
+        (Path(folder) / ".dvc").mkdir()
+        Path(folder).chmod(0o755)
+        said = Path(folder) / "said"
+        said.touch(0o666)
+        said.chmod(0o666)
+
+        def work():
+            os.chdir(folder)
+            with said.open("w") as sys.stderr:
+                return cli.run_command(arguments)
+
+        code = as_nobody(work)
+        assert (code, "is closed to this user (uid 12345)" in said.read_text()) == (2, True), said.read_text()
+
+
+def test_a_deleted_working_folder_is_told(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    code, said = in_one_line(["history"], capsys)
+    assert (code, "was deleted" in said) == (2, True)
+
+
+def test_a_folder_that_is_no_git_repository_is_told_what_to_do(bare, capsys):
+    shutil.rmtree(bare / ".git")
+    code, said = in_one_line(["stages"], capsys)
+    assert (code, "git init" in said) == (2, True)
+
+
+def test_without_git_there_is_no_commit_and_doctor_says_how_to_get_it(bare, monkeypatch):
+    from flows.doctor import _git
+
+    monkeypatch.setenv("PATH", str(bare))
+    assert git(bare, "rev-parse", "HEAD") == ""
+    row = _git(Workspace(bare))
+    assert (row["ok"], row["do"].startswith("apt install git")) == (False, True)
+    with pytest.raises(UserError, match="apt install git"), failures.told():
+        subprocess.run(["git", "status"], check=True)
+
+
+def sluice(*arguments, cwd, shell="", **extra):
+    """A process of its own, so that its streams and its environment are its own."""
+    command = f"exec '{PROGRAMS / 'sluice'}' {' '.join(arguments)} {shell}"
+    env = environment(ROOT, **extra)
+    return subprocess.run(["sh", "-c", command], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("shell", "extra", "code"),
+    [
+        ("", {"PYTHONWARNINGS": "error"}, 0),
+        ("", {"LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}, 0),
+        ("", {"TMPDIR": "/nowhere/at/all"}, 0),
+        ("<&- >&- 2>&-", {}, 0),
+        ("2>&-", {}, 0),
+        ("> /dev/full", {}, 1),
+    ],
+    ids=("warnings", "ascii", "no TMPDIR", "all closed", "no stderr", "full"),
+)
+def test_no_environment_and_no_stream_ends_a_command_in_a_traceback(bare, shell, extra, code):
+    done = sluice("stages", cwd=bare, shell=shell, **extra)
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.returncode == code, done.stderr
+    assert len(done.stderr.splitlines()) == (code != 0)
+
+
+def test_other_people_s_packages_do_not_stand_in_for_ours(bare, tmp_path):
+    for name in ("models", "tasks"):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        (tmp_path / "other" / name / "__init__.py").write_text("raise RuntimeError('not yours')")
+    program = "import sys; from flows.cli import run_command; sys.exit(run_command(['recipe', 'list']))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=bare,
+        env=environment(ROOT, PYTHONPATH=os.pathsep.join([str(tmp_path / "other"), str(ROOT)])),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, "nano" in done.stdout) == (0, True), done.stderr
+
+
+def test_too_many_open_files_is_said_so():
+    assert "ulimit -n" in str(failures.named(OSError(errno.EMFILE, "Too many open files")))
+
+
+def test_warnings_as_errors_are_forgiven_and_other_wishes_stay():
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        given = {"PYTHONWARNINGS": "error,ignore::UserWarning,error::DeprecationWarning"}
+        forgive_warnings(given)
+        assert given["PYTHONWARNINGS"] == "ignore::UserWarning"
+        warnings.warn("about to go", DeprecationWarning, stacklevel=1)
+
+
+def test_ctrl_c_is_no_failure(monkeypatch, capsys):
+    def interrupt():
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli, "here", interrupt)
+    assert cli.run_command(["history"]) == cli.INTERRUPTED
+    assert "the next run carries on" in capsys.readouterr().err
