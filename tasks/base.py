@@ -31,17 +31,20 @@ class BaseMetrics(Metrics):
 
 
 def base(params: BaseParams, inputs: BaseInputs, outputs: BaseOutputs, work: Work) -> BaseMetrics:
-    from models import policy, pretrained, pretraining, training, vocabulary
+    from models import chat, policy, pretrained, pretraining, training, vocabulary
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.tokenizer)
     if params.pretrained is not None:
+        own = vocabulary.chat_ready(pretrained.tokenizer(params.pretrained))
+        chat.refuse_drift(tokenizer, own, "tokenizer", params.pretrained)
         model = pretrained.model(params.pretrained)
         policy.fit_vocabulary(model, tokenizer)
     elif params.steps:
         model = policy.new(params.shape, tokenizer, tokenizer.model_max_length)
     else:
         raise StageError("base.steps is 0 and pretrained is null: there is nothing to train and nothing to take; set one of the two")
+    policy.require_positions(model, params.block_tokens, "base.block_tokens")
     model.to(work.device)
     train_loss = None
     if params.steps:

@@ -49,13 +49,13 @@ def test_last_layers_trains_the_last_layer_and_what_follows(model):
 def test_full_trains_everything(model):
     policy.freeze(model, method("full"))
     assert all(weight.requires_grad for weight in model.parameters())
-    assert policy.adapter(method("full")) is None
+    assert policy.adapter(method("full"), model) is None
 
 
 def test_a_merged_adapter_gives_a_plain_model_with_the_adapter_in_its_weights(model):
     ids = torch.tensor([[3, 4, 5]])
     before = model(input_ids=ids).logits.detach()
-    adapted = get_peft_model(model, policy.adapter(method("lora")))
+    adapted = get_peft_model(model, policy.adapter(method("lora"), model))
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
