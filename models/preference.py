@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
-    AutoModel,
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -33,10 +33,17 @@ from models.work import Work
 
 
 def load(folder: Path) -> PreTrainedModel:
-    """The model with a head of one output in place of its vocabulary's; the head's weights are random unless the folder has them."""
+    """The model with a head of one output in place of its vocabulary's; the head's weights are random unless the folder has them.
+
+    Raises StageError for an architecture that cannot have such a head.
+    """
     with quiet():
         kind = _kind(AutoConfig.from_pretrained(folder, local_files_only=True))
-        return kind.from_pretrained(folder, num_labels=1, dtype=torch.float32, local_files_only=True)
+        how = {"num_labels": 1, "dtype": torch.float32, "local_files_only": True}
+        model, found = kind.from_pretrained(folder, output_loading_info=True, **how)
+    if lost := [name for name in found["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]:
+        raise StageError(f"{folder} has no weights for {lost[0]} of {type(model).__name__}: take another architecture as 'pretrained'")
+    return model
 
 
 def _kind(config: PretrainedConfig) -> Any:
@@ -45,9 +52,9 @@ def _kind(config: PretrainedConfig) -> Any:
         return AutoModelForSequenceClassification
     model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     base = next(kind for kind in model.__mro__[1:] if issubclass(kind, PreTrainedModel))
-    if base is PreTrainedModel or AutoModel._model_mapping.get(type(config)) is None:
+    if base is PreTrainedModel or type(config) not in MODEL_MAPPING:
         raise StageError(f"{model.__name__} cannot be given a head for rewards: take another architecture as 'pretrained'")
-    name = f"{model.__name__.removesuffix('ForCausalLM')}ForSequenceClassification"
+    name = f"{base.__name__.removesuffix('PreTrainedModel')}ForSequenceClassification"
     return type(name, (GenericForSequenceClassification, base), {"base_model_prefix": base.base_model_prefix})
 
 
