@@ -75,9 +75,9 @@ def settle(tokenizer: PreTrainedTokenizerBase) -> None:
     try:
         ids, said = coder(tokenizer)(SAMPLE[1:3])
     except StageError as error:
-        raise UserError(f"pretrained: {error}") from error
+        raise UserError(f"pretrained: {error}: mend the chat template in the tokenizer's folder") from error
     if "hello" not in tokenizer.decode([token for token, mine in zip(ids, said, strict=True) if mine]).lower():
-        raise UserError("pretrained: the generation marks of the chat template do not hold the reply: mend tokenizer_config.json")
+        raise UserError("pretrained: the generation marks of the chat template do not hold the reply: mend it in the tokenizer's folder")
 
 
 def _keeps_system(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
@@ -101,10 +101,10 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: boo
 def _applied(tokenizer: PreTrainedTokenizerBase, messages: Messages, **how: bool) -> Any:
     try:
         return tokenizer.apply_chat_template(messages, **how)
-    except (TemplateError, TypeError, ValueError) as error:
+    except (TemplateError, TypeError, ValueError, OverflowError) as error:  # the last: of marks around nothing
         roles = " ".join(message["role"] for message in messages)
         reason = str(error).strip().partition("\n")[0]
-        raise StageError(f"the model's chat template refuses a conversation of {roles} ({reason}): change the conversation") from error
+        raise StageError(f"the model's chat template refuses a conversation of {roles} ({reason})") from error
 
 
 def ending(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int]:
@@ -118,7 +118,7 @@ def ending(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int]:
     if found is None:
         raise StageError(
             f"the chat template writes {after[:40]!r} after a reply, must begin with a token of the vocabulary that ends it, "
-            f"such as {tokenizer.eos_token!r}: mend chat_template in the tokenizer's folder"
+            f"such as {tokenizer.eos_token!r}"
         )
     return found[0], tokenizer.convert_tokens_to_ids(found[1])
 
@@ -165,14 +165,12 @@ def _spans(tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str, en
     replies = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     at, spans = len(pieces[0]), list[tuple[int, int]]()
     if len(pieces) != len(replies) + 1 or not text.startswith(pieces[0]):
-        raise StageError(
-            "the chat template drops or repeats a reply: which tokens the assistant says cannot be told; take another template"
-        )
+        raise StageError("the chat template drops or repeats a reply: which tokens the assistant says cannot be told")
     for number, place in enumerate(replies):
         after = pieces[number + 1]
         words = re.compile(rf"\s*{re.escape(messages[place]['content'].strip())}\s*?(?={re.escape(after)})").match(text, at)
         if words is None:
-            raise StageError("the chat template rewrites a reply: which tokens the assistant says cannot be told; take another template")
+            raise StageError("the chat template rewrites a reply: which tokens the assistant says cannot be told")
         lead = _lead(tokenizer, marked[:place], MARK.join(pieces[: number + 1]))
         spans.append((at - lead, words.end() + len(end) * after.startswith(end)))
         at = words.end() + len(after)
@@ -192,7 +190,7 @@ def refuse_drift(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase,
     """Raise StageError, with what the two make of one conversation as a unified diff, unless they agree on template and tokens."""
     if _identity(ours) == _identity(theirs):
         return
-    pairs = [(_portrait(theirs), _portrait(ours)), *zip(_identity(theirs), _identity(ours), strict=True)]
+    pairs = [*zip(_portrait(theirs), _portrait(ours), strict=True), *zip(_identity(theirs), _identity(ours), strict=True)]
     before, after = next((before, after) for before, after in pairs if before != after)
     difference = "\n".join(unified_diff(before, after, their_name, our_name, lineterm="", n=1))
     raise StageError(
@@ -208,9 +206,11 @@ def _identity(tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], ...]:
     return template, special, [f"{place} {token}" for token, place in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
 
 
-def _portrait(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A short conversation as the model would be given it, and the special tokens."""
-    text = rendered(tokenizer, SAMPLE, prompt=True)
+def _portrait(tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], ...]:
+    """A short conversation as the model would learn it and be asked, with the special tokens; then the same as tokens."""
+    text = rendered(tokenizer, SAMPLE[:3]) + "\n" + rendered(tokenizer, SAMPLE, prompt=True)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     special = [f"{name} = {token} ({tokenizer.convert_tokens_to_ids(token)})" for name, token in tokenizer.special_tokens_map.items()]
-    return [*text.splitlines(), f"tokens: {' '.join(map(str, ids))}", *sorted(special)]
+    return [*text.splitlines(), *sorted(special)], [
+        f"{token} {name}" for token, name in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True)
+    ]

@@ -29,7 +29,7 @@ def conversations(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: in
         try:
             ids, said = coded(record["messages"])
         except StageError as error:
-            raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}") from error
+            raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}: mend or remove the record") from error
         if len(ids) > max_tokens:
             dropped += 1
         else:

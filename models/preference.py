@@ -68,7 +68,7 @@ def pairs(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tu
         try:
             both = [chat.rendered(tokenizer, record["prompt"] + record[side]) for side in ("chosen", "rejected")]
         except StageError as error:
-            raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}") from error
+            raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}: mend or remove the record") from error
         if max(map(len, tokenizer(both, add_special_tokens=False)["input_ids"])) > max_tokens:
             dropped += 1
         else:

@@ -30,7 +30,7 @@ def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None) ->
         try:
             text = chat.rendered(tokenizer, record["prompt"], prompt=True)
         except StageError as error:
-            raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}") from error
+            raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}: mend or remove the record") from error
         if room is not None and len(tokenizer(text, add_special_tokens=False)["input_ids"]) > room:
             dropped += 1
         else:

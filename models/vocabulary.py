@@ -1,5 +1,6 @@
 """Tokenizers: byte-level BPE trained on texts, and published ones made ready for conversations."""
 
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -66,3 +67,10 @@ def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         tokenizer.init_kwargs.pop(key, None)
     tokenizer.name_or_path = ""
     tokenizer.save_pretrained(folder)
+
+
+def as_saved(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer as `load` finds it once it was saved: of another class at times, and with tokens named that nobody named before."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(tokenizer, Path(folder))
+        return load(Path(folder))

@@ -36,7 +36,7 @@ def base(params: BaseParams, inputs: BaseInputs, outputs: BaseOutputs, work: Wor
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.tokenizer)
     if params.pretrained is not None:
-        own = vocabulary.chat_ready(pretrained.tokenizer(params.pretrained))
+        own = vocabulary.as_saved(vocabulary.chat_ready(pretrained.tokenizer(params.pretrained)))
         chat.refuse_drift(tokenizer, own, "tokenizer", params.pretrained)
         model = pretrained.model(params.pretrained)
         policy.fit_vocabulary(model, tokenizer)

@@ -1,4 +1,4 @@
-"""Published models in small: one of random weights for each architecture, with tokenizer and chat template in the style of its publisher."""
+"""Published models in small: one of random weights for each architecture, with a tokenizer and a chat template as published ones have."""
 
 from dataclasses import dataclass, field
 from functools import partial

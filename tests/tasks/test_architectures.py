@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import pipeline
 
-from models import chat, policy, preference, vocabulary
+from models import policy, preference, vocabulary
 from models.errors import StageError
-from models.records import write_lines
+from models.records import read_lines, write_lines
 from models.settings import Finetuning, Method, Pretraining, Reinforcement, Shape
 from models.work import Work
 from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
@@ -30,7 +30,6 @@ MATRIX = [
     pytest.param(*case, marks=[] if case in OFTEN else pytest.mark.slow, id="-".join(case)) for case in product(PUBLISHED, STAGES, METHODS)
 ]
 SPEED = {"learning_rate": 1e-2, "warmup_share": 0.0, "precision": "float32"}
-ASKED = [{"role": "user", "content": "Hello Ton"}]
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +125,127 @@ def test_every_method_of_every_stage_trains_every_architecture_into_a_whole_mode
         first = {name for name, _ in after.get_decoder().named_parameters() if ".0." in f".{name}"}
         assert first
         assert not {name for name in moved if any(name.endswith(own) for own in first)}
+
+
+def test_pretraining_goes_on_from_a_published_model(made):
+    stages = Stages("opt", made("opt").records, made("opt").target.parent / "opt-further")
+    metrics = stages.base(steps=2)
+    trained, published = (policy.load(stages.target / name).state_dict() for name in ("base", "published"))
+    assert metrics.train_loss > 0
+    assert not torch.equal(trained["model.decoder.embed_positions.weight"], published["model.decoder.embed_positions.weight"])
+    assert trained.keys() == published.keys()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "qwen3"])
+def test_a_trained_model_answers_a_chat_as_a_server_asks_it(made, name):
+    folder = made(name).need("base", "sft").target / "sft"
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello Ton"}]
+    answer = pipeline("text-generation", model=str(folder))(chat, max_new_tokens=3, return_full_text=True)[0]["generated_text"]
+    assert answer[:-1] == chat
+    assert answer[-1]["role"] == "assistant"
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "too_many"), [("sft", "max_tokens", 513), ("reward", "max_tokens", 600), ("rlhf", "max_new_tokens", 513)]
+)
+def test_more_tokens_than_the_model_has_positions_are_refused(made, tmp_path, stage, key, too_many):
+    stages = made("opt").need(*NEEDS[stage])
+    with pytest.raises(StageError, match=rf"^{stage}.{key} is {too_many}, must be at most the model's 512 positions: lower it"):
+        stages.train(stage, out=tmp_path / "out", **{key: too_many})
+    assert not (tmp_path / "out").exists()
+
+
+def test_blocks_longer_than_the_model_has_positions_are_refused(made, tmp_path):
+    stages = Stages("gpt2", made("gpt2").records, tmp_path)
+    with pytest.raises(StageError, match=r"^base.block_tokens is 513, must be at most the model's 512 positions"):
+        stages.base(block_tokens=513)
+
+
+def test_prompts_that_leave_no_room_for_an_answer_are_left_out_and_counted(made, tmp_path):
+    stages = made("gpt2").need(*NEEDS["rlhf"])
+    long = [{"id": "long", "prompt": [{"role": "user", "content": "Hello Ton " * 60}]}]
+    kept, own = stages.records, stages.records / "prompts"
+    try:
+        stages.records = tmp_path
+        for part in ("train", "held_out"):
+            write_lines(tmp_path / "prompts" / f"{part}.jsonl", [*read_lines(own / f"{part}.jsonl"), *long])
+        assert stages.train("rlhf", out=tmp_path / "out").too_long == 2
+        write_lines(tmp_path / "prompts" / "train.jsonl", long)
+        with pytest.raises(StageError, match="none of 1 prompts leaves room for an answer"):
+            stages.train("rlhf", out=tmp_path / "none")
+    finally:
+        stages.records = kept
+
+
+def test_a_record_that_the_template_refuses_is_named(made, tmp_path):
+    stages = made("mistral").need("base")
+    kept = stages.records
+    try:
+        stages.records = tmp_path
+        messages = [{"role": role, "content": "a"} for role in ("user", "user", "assistant")]
+        for part in ("train", "held_out"):
+            write_lines(tmp_path / "instructions" / f"{part}.jsonl", [{"id": "i9", "messages": messages, "source": "x"}])
+        with pytest.raises(StageError, match=r"train.jsonl, i9: .* refuses a conversation of user user assistant \(Roles must alternate\)"):
+            stages.train("sft", out=tmp_path / "out")
+    finally:
+        stages.records = kept
+
+
+def test_a_tokenizer_of_another_model_is_refused_with_the_difference(made, tmp_path):
+    stages, other = Stages("qwen2", made("qwen2").records, tmp_path / "one"), made("qwen3")
+    stages.published = other.published
+    with pytest.raises(StageError, match=r"the tokenizer of tokenizer is not the one that .* was made with(?s:.*)\n-<think>"):
+        stages.base()
+
+
+def test_a_reward_model_with_another_template_is_refused_with_the_difference(made, tmp_path):
+    stages = made("qwen2").need(*NEEDS["rlhf"])
+    template = stages.target / "reward" / "chat_template.jinja"
+    kept = template.read_text()
+    try:
+        template.write_text(kept.replace("You help.", "You harm."))
+        with pytest.raises(StageError, match=r"the tokenizer of reward .*(?s:.*)\n-You help.<\|im_end\|>\n\+You harm.<\|im_end\|>"):
+            stages.train("rlhf", out=tmp_path / "out")
+    finally:
+        template.write_text(kept)
+
+
+def test_a_longer_conversation_than_the_reward_model_can_place_is_read_from_its_end(made):
+    stages = made("gpt2").need("base", "sft", "reward")
+    model, words = preference.load(stages.target / "reward"), vocabulary.load(stages.target / "reward")
+    long, other = ([{"role": "user", "content": start + "Hello Ton " * 100}] for start in ("a", "b"))
+    one, two = preference.rewards(model, words, [long, other], 2)
+    assert one == two
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gemma3"])
+def test_answers_do_not_depend_on_how_many_are_rated_at_once(made, name):
+    from models import reinforce
+
+    stages = made(name).need("base", "sft")
+    model, words = policy.load(stages.target / "sft"), vocabulary.load(stages.target / "sft")
+    sizes = {"steps": 1, "prompts_per_step": 1, "answers_per_prompt": 2, "max_new_tokens": 5, "temperature": 1.0, "max_kl": 1.0}
+    plan = Reinforcement(
+        method=Method(name="full", rank=1, alpha=1, layers=1),
+        measured_answers=2,
+        measured_prompts=3,
+        answers_per_batch=4,
+        beta=0.1,
+        **sizes,
+        **SPEED,
+    )
+    asked = [[{"role": "user", "content": text}] for text in ("Hello", "Who is in Ton?", "a")]
+    answers = reinforce.sample(model, words, asked, plan, 1)
+    assert [len(batch.ids) for batch in answers.batches] == [4, 2]
+    assert len(answers.conversations) == len(answers.tokens) == 6
+    assert [conversation[0] for conversation in answers.conversations] == [prompt[0] for prompt in asked for _ in range(2)]
+    other = policy.load(stages.target / "base")
+    with torch.no_grad():
+        expected = []
+        for batch in answers.batches:
+            for row in range(len(batch.ids)):
+                own = batch.attention[row].bool()
+                ours, theirs = (one(batch.ids[row, own][None]).logits[0].log_softmax(-1) for one in (model, other))
+                said = batch.said[row, own][1:]
+                expected.append(float(((ours.exp() * (ours - theirs)).sum(-1)[:-1] * said).sum()))
+    assert reinforce.divergence(model, other, answers) == pytest.approx(expected, abs=1e-4)
