@@ -15,6 +15,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from inspect import signature
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,8 @@ def score(model: Path, suite: Path, output: Path, settings: Settings, device: st
 
 def _tasks(suite: Path, settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Any:
     """The suite's task with its documents; what is given here reaches `documents` through the task's metadata."""
-    turn_end = _turn_end(tokenizer) if tokenizer.chat_template else ""
-    given = {"suite": str(suite), "items": settings.items, "items_seed": settings.items_seed, "turn_end": turn_end}
+    lead, end = _turn(tokenizer) if tokenizer.chat_template else ("", "")
+    given = {"suite": str(suite), "items": settings.items, "items_seed": settings.items_seed, "turn_lead": lead, "turn_end": end}
     with _quiet():
         tasks = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=given).load([suite.name])
     asked = tasks["tasks"][suite.name].config
@@ -141,11 +142,11 @@ def _chance(items: list[suites.Item]) -> float:
     return sum(1 / len(item.choices) if isinstance(item, suites.Choice) else chances[type(item)] for item in items) / len(items)
 
 
-def documents(suite: str, items: int | None, items_seed: int, turn_end: str, shots: int, **_: Any) -> dict[str, Dataset]:
+def documents(suite: str, items: int | None, items_seed: int, turn_lead: str, turn_end: str, shots: int, **_: Any) -> dict[str, Dataset]:
     """Return the suite as lm-eval wants it, held in memory only; lm-eval calls this with a task's metadata.
 
-    `turns` are the choices as whole turns, closed as the chat template closes them: without the end, "3" would be at least as likely
-    as "37" by construction.
+    `turns` are the choices as whole turns, begun and closed as the chat template begins and closes them: without the end, "3" would be at
+    least as likely as "37" by construction.
     """
     folder = Path(suite)
     examples = {subject: [item.model_dump() for item in group[:shots]] for subject, group in suites.shots(folder).items()}
@@ -153,7 +154,10 @@ def documents(suite: str, items: int | None, items_seed: int, turn_end: str, sho
     for item in suites.subset(suites.suite_items(folder), items, items_seed):
         row = item.model_dump()
         if isinstance(item, suites.Choice):
-            row |= {"turns": [choice + turn_end for choice in item.choices], "shots": examples.get(item.subject, []) if shots else []}
+            row |= {
+                "turns": [turn_lead + choice + turn_end for choice in item.choices],
+                "shots": examples.get(item.subject, []) if shots else [],
+            }
         rows.append(row)
     return {"test": Dataset.from_list(rows)}
 
@@ -169,6 +173,7 @@ class LocalModel(HFLM):
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=settings.dtype, local_files_only=True).to(device)
         super().__init__(pretrained=network, tokenizer=tokenizer, backend="causal", batch_size=settings.batch_size)
         self._head_in_single_precision()
+        self.takes = frozenset(signature(network.forward).parameters)
         self.new_tokens, self.sampling, self.seed = settings.max_new_tokens, settings.sampling, settings.items_seed
         configured = getattr(network.generation_config, "eos_token_id", None)
         self.ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
@@ -183,7 +188,8 @@ class LocalModel(HFLM):
         """Keep the last layer in float32: logits rounded to bfloat16 give choices equal likelihoods, and the first letter wins ties."""
         head = self.model.get_output_embeddings()
         if head.weight.dtype != torch.float32:
-            head.weight = torch.nn.Parameter(head.weight.float(), requires_grad=False)
+            for name, value in list(head.named_parameters(recurse=False)):  # anew: the embedding may share the weight
+                setattr(head, name, torch.nn.Parameter(value.float(), requires_grad=False))
             head.register_forward_pre_hook(lambda _, states: (states[0].float(),))
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -240,12 +246,17 @@ class LocalModel(HFLM):
         kept = [place for row, end in zip(batch, ends, strict=True) for place in range(end - reads[row], end)]
         yield from packing.run(self.model, rows, beginning, kept).log_softmax(-1).split([reads[row] for row in batch])
 
+    def _forward(self, **given: Any) -> Any:
+        """What the model makes of the arguments that its architecture takes: not every one takes positions, or tells which logits."""
+        return self.model(**{name: value for name, value in given.items() if name in self.takes})
+
     def _padded(self, batch: list[Row], reads: dict[Row, int]) -> Iterator[torch.Tensor]:
         longest = max(map(len, batch))
         starts = [len(row) - reads[row] for row in batch]
         kept = sorted({start + place for start, row in zip(starts, batch, strict=True) for place in range(reads[row])})
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in batch], device=self.device)
-        logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(kept, device=self.device)).logits
+        logits = self._forward(input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(kept, device=self.device)).logits
+        logits = logits if "logits_to_keep" in self.takes else logits[:, kept]
         for start, row, row_logits in zip(starts, batch, logits, strict=True):
             yield row_logits[[kept.index(start + place) for place in range(reads[row])]].log_softmax(-1)
 
@@ -308,11 +319,15 @@ class LocalModel(HFLM):
         done = [False] * len(kept)
         rows, cache = list(range(len(kept))), None
         for _ in range(self.new_tokens):
-            step = self.model(
+            step = self._forward(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
             )
-            cache, ids = step.past_key_values, self._next(step.logits[:, -1], rows, chance)
-            for row, token in zip(rows, ids[:, 0].tolist(), strict=True):
+            cache, new = getattr(step, "past_key_values", None), self._next(step.logits[:, -1], rows, chance)
+            if cache is None:  # an architecture that keeps what it has read in its own way reads all anew
+                ids, positions = torch.cat([ids, new], -1), torch.cat([positions, positions[:, -1:] + 1], -1)
+            else:
+                ids, positions = new, positions[:, -1:] + 1
+            for row, token in zip(rows, new[:, 0].tolist(), strict=True):
                 written[row].append(token)
                 done[row] = token in self.ends or self._stopped(written[row], stops)
             left = [place for place, row in enumerate(rows) if not done[row]]
@@ -321,22 +336,29 @@ class LocalModel(HFLM):
             if len(left) < len(rows):
                 keep = torch.tensor(left, device=self.device)
                 ids, mask, positions, rows = ids[keep], mask[keep], positions[keep], [rows[place] for place in left]
-                cache.batch_select_indices(keep)
+                if cache is not None:
+                    cache.batch_select_indices(keep)
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], -1)
-            positions = positions[:, -1:] + 1
         return [
-            Reply(text=self._text(tokens, stops), complete=ended, whole_prompt=len(prompt) <= room)
+            Reply(text=self._text(prompt, tokens, stops), complete=ended, whole_prompt=len(prompt) <= room)
             for tokens, ended, prompt in zip(written, done, prompts, strict=True)
         ]
 
     def _stopped(self, tokens: list[int], stops: list[str]) -> bool:
         """Whether a stop string ends in the newest token; a token is at least one byte, so the longest stop bounds the look back."""
-        tail = self.tokenizer.decode(tokens[-max(map(len, stops), default=1) :])
+        tail = self.tokenizer.decode(tokens[-max(map(len, stops), default=1) :], clean_up_tokenization_spaces=False)
         return any(stop in tail for stop in stops)
 
-    def _text(self, tokens: list[int], stops: list[str]) -> str:
-        text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+    def _text(self, prompt: list[int], tokens: list[int], stops: list[str]) -> str:
+        """What was written, up to the first stop. It is read after the prompt's end: at a text's beginning some tokenizers drop a blank,
+        and with it a program's indentation.
+        """
+        before, whole = self._decoded(prompt[-8:]), self._decoded([*prompt[-8:], *tokens])
+        text = whole.removeprefix(before) if whole.startswith(before) else self._decoded(tokens)
         return text[: min((place for place in map(text.find, stops) if place >= 0), default=len(text))]
+
+    def _decoded(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _tell(self, rows: int) -> None:
         self.rows = (self.rows[0] + rows, self.rows[1])
@@ -531,12 +553,13 @@ def _md5(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the chat template writes right after the assistant's words, without trailing white space."""
-    asked = [{"role": "user", "content": "q"}]
-    before = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": "a"}], tokenize=False)
-    return str(whole).removeprefix(f"{before}a").rstrip() if str(whole).startswith(f"{before}a") else ""
+def _turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """What the chat template writes between the prompt and the assistant's words, and right after them, without trailing white space."""
+    asked, mark = [{"role": "user", "content": "q"}], "\ue000"
+    before = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+    whole = str(tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": mark}], tokenize=False))
+    lead, _, end = whole.removeprefix(before).partition(mark) if whole.startswith(before) else ("", "", "")
+    return lead, end.rstrip()
 
 
 def _heard(progress: Progress) -> Progress:

@@ -10,26 +10,30 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
-from models import policy
+from models import chat, policy
 from models.errors import StageError
 from models.records import read_lines
 from models.settings import Finetuning
-from models.training import Progress, options, quiet, run
+from models.training import Progress, log_likelihoods, options, quiet, run
 from models.work import Work
 
 
 def conversations(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[Dataset, int]:
     """The conversations of a file as `input_ids` with an `assistant_masks`, and how many were longer than `max_tokens` and left out.
 
-    Raises StageError where none is left.
+    Raises StageError where none is left, or the chat template cannot take one.
     """
+    coded = chat.coder(tokenizer)
     rows, dropped = [], 0
-    for record in read_lines(path):
-        coded = tokenizer.apply_chat_template(record["messages"], return_dict=True, return_assistant_tokens_mask=True)
-        if len(coded["input_ids"]) > max_tokens:
+    for number, record in enumerate(read_lines(path), 1):
+        try:
+            ids, said = coded(record["messages"])
+        except StageError as error:
+            raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}: mend or remove the record") from error
+        if len(ids) > max_tokens:
             dropped += 1
         else:
-            rows.append({"input_ids": coded["input_ids"], "assistant_masks": coded["assistant_masks"]})
+            rows.append({"input_ids": ids, "assistant_masks": said})
     if not rows:
         raise StageError(f"{path}: none of {dropped} conversations has at most {max_tokens} tokens: raise the key max_tokens")
     return Dataset.from_list(rows), dropped
@@ -61,23 +65,20 @@ def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: 
             args=SFTConfig(**arguments(plan, work, seed), packing=False, assistant_only_loss=False),
             train_dataset=records,
             processing_class=tokenizer,
-            peft_config=policy.adapter(plan.method),
+            peft_config=policy.adapter(plan.method, model),
             callbacks=[Progress(work)],
         )
         trained = run(trainer)
     return policy.merged(trainer.model), float(trained.training_loss)
 
 
-@torch.no_grad()
-def loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, records: Dataset, batch_size: int) -> float:
+def loss(model: PreTrainedModel, records: Dataset, batch_size: int) -> float:
     """Mean loss over what the assistant says in `records`, in nats a token."""
-    model.eval()
     total, count = 0.0, 0
     for start in range(0, len(records), batch_size):
         rows = records[start : start + batch_size]
-        ids = pad_sequence([torch.tensor(row) for row in rows["input_ids"]], True, float(tokenizer.pad_token_id))
-        said = pad_sequence([torch.tensor(row) for row in rows["assistant_masks"]], True)
-        logs = model(input_ids=ids.to(model.device)).logits[:, :-1].float().log_softmax(-1).cpu()
-        picked = logs.gather(-1, ids[:, 1:, None])[..., 0] * said[:, 1:]
+        # Padding is on the right, where nothing that counts can see it: any token does.
+        ids, said = (pad_sequence([torch.tensor(row) for row in rows[name]], True) for name in ("input_ids", "assistant_masks"))
+        picked = log_likelihoods(model, ids) * said[:, 1:]
         total, count = total - float(picked.sum()), count + int(said[:, 1:].sum())
     return total / count if count else math.nan

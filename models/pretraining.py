@@ -11,9 +11,10 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from models import chat
 from models.muon import Muon
 from models.settings import Pretraining
-from models.training import precision, rate
+from models.training import log_likelihoods, precision, rate
 
 IGNORED = -100
 # A few hundred steps are too short for Muon's usual momentum of .95 and for an embedding that moves no faster than the layers: with these,
@@ -23,14 +24,16 @@ EMBEDDING_RATE = 5.0  # times that of the matrices
 
 
 def pack(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_tokens: int) -> Tensor:
-    """Token ids [blocks, block_tokens]: whole texts, each with the end token, put where they fit best; the rest of a block is padding.
+    """Token ids [blocks, block_tokens]: whole texts, each with the end token, put where they fit best; the rest of a block is IGNORED.
 
-    Best fit, longest first, leaves a few per cent of padding and cuts no text that fits a block; longer ones are cut into blocks.
+    Best fit, longest first, leaves a few per cent of padding and cuts no text that fits a block; longer ones are cut into blocks. No token
+    stands for padding, because some tokenizers pad with the one that ends a text. Texts begin with the token that the tokenizer begins them
+    with, if any.
     """
-    every = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    every, first = tokenizer(list(texts), add_special_tokens=False)["input_ids"], chat.begin(tokenizer)
     pieces = [
         ids[at : at + block_tokens]
-        for ids in ([*text, tokenizer.eos_token_id] for text in every)
+        for ids in ([*first, *text, tokenizer.eos_token_id] for text in every)
         for at in range(0, len(ids), block_tokens)
     ]
     blocks: list[list[int]] = []
@@ -43,8 +46,7 @@ def pack(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_tokens:
         blocks[block].extend(piece)
         if free > len(piece):
             insort(room, (free - len(piece), block))
-    padding = tokenizer.pad_token_id
-    return torch.tensor([block + [padding] * (block_tokens - len(block)) for block in blocks])
+    return torch.tensor([block + [IGNORED] * (block_tokens - len(block)) for block in blocks])
 
 
 def _batches(blocks: Tensor, size: int, steps: int, seed: int) -> Iterator[Tensor]:
@@ -57,11 +59,10 @@ def _batches(blocks: Tensor, size: int, steps: int, seed: int) -> Iterator[Tenso
         yield blocks[[order.pop() for _ in range(size)]]
 
 
-def _loss(model: PreTrainedModel, batch: Tensor, padding: int, precision_name: str) -> Tensor:
+def _loss(model: PreTrainedModel, batch: Tensor, precision_name: str) -> Tensor:
     with precision(precision_name, batch.device.type):
-        logits = model(input_ids=batch).logits
-    targets = batch[:, 1:].masked_fill(batch[:, 1:] == padding, IGNORED)
-    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+        logits = model(input_ids=batch.clamp(min=0)).logits
+    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch[:, 1:].flatten(), ignore_index=IGNORED)
 
 
 def _optimizers(model: PreTrainedModel, plan: Pretraining) -> list[torch.optim.Optimizer]:
@@ -70,7 +71,8 @@ def _optimizers(model: PreTrainedModel, plan: Pretraining) -> list[torch.optim.O
     Muon's updates are as large as AdamW's, so that one rate serves both; the embedding's is EMBEDDING_RATE times it. At this size Muon
     needs about half the tokens of AdamW alone.
     """
-    embeddings = {id(weight) for module in (model.get_input_embeddings(), model.get_output_embeddings()) for weight in module.parameters()}
+    tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]  # of tokens and, with some, of positions
+    embeddings = {id(weight) for module in (*tables, model.get_output_embeddings()) for weight in module.parameters()}
     matrices = [weight for weight in model.parameters() if weight.ndim == 2 and id(weight) not in embeddings]
     others = [weight for weight in model.parameters() if weight.ndim != 2 or id(weight) in embeddings]
     return [
@@ -87,7 +89,7 @@ def fit(
     optimizers, losses = _optimizers(model, plan), list[float]()
     schedules = [LambdaLR(optimizer, lambda step: rate(step, plan.steps, plan.warmup_share)) for optimizer in optimizers]
     for step, batch in enumerate(_batches(blocks, plan.batch_blocks, plan.steps, seed)):
-        loss = _loss(model, batch.to(model.device), model.config.pad_token_id, plan.precision)
+        loss = _loss(model, batch.to(model.device), plan.precision)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
@@ -104,10 +106,10 @@ def fit(
 @torch.no_grad()
 def loss(model: PreTrainedModel, blocks: Tensor, batch_blocks: int, precision_name: str) -> float:
     """Mean loss over the tokens of `blocks` [blocks, tokens] that are not padding, in nats."""
-    model.eval()
-    padding, total, count = model.config.pad_token_id, 0.0, 0
+    total, count = 0.0, 0
     for batch in blocks.split(batch_blocks):
-        tokens = int((batch[:, 1:] != padding).sum())
-        total += _loss(model, batch.to(model.device), padding, precision_name).item() * tokens
-        count += tokens
+        counted = batch[:, 1:] != IGNORED
+        with precision(precision_name, model.device.type):
+            total -= float(log_likelihoods(model, batch.clamp(min=0))[counted].sum())
+        count += int(counted.sum())
     return total / count if count else math.nan

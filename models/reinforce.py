@@ -7,21 +7,37 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
-from models import policy, preference
+from models import chat, policy, preference
+from models.chat import Messages
+from models.errors import StageError
 from models.records import read_lines
 from models.settings import Reinforcement
-from models.training import Progress, options, quiet, run
+from models.training import Progress, logits_in_pieces, options, quiet, run
 from models.work import Work
 
-Messages = list[dict[str, Any]]
 
+def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None) -> tuple[list[Messages], int]:
+    """The prompts of a file, and how many were left out because they are longer than `room` tokens.
 
-def prompts(path: Path, limit: int | None = None) -> list[Messages]:
-    """The first `limit` prompts of a file, or all."""
-    return [record["prompt"] for record in read_lines(path)][:limit]
+    Raises StageError where none is left, or the chat template cannot take one.
+    """
+    kept, dropped = [], 0
+    for number, record in enumerate(read_lines(path), 1):
+        try:
+            text = chat.rendered(tokenizer, record["prompt"], prompt=True)
+        except StageError as error:
+            raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}: mend or remove the record") from error
+        if room is not None and len(tokenizer(text, add_special_tokens=False)["input_ids"]) > room:
+            dropped += 1
+        else:
+            kept.append(record["prompt"])
+    if not kept:
+        raise StageError(f"{path}: none of {dropped} prompts leaves room for an answer: the model was made for too few positions")
+    return kept, dropped
 
 
 def fit(
@@ -38,6 +54,11 @@ def fit(
     Departs from the paper as TRL does by default: the loss is a mean over all tokens of the batch (Yu et al., 2025, "DAPO").
     """
     policy.freeze(model, plan.method)
+
+    def rewards(prompts: list[Messages], completions: list[Messages], **_: Any) -> list[float]:
+        answered = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+        return [float(value) for value in preference.rewards(reward, tokenizer, answered, plan.answers_per_batch)]
+
     answers = plan.prompts_per_step * plan.answers_per_prompt
     arguments = options(work, seed, plan.precision, logging_steps=2) | {
         "max_steps": plan.steps,
@@ -54,12 +75,11 @@ def fit(
     with quiet():
         trainer = GRPOTrainer(
             model=model,
-            reward_funcs=reward,
-            reward_processing_classes=tokenizer,
+            reward_funcs=rewards,
             args=GRPOConfig(**arguments),
             train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in asked]),
             processing_class=tokenizer,
-            peft_config=policy.adapter(plan.method),
+            peft_config=policy.adapter(plan.method, model),
             callbacks=[Progress(work)],
         )
         run(trainer)
@@ -67,13 +87,25 @@ def fit(
 
 
 @dataclass(frozen=True)
-class Answers:
+class Batch:
     """Sampled answers: token ids [answers, tokens] with the prompt on the left, and which tokens are the answer's own."""
 
     ids: torch.Tensor
     attention: torch.Tensor
     said: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Sampled answers in the batches in which they were made, and each with its prompt as a conversation."""
+
+    batches: list[Batch]
     conversations: list[Messages]
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """The length of each answer [answers], the token that ends it included."""
+        return np.concatenate([batch.said.sum(1).cpu().numpy() for batch in self.batches])
 
 
 @torch.no_grad()
@@ -81,45 +113,58 @@ def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: li
     """`plan.measured_answers` answers to each prompt, one prompt's after another's."""
     model.eval()
     torch.manual_seed(seed)
-    texts = [tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True) for prompt in asked]
-    batch = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt").to(model.device)
+    ends = chat.ends(tokenizer)
     settings = GenerationConfig(
         do_sample=True,
         temperature=plan.temperature,
         top_k=0,
         max_new_tokens=plan.max_new_tokens,
-        num_return_sequences=plan.measured_answers,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
     )
-    ids = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=settings)
-    width = batch["input_ids"].shape[1]
-    new = ids[:, width:]
-    ended = (new == tokenizer.eos_token_id).int().cumsum(-1) - (new == tokenizer.eos_token_id).int()
-    said = torch.cat([torch.zeros_like(ids[:, :width], dtype=torch.bool), ended == 0], dim=1)
-    replies = tokenizer.batch_decode(new, skip_special_tokens=True)
     repeated = [prompt for prompt in asked for _ in range(plan.measured_answers)]
-    conversations = [[*prompt, {"role": "assistant", "content": reply}] for prompt, reply in zip(repeated, replies, strict=True)]
-    return Answers(
-        ids, torch.cat([batch["attention_mask"].repeat_interleave(plan.measured_answers, 0), (ended == 0).int()], 1), said, conversations
-    )
+    batches, conversations = [], []
+    for start in range(0, len(repeated), plan.answers_per_batch):
+        prompts = repeated[start : start + plan.answers_per_batch]
+        ids, attention = _prompts(tokenizer, prompts, model.device)
+        written = model.generate(input_ids=ids, attention_mask=attention, generation_config=settings)
+        new = written[:, ids.shape[1] :]
+        over = torch.isin(new, torch.tensor(ends, device=new.device)).int()
+        own = over.cumsum(-1) - over == 0
+        said = torch.cat([torch.zeros_like(ids, dtype=torch.bool), own], dim=1)
+        batches.append(Batch(written, torch.cat([attention, own.int()], 1), said))
+        replies = tokenizer.batch_decode(new, skip_special_tokens=True)
+        conversations += [[*prompt, {"role": "assistant", "content": reply}] for prompt, reply in zip(prompts, replies, strict=True)]
+    return Answers(batches, conversations)
+
+
+def _prompts(tokenizer: PreTrainedTokenizerBase, asked: list[Messages], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of prompts, padded on the left [prompts, tokens], and which of them are the prompts' own."""
+    texts = [chat.rendered(tokenizer, prompt, prompt=True) for prompt in asked]
+    rows = [torch.tensor(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    ids = pad_sequence(rows, True, float(tokenizer.pad_token_id), padding_side="left")
+    attention = pad_sequence([torch.ones_like(row) for row in rows], True, padding_side="left")
+    return ids.to(device), attention.to(device)
 
 
 @torch.no_grad()
-def divergence(model: PreTrainedModel, reference: PreTrainedModel, answers: Answers, batch_size: int) -> np.ndarray:
+def divergence(model: PreTrainedModel, reference: PreTrainedModel, answers: Answers) -> np.ndarray:
     """KL(model || reference) of each answer [answers], in nats: exact at every token, summed over the answer's tokens."""
     model.eval(), reference.eval()
     totals = []
-    for start in range(0, len(answers.ids), batch_size):
-        part = slice(start, start + batch_size)
-        inputs = {"input_ids": answers.ids[part], "attention_mask": answers.attention[part]}
-        ours, theirs = (one(**inputs).logits[:, :-1].float().log_softmax(-1) for one in (model, reference))
-        at_token = (ours.exp() * (ours - theirs)).sum(-1)
-        totals.append((at_token * answers.said[part, 1:]).sum(-1).cpu().numpy())
+    for batch in answers.batches:
+        at_token = []
+        both = (logits_in_pieces(one, batch.ids, batch.attention) for one in (model, reference))
+        for logits in zip(*both, strict=True):
+            ours, theirs = (one.float().log_softmax(-1) for one in logits)
+            at_token.append((ours.exp() * (ours - theirs)).sum(-1))
+        of_next = torch.cat(at_token).view(batch.ids.shape)[:, :-1]
+        totals.append((of_next * batch.said[:, 1:]).sum(-1).cpu().numpy())
     return np.concatenate(totals)
 
 
 def mean_rewards(reward: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, answers: Answers, plan: Reinforcement) -> np.ndarray:
     """The mean reward of each prompt's answers [prompts]."""
-    means: np.ndarray = preference.rewards(reward, tokenizer, answers.conversations, 32).reshape(-1, plan.measured_answers).mean(1)
+    rewards = preference.rewards(reward, tokenizer, answers.conversations, plan.answers_per_batch)
+    means: np.ndarray = rewards.reshape(-1, plan.measured_answers).mean(1)
     return means

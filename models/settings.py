@@ -62,6 +62,7 @@ class Reinforcement(Record):
     max_kl: float = Field(gt=0, description="KL to sft, in nats an answer, above which the stage fails")
     measured_answers: int = Field(ge=1, description="answers a held-out prompt, before and after")
     measured_prompts: int = Field(ge=2, description="held-out prompts at most")
+    answers_per_batch: int = Field(ge=1, le=65536, description="sampled, rated and compared at once while measuring; bounds the memory")
     precision: Precision = Field(description="of the forward passes")
 
 

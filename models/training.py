@@ -7,9 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from torch.nn.functional import cross_entropy
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
 from models.work import Work
+
+LOGITS = 1 << 24  # read at once at most while measuring: 64 MiB in float32
 
 
 def make_repeatable(seed: int) -> None:
@@ -27,6 +39,32 @@ def make_repeatable(seed: int) -> None:
 def precision(name: str, device: str) -> Any:
     """The context in which forward passes run: bfloat16 where asked, else float32."""
     return torch.autocast(device, torch.bfloat16, enabled=name == "bfloat16")
+
+
+def logits_in_pieces(model: PreTrainedModel, ids: torch.Tensor, attention: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
+    """Yield the logits of all tokens of `ids` [rows, tokens] in order, [tokens of a piece, vocabulary] each, on the model's device.
+
+    Whole rows are computed at once while they have no more than LOGITS, and pieces of that size are handed on: a vocabulary of 150,000
+    makes 300 MB of a conversation of 512 tokens, and every copy of it as much again.
+    """
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    rows = max(1, LOGITS // (ids.shape[1] * vocabulary))
+    for start in range(0, len(ids), rows):
+        part = slice(start, start + rows)
+        seen = {} if attention is None else {"attention_mask": attention[part].to(model.device)}
+        logits = model(input_ids=ids[part].to(model.device), use_cache=False, **seen).logits
+        yield from logits.flatten(0, 1).split(max(1, LOGITS // vocabulary))
+
+
+@torch.no_grad()
+def log_likelihoods(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """Log-likelihood of every token of `ids` [rows, tokens] but the first of a row: [rows, tokens - 1], in nats, on the CPU."""
+    model.eval()
+    targets, found = ids.roll(-1, 1).flatten().to(model.device), list[torch.Tensor]()
+    for logits in logits_in_pieces(model, ids):
+        at = sum(map(len, found))
+        found.append(-cross_entropy(logits.float(), targets[at : at + len(logits)], reduction="none"))
+    return torch.cat(found).view(ids.shape)[:, :-1].cpu()
 
 
 def rate(step: int, steps: int, warmup_share: float) -> float:

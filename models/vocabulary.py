@@ -1,28 +1,20 @@
-"""Tokenizers: byte-level BPE trained on texts, and the one chat template that travels with a model from training to serving."""
+"""Tokenizers: byte-level BPE trained on texts, and published ones made ready for conversations."""
 
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from models import chat
+from models.errors import UserError
 
 # A blank belongs to the word before it, not after: so the last word of a sentence and a reply of one word are the same token, and what was
 # learned of one holds for the other. Line ends stand alone, so that a code prompt has the tokens that it has inside a whole function;
 # numbers too, undivided: a small model copies a whole number, and loses itself among digits.
 PIECES = r"\n|\p{N}{1,3}|\p{L}+ ?|[^\s\p{L}\p{N}]+ ?|\s+?(?=\n)| +|\s"
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-# ChatML. What stands between the generation marks is what an assistant-only loss trains on: the reply and the token that ends it.
-CHAT_TEMPLATE = (
-    "{%- for message in messages %}"
-    "{{- '<|im_start|>' + message['role'] + '\n' }}"
-    "{%- if message['role'] == 'assistant' %}"
-    "{% generation %}{{- message['content'] + '<|im_end|>' }}{% endgeneration %}"
-    "{%- else %}{{- message['content'] + '<|im_end|>' }}{%- endif %}"
-    "{{- '\n' }}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
-)
 
 
 def train(texts: Iterable[str], vocabulary_size: int, max_tokens: int) -> PreTrainedTokenizerBase:
@@ -41,14 +33,27 @@ def train(texts: Iterable[str], vocabulary_size: int, max_tokens: int) -> PreTra
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    return chat_ready(PreTrainedTokenizerFast(tokenizer_object=bpe, model_max_length=max_tokens))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, model_max_length=max_tokens)
+    tokenizer.add_special_tokens({"eos_token": END, "pad_token": PAD, "additional_special_tokens": [START, END]})
+    tokenizer.chat_template = chat.CHATML
+    tokenizer.padding_side = "right"
+    return tokenizer
 
 
 def chat_ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The same tokenizer with the chat template, its tokens (added where the vocabulary has none), and padding that is not the end."""
-    tokenizer.add_special_tokens({"eos_token": END, "pad_token": PAD, "additional_special_tokens": [START, END]})
-    tokenizer.chat_template = CHAT_TEMPLATE
+    """A published tokenizer, ready for conversations: with a chat template and padding, and not one token more than it had.
+
+    Where it has no padding it takes the token for what is unknown, else the one that ends a text; no loss and no attention ever goes by
+    which token pads. Raises UserError for a tokenizer that cannot end a text, or cannot tell where in a text its tokens stand.
+    """
+    if tokenizer.eos_token is None:
+        raise UserError("pretrained: the tokenizer has no end token, must have one: name it as eos_token in its tokenizer_config.json")
+    if not tokenizer.is_fast:
+        raise UserError("pretrained: the tokenizer cannot tell where its tokens stand in a text: give its folder a tokenizer.json")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     tokenizer.padding_side = "right"
+    chat.settle(tokenizer)
     return tokenizer
 
 
@@ -64,5 +69,8 @@ def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def conversation_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]]) -> str:
-    return str(tokenizer.apply_chat_template(messages, tokenize=False))
+def as_saved(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer as `load` finds it once it was saved: of another class at times, and with tokens named that nobody named before."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(tokenizer, Path(folder))
+        return load(Path(folder))

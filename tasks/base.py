@@ -33,19 +33,22 @@ class BaseMetrics(Metrics):
 
 
 def base(params: BaseParams, inputs: BaseInputs, outputs: BaseOutputs, work: Work) -> BaseMetrics:
-    from models import policy, pretrained, pretraining, training, vocabulary
+    from models import chat, policy, pretrained, pretraining, training, vocabulary
     from models.records import folder_md5
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.tokenizer)
     published, published_md5 = inputs.pretrained / "model", None
     if params.pretrained is not None:
+        own = vocabulary.as_saved(vocabulary.chat_ready(pretrained.tokenizer(published, params.pretrained)))
+        chat.refuse_drift(tokenizer, own, "tokenizer", params.pretrained)
         model, published_md5 = pretrained.model(published, params.pretrained), folder_md5(published)
         policy.fit_vocabulary(model, tokenizer)
     elif params.steps:
         model = policy.new(params.shape, tokenizer, tokenizer.model_max_length)
     else:
         raise StageError("base.steps is 0 and pretrained is null: there is nothing to train and nothing to take; set one of the two")
+    policy.require_positions(model, params.block_tokens, "base.block_tokens")
     model.to(work.device)
     train_loss = None
     if params.steps:

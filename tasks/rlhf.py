@@ -34,6 +34,7 @@ class RlhfMetrics(Metrics):
     tokens_before: float = Field(description="mean length of an answer")
     tokens_after: float
     held_out_prompts: int
+    too_long: int = Field(description="prompts left out because no room for an answer is left, held-out ones included")
 
 
 def gain(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
@@ -48,18 +49,23 @@ def gain(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
 
 
 def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Work) -> RlhfMetrics:
-    from models import policy, preference, reinforce, training, vocabulary
+    from models import chat, policy, preference, reinforce, training, vocabulary
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.sft)
+    chat.refuse_drift(vocabulary.load(inputs.reward), tokenizer, "reward", "sft")
     sft, reward = policy.load(inputs.sft).to(work.device), preference.load(inputs.reward).to(work.device)
-    held_out = reinforce.prompts(inputs.prompts / "held_out.jsonl", params.measured_prompts)
+    policy.require_positions(sft, params.max_new_tokens, "rlhf.max_new_tokens")
+    most = policy.positions(sft)
+    room = None if most is None else most - params.max_new_tokens
+    train, train_dropped = reinforce.prompts(inputs.prompts / "train.jsonl", tokenizer, room)
+    held_out, held_out_dropped = reinforce.prompts(inputs.prompts / "held_out.jsonl", tokenizer, room)
+    held_out = held_out[: params.measured_prompts]
     before = reinforce.sample(sft, tokenizer, held_out, params, params.seed)
-    train = reinforce.prompts(inputs.prompts / "train.jsonl")
     model = reinforce.fit(policy.load(inputs.sft), reward, tokenizer, train, params, params.seed, work)
     after = reinforce.sample(model, tokenizer, held_out, params, params.seed)
-    divergence = reinforce.divergence(model, sft, after, 32)
-    kl, tokens = float(divergence.mean()), float(after.said.sum())
+    divergence = reinforce.divergence(model, sft, after)
+    kl, tokens = float(divergence.mean()), float(after.tokens.sum())
     if not kl <= params.max_kl:  # nor a number that is none
         raise StageError(
             f"rlhf moved {kl:.2f} nats an answer away from sft, must be at most rlhf.max_kl = {params.max_kl}: "
@@ -75,7 +81,8 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
         reward_after=float(rewards[1].mean()),
         kl=kl,
         kl_per_token=float(divergence.sum()) / tokens,
-        tokens_before=float(before.said.sum()) / len(before.said),
-        tokens_after=tokens / len(after.said),
+        tokens_before=float(before.tokens.mean()),
+        tokens_after=float(after.tokens.mean()),
         held_out_prompts=len(held_out),
+        too_long=train_dropped + held_out_dropped,
     )

@@ -34,14 +34,15 @@ def sft(params: SftParams, inputs: SftInputs, outputs: SftOutputs, work: Work) -
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.base)
-    model = policy.load(inputs.base)
+    model = policy.load(inputs.base).to(work.device)
+    policy.require_positions(model, params.max_tokens, "sft.max_tokens")
     train, train_dropped = finetune.conversations(inputs.instructions / "train.jsonl", tokenizer, params.max_tokens)
     held_out, held_out_dropped = finetune.conversations(inputs.instructions / "held_out.jsonl", tokenizer, params.max_tokens)
-    before = finetune.loss(model, tokenizer, held_out, params.batch_size)
+    before = finetune.loss(model, held_out, params.batch_size)
     model, train_loss = finetune.fit(model, tokenizer, train, params, params.seed, work)
     policy.save(model, tokenizer, outputs.sft)
     return SftMetrics(
-        held_out_loss=finetune.loss(model, tokenizer, held_out, params.batch_size),
+        held_out_loss=finetune.loss(model, held_out, params.batch_size),
         held_out_loss_before=before,
         train_loss=train_loss,
         conversations=len(train),

@@ -4,8 +4,10 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from models import policy, training, vocabulary
+from models import policy, preference, pretrained, training, vocabulary
+from models.errors import StageError
 from models.settings import Method, Shape
+from tests.architectures import PUBLISHED
 
 SHAPE = Shape(layers=3, hidden_size=32, feed_forward_size=64, heads=2)
 
@@ -49,13 +51,13 @@ def test_last_layers_trains_the_last_layer_and_what_follows(model):
 def test_full_trains_everything(model):
     policy.freeze(model, method("full"))
     assert all(weight.requires_grad for weight in model.parameters())
-    assert policy.adapter(method("full")) is None
+    assert policy.adapter(method("full"), model) is None
 
 
 def test_a_merged_adapter_gives_a_plain_model_with_the_adapter_in_its_weights(model):
     ids = torch.tensor([[3, 4, 5]])
     before = model(input_ids=ids).logits.detach()
-    adapted = get_peft_model(model, policy.adapter(method("lora")))
+    adapted = get_peft_model(model, policy.adapter(method("lora"), model))
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
@@ -70,3 +72,55 @@ def test_new_tokens_get_rows_in_the_model(model, tokenizer):
     tokenizer.add_tokens(["<|new|>"])
     policy.fit_vocabulary(model, tokenizer)
     assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+    assert (model.get_input_embeddings().weight[-1] == model.get_input_embeddings().weight[:-1].mean(0)).all()
+
+
+AFTER = {  # what stands between the last layer and the logits, as each architecture names it
+    "gpt2": {"transformer.h.1", "transformer.ln_f", "transformer.wte"},
+    "gpt_neox": {"gpt_neox.layers.1", "gpt_neox.final_layer_norm", "embed_out"},
+    "opt": {"model.decoder.layers.1", "model.decoder.final_layer_norm", "model.decoder.project_out", "model.decoder.embed_tokens"},
+    "phi": {"model.layers.1", "model.final_layernorm", "lm_head"},
+    **{name: {"model.layers.1", "model.norm", "lm_head"} for name in ("llama", "mistral", "qwen2", "qwen3")},
+    **{name: {"model.layers.1", "model.norm", "model.embed_tokens"} for name in ("gemma2", "gemma3", "granite")},
+}
+
+
+def published(name, tmp_path):
+    folder = PUBLISHED[name].write(tmp_path / name)
+    words = vocabulary.chat_ready(pretrained.tokenizer(folder, name))
+    found = pretrained.model(folder, name)
+    rows = found.get_input_embeddings().weight.shape[0]
+    policy.fit_vocabulary(found, words)
+    assert found.get_input_embeddings().weight.shape[0] == rows == len(words) + PUBLISHED[name].spare_rows
+    return found, words
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_last_layers_are_found_in_any_architecture_with_norm_and_head(name, tmp_path):
+    found, words = published(name, tmp_path)
+    policy.freeze(found, method("last-layers"))
+    trained = {weight for weight, value in found.named_parameters() if value.requires_grad}
+    assert all(any(weight.startswith(f"{part}.") for part in AFTER[name]) for weight in trained)
+    assert all(any(weight.startswith(f"{part}.") for weight in trained) for part in AFTER[name])
+    assert found.training is False
+    policy.save(found, words, tmp_path / "saved")
+    rated = preference.load(tmp_path / "saved")
+    policy.freeze(rated, method("last-layers"))
+    trained = {weight for weight, value in rated.named_parameters() if value.requires_grad}
+    assert "score.weight" in trained
+    assert not [weight for weight in trained if ".0." in weight or "embed" in weight or ".wte." in weight]
+
+
+def test_a_model_that_is_no_list_of_layers_is_refused_in_one_line(model):
+    model.model.layers = torch.nn.Sequential(*model.model.layers)
+    with pytest.raises(StageError, match=r"LlamaForCausalLM is no list of layers, must be one: set method.name to full or lora"):
+        policy.freeze(model, method("last-layers"))
+
+
+@pytest.mark.parametrize("name", ["gemma2", "qwen2"])
+def test_a_saved_model_stops_where_its_template_ends_a_reply(name, tmp_path):
+    found, words = published(name, tmp_path)
+    policy.save(found, words, tmp_path / "saved")
+    stops = policy.load(tmp_path / "saved").generation_config.eos_token_id
+    named = words.convert_ids_to_tokens(stops if isinstance(stops, list) else [stops])
+    assert named == (["<eos>", "<end_of_turn>"] if name == "gemma2" else ["<|im_end|>"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models import vocabulary
+from models import chat, vocabulary
 
 PROMPT = 'def add_stone(number):\n    """\n    First, add 12.\n    """\n'
 BODY = "    first = number + 12\n    return first\n"
@@ -32,7 +32,7 @@ def test_the_loss_mask_covers_the_reply_and_its_end_and_nothing_else(tokenizer):
 
 def test_the_prompt_for_a_reply_is_the_beginning_of_the_whole_conversation(tokenizer):
     prompt = tokenizer.apply_chat_template(CHAT[:1], tokenize=False, add_generation_prompt=True)
-    assert vocabulary.conversation_text(tokenizer, CHAT).startswith(prompt)
+    assert chat.rendered(tokenizer, CHAT).startswith(prompt)
 
 
 def test_padding_is_not_the_token_that_ends_a_reply(tokenizer):

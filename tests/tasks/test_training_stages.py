@@ -52,7 +52,7 @@ def finetuning(name="full"):
 
 
 def reinforcement(name="full", max_kl=50.0):
-    sampling = {"max_new_tokens": 8, "temperature": 1.0, "measured_answers": 2, "measured_prompts": 4}
+    sampling = {"max_new_tokens": 8, "temperature": 1.0, "measured_answers": 2, "measured_prompts": 4, "answers_per_batch": 8}
     sizes = {"steps": 2, "prompts_per_step": 2, "answers_per_prompt": 2}
     return Reinforcement(method=method(name), beta=0.1, max_kl=max_kl, **sampling, **sizes, **SPEED)
 
