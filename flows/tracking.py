@@ -4,7 +4,6 @@ import json
 import math
 import os
 import socket
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from flows import git
 from flows.workspace import Workspace, alive, locked, start_time, without_password
 from models.errors import Unavailable, UserError
 
@@ -25,11 +25,10 @@ def owner_tags() -> dict[str, str]:
 
 
 def git_commit(root: Path) -> str:
-    """The checked-out commit, "-dirty" after it where tracked files differ that a run does not write itself; "" outside git."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True).stdout.strip()
-    written = [f":(exclude){path}" for path in ("dvc.lock", "metrics", "params.yaml")]  # a version carries its own
-    changed = found and subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ".", *written], cwd=root, capture_output=True).returncode
-    return f"{found}-dirty" if changed else found
+    """The checked-out commit, "-dirty" after it where it does not hold the code and the deps as they are; "" outside git."""
+    from flows.pipeline import declared_deps
+
+    return git.commit(root, declared_deps(root))
 
 
 def preload(workspace: Workspace) -> None:

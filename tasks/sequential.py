@@ -29,6 +29,14 @@ def log_capital(differences: NDArray[Any], delta: float) -> NDArray[np.float64]:
     return total - math.log(STAKES)
 
 
+def whole_log_capital(differences: NDArray[Any], delta: float) -> float:
+    """The same after all of the differences [items], whose order does not matter: equal ones are counted, not walked."""
+    stakes = (np.arange(STAKES) + 0.5) / STAKES / (1 - delta)
+    values, counts = np.unique(np.asarray(differences, dtype=float), return_counts=True)
+    logs = np.log1p(stakes[:, None] * (values + delta)) @ counts  # [stakes]
+    return float(np.logaddexp.reduce(logs) - math.log(STAKES))
+
+
 def first_crossing(differences: NDArray[Any], delta: float, alpha: float) -> int | None:
     """After how many items the capital reaches 1/alpha; None where it never does."""
     reached = np.flatnonzero(log_capital(differences, delta) >= -math.log(alpha))
