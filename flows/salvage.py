@@ -2,8 +2,8 @@
 
 A run keeps a copy of the last whole dvc.lock, and drops it when it ends by itself. Where a run finds one, the last run was killed: a
 dvc.lock that is cut off is replaced by the copy. The stage that was being written down is then restored from DVC's run-cache or repeated;
-no other is. Cut off is what DVC leaves that was killed while it wrote: the beginning of the copy, with one entry's change. What git holds, or
-a whole file that differs in more than that, was put there by somebody since (a branch was changed), and stays.
+no other is. Cut off is what DVC leaves that was killed while it wrote: the beginning of the copy, with one entry's change. What git holds,
+or a whole file that differs in more than that, was put there by somebody since (a branch was changed), and stays.
 """
 
 import json
