@@ -60,10 +60,13 @@ def warn(held: Any) -> None:
 
 
 def open_registry(workspace: Workspace) -> Any:
+    """The registry, once MLflow has what runs left for it while it was away; what still waits is told."""
+    from flows import courier
     from flows.parameters import load
     from flows.registry import Registry
     from flows.tracking import Tracker
 
+    courier.deliver(workspace, lambda line: tell(f"sluice: {line}"))
     return Registry(Tracker(workspace, load(workspace.params_file)["model"]))
 
 
@@ -226,7 +229,7 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Compare a candidate with the champion, without moving anything. Exit code 3 where it would be refused."""
-    from flows import release
+    from flows import places, release
     from flows.report import print_early, print_gate
     from flows.session import Session
 
@@ -239,7 +242,8 @@ def gate(
         say({"decision": "unchanged"}) if as_json else print(f"unchanged: the candidate is {against}")
         return
     if sequential:
-        early = release.decide_early(held, registry, candidate, rival, tell)
+        with places.place(workspace, "gpu", lambda line: tell(f"sluice: {line}")):
+            early = release.decide_early(held, registry, candidate, rival, tell)
         say(early.model_dump(mode="json")) if as_json else print_early(early)
         decision: str = early.decision
     else:
@@ -458,20 +462,24 @@ def register() -> None:
     workspace = here()
     registry, pipeline = open_registry(workspace), Pipeline(workspace)
     parent = os.environ.get("SLUICE_PARENT_RUN_ID")
-    version = release.register(pipeline, registry.tracker, load(workspace.params_file), parent)
+    with registry.tracker.answering():
+        version = release.register(pipeline, registry.tracker, load(workspace.params_file), parent)
     print(json.dumps({"version": version}))
 
 
 @app.command(hidden=True)
 def rescore(model: Path, suite: Path, output: Path) -> None:
     """Score a model folder on a suite with today's params. Called by the gate, in a process of its own."""
+    from flows import places
     from flows.parameters import load
     from flows.runner import device
     from models import evaluation
     from tasks import benchmark
 
-    params = benchmark.BenchmarkParams.model_validate(load(here().params_file)["benchmark"])
-    evaluation.score(model, suite, output, benchmark.settings(params, suite.name), device("gpu"), lambda _done, _all: None)
+    workspace = here()
+    params = benchmark.BenchmarkParams.model_validate(load(workspace.params_file)["benchmark"])
+    with places.place(workspace, "gpu", tell):
+        evaluation.score(model, suite, output, benchmark.settings(params, suite.name), device("gpu"), lambda _done, _all: None)
 
 
 def run_command(arguments: list[str]) -> int:

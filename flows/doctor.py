@@ -5,10 +5,10 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from flows import web
+from flows import git, web
 from flows.services import require_prefect
 from flows.tracking import require_store
-from flows.workspace import Workspace, git
+from flows.workspace import Workspace
 from models.errors import SluiceError
 
 FREE_GIB = 5
@@ -26,7 +26,7 @@ def _row(name: str, found: str, ok: bool, needed: bool = False, do: str = "") ->
 def _git(workspace: Workspace) -> dict[str, Any]:
     if shutil.which("git") is None:
         return _row("git", "not installed", False, do="apt install git: runs record the commit they came from")
-    commit = git(workspace.root, "rev-parse", "HEAD")
+    commit = git.commit(workspace.root, ())
     return _row("git", commit or "no commit", bool(commit), do="work in a clone: runs record the commit they came from")
 
 

@@ -204,6 +204,15 @@ def _require_plain(path: Path) -> None:
             raise failures.of_system(error) from None
 
 
+def declared_deps(root: Path) -> set[str]:
+    """The deps that dvc.yaml names, as they stand there and without opening DVC; those that a template makes are left out."""
+    from ruamel.yaml import YAML
+
+    path = root / "dvc.yaml"
+    entries = (YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}).get("stages", {}) if path.is_file() else {}
+    return {dep for entry in entries.values() for dep in entry.get("deps", []) if isinstance(dep, str) and "$" not in dep}
+
+
 def signature(entry: Mapping[str, Any]) -> str:
     """The md5 of what determines a run in an entry of dvc.lock: cmd, deps by content, params."""
     deps = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}

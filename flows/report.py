@@ -17,7 +17,6 @@ class StageResult(Record):
     state: str
     seconds: float
     metric: str
-    run_id: str | None = None
 
 
 def main_metric(metrics: Mapping[str, Any]) -> str:

@@ -1,9 +1,12 @@
 """The flow `retrain`: data to champion. The one door to Prefect's flows, tasks and artifacts."""
 
+import contextlib
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
@@ -20,24 +23,25 @@ from prefect.states import Cancelled, Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.urls import url_for
 
-from flows import processes, release, salvage
+from flows import courier, processes, release
+from flows.attempt import attempt
 from flows.failures import told
 from flows.masking import masked
-from flows.pipeline import Stage, read_metrics
+from flows.pipeline import read_metrics
 from flows.record import CHAMPION
 from flows.registry import Registry
 from flows.report import StageResult, main_metric, score_rows, scores, stage_rows
-from flows.runner import outcome_file, started_line
+from flows.runner import FLOW_RUN, PARENT
 from flows.services import shared_api
 from flows.session import Session, session
-from flows.tracking import PIPELINE, Tracker, git_commit
-from flows.workspace import find, prepare_environment, read_json
-from models.errors import SluiceError, StageError, UserError
+from flows.spool import Run
+from flows.tracking import Tracker, git_commit
+from flows.workspace import find, prepare_environment
+from models.errors import SluiceError, StageError, Unavailable
 from models.records import write_json
 
 SHOWN = {"sluice": True}  # marks the log records that the terminal shows
 WATCH_S = 2.0  # between two looks at the flow run's own state
-BUSY_TRIES = 40  # another stage holds a path for the moment it is hashed
 
 
 class RunResult(release.Release):
@@ -48,66 +52,20 @@ class RunResult(release.Release):
 
 
 def _retryable(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """A user's mistake fails the same way twice; a stopped flow retries nothing."""
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, UserError) and not processes.stopping()
+    """Whether another attempt may end otherwise; not where the flow is stopped."""
+    return isinstance(state.result(raise_on_failure=False), Unavailable) and not processes.stopping()
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_retryable, retry_delay_seconds=5)
 @told()
 def run_stage(name: str, parent: str | None) -> StageResult:
     """Reproduce one stage with DVC, in a process group of its own, its output in this task's log."""
+    logger = get_run_logger()
     with session(find()) as held:
-        return _reproduce(held, held.pipeline.stage(name), parent)
-
-
-def _reproduce(held: Session, stage: Stage, parent: str | None) -> StageResult:
-    logger, root = get_run_logger(), held.workspace.root
-    outcome = outcome_file(held.workspace, stage.name)
-    outcome.unlink(missing_ok=True)
-    env = {**held.env, "SLUICE_FLOW_RUN_ID": str(flow_run.id), **({"SLUICE_PARENT_RUN_ID": parent} if parent else {})}
-    tail: list[str] = []
-
-    def on_line(line: str) -> None:
-        line = masked(line)
-        tail.append(line)
-        if line.strip():
-            logger.info("%s", line, extra=SHOWN)
-
-    for _ in range(BUSY_TRIES):
-        tail.clear()
-        try:
-            command = [processes.program("sluice"), "repro", stage.name]
-            code = processes.stream(command, root, env, on_line, stage.timeout_s, started_line(stage.name))
-        except processes.TimeLimitError:
-            raise StageError(
-                f"stage {stage.name!r} ran past its limit of {stage.timeout_s:.0f} s (meta.timeout_s in dvc.yaml) and was stopped"
-            ) from None
-        if code == 0 or not any("is busy" in line for line in tail[-20:]):
-            break
-        time.sleep(0.5)
-    ended = read_json(outcome, {})
-    salvage.keep(held.workspace)
-    if code != 0:
-        raise _failure(stage.name, ended, tail)
-    seconds, state, metric = float(ended.get("seconds", 0)), _state(ended, tail), main_metric(read_metrics(root, stage))
-    logger.info("%s  %s in %.1f s  %s", stage.name, state, seconds, metric, extra=SHOWN)
-    return StageResult(name=stage.name, state=state, seconds=seconds, metric=metric, run_id=ended.get("run_id"))
-
-
-def _state(ended: dict[str, Any], tail: list[str]) -> str:
-    if ended.get("exit_code") == 0:
-        return "ran"
-    return "restored" if any("is cached - skipping run" in line for line in tail) else "unchanged"
-
-
-def _failure(name: str, ended: dict[str, Any], tail: list[str]) -> SluiceError:
-    if processes.stopping():
-        return StageError(f"stage {name!r} was stopped with the run")
-    if ended.get("exit_code") == 2:
-        return UserError(ended["reason"])
-    last = next((line for line in reversed(tail) if line.strip() and not line.startswith("ERROR: failed to reproduce")), "no output")
-    return StageError(ended.get("reason") or f"stage {name!r} ended without a word: {last}")
+        env = {**held.env, FLOW_RUN: str(flow_run.id), **({PARENT: parent} if parent else {})}
+        done = attempt(held.workspace, held.pipeline.stage(name), env, lambda line: line.strip() and logger.info("%s", line, extra=SHOWN))
+    logger.info("%s  %s in %.1f s  %s", name, done.state, done.seconds, done.metric, extra=SHOWN)
+    return done
 
 
 def _execute(held: Session, parent: str | None, started: float) -> list[StageResult]:
@@ -227,29 +185,61 @@ def retrain_here(lasting: bool) -> Any:
 
 
 def _retrain(held: Session, started: float) -> RunResult:
-    logger = get_run_logger()
+    logger, tracker = get_run_logger(), Tracker(held.workspace, held.model)
     if not held.changes:
         logger.info("nothing changed: no stage has to run", extra=SHOWN)
-        same = release.unchanged(held) or release.decided(held)
+        courier.deliver(held.workspace, _say)
+        if _unsettled(held).exists():
+            with tracker.answering():
+                release.settle(tracker)
+        same = release.unchanged(held)
+        if same is None:
+            with tracker.answering():
+                same = release.decided(held)
         if same is not None:
+            _unsettled(held).unlink(missing_ok=True)
             return _finish(held, same, _execute(held, None, started), started, None)
     held.warm_up()
-    tracker = Tracker(held.workspace, held.model)
-    release.settle(tracker)
-    parent = tracker.start(PIPELINE, f"retrain {flow_run.name}", _tags(held))
-    try:
-        tracker.log_params(parent, held.params)
-        create_link_artifact(link=tracker.run_url(parent), link_text="MLflow run", key="mlflow-run")
-        results = _execute(held, parent, started)
-        _link_skipped(held, tracker, parent, results)
-        tracker.log_metrics(parent, scores(held.pipeline))
-        outcome = _release(held, parent)
-        tracker.client.set_tag(parent, "sluice.verdict", outcome.decision)
-    except BaseException as error:
-        tracker.end(parent, "KILLED" if processes.stopping() or isinstance(error, KeyboardInterrupt) else "FAILED", str(error))
-        raise
-    tracker.end(parent, "FINISHED")
-    return _finish(held, outcome, results, started, tracker.run_url(parent))
+    _unsettled(held).touch()
+    parent = Run(held.workspace, held.model, f"retrain {flow_run.name}", _tags(held))
+    with courier.at_work(held.workspace, _say) as post:
+        try:
+            parent.params(held.params)
+            with contextlib.suppress(Unavailable), tracker.answering():  # the stages do not need it: what they report waits
+                release.settle(tracker)
+            results = _execute(held, parent.key, started)
+            outcome, url = _publish(held, tracker, parent, post.id_of(parent))
+        except BaseException as error:
+            parent.end("KILLED" if processes.stopping() or isinstance(error, KeyboardInterrupt) else "FAILED", str(error))
+            raise
+        parent.end("FINISHED")
+    _unsettled(held).unlink(missing_ok=True)
+    return _finish(held, outcome, results, started, url)
+
+
+def _publish(held: Session, tracker: Tracker, parent: Run, run_id: str) -> tuple[release.Release, str]:
+    """Gate, register and promote, which need MLflow; return how that ended, and the run's page.
+
+    Raises Unavailable where MLflow is away: the stages are done and recorded, and the next run begins here.
+    """
+    with tracker.answering():
+        url = tracker.run_url(run_id)
+        create_link_artifact(link=url, link_text="MLflow run", key="mlflow-run")
+        parent.tags(_runs_of_stages(held, tracker))
+        parent.results(scores(held.pipeline), 0)
+        release.settle(tracker)
+        outcome = _release(held, run_id)
+    parent.tags({"sluice.verdict": outcome.decision})
+    return outcome, url
+
+
+def _unsettled(held: Session) -> Path:
+    """There from a run's beginning until it has ended well: what it left open in MLflow is for the next one to settle."""
+    return held.workspace.state / "unsettled"
+
+
+def _say(line: str) -> None:
+    print(f"sluice: {line}", file=sys.stderr, flush=True)
 
 
 @task(task_run_name="gate", cache_policy=NO_CACHE, persist_result=False)
@@ -301,13 +291,11 @@ def _tags(held: Session) -> dict[str, str]:
     return tags | ({"prefect.flow_run_url": page} if page else {})
 
 
-def _link_skipped(held: Session, tracker: Tracker, parent: str, results: list[StageResult]) -> None:
-    """Tag the parent run with the run that produced each result, this time or an earlier one."""
+def _runs_of_stages(held: Session, tracker: Tracker) -> dict[str, str]:
+    """By tag, the run that produced each stage's result, this time or an earlier one."""
     recorded = held.pipeline.recorded_signatures()
-    for result in results:
-        run_id = result.run_id or (tracker.run_of(recorded[result.name]) if result.name in recorded else None)
-        if run_id:
-            tracker.client.set_tag(parent, f"sluice.run.{result.name.replace('@', '/')}", run_id)
+    found = {name: tracker.run_of(recorded[name]) for name in held.pipeline.stages if name in recorded}
+    return {f"sluice.run.{name.replace('@', '/')}": run_id for name, run_id in found.items() if run_id}
 
 
 def _finish(held: Session, outcome: release.Release, results: list[StageResult], started: float, url: str | None) -> RunResult:

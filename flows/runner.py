@@ -8,22 +8,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows import failures, pretrained
+from flows import courier, failures, places, pretrained, spool
 from flows.masking import masked
 from flows.parameters import load, stage_params
 from flows.pipeline import Contract, Pipeline, Stage, contract
-from flows.tracking import PIPELINE, Tracker, git_commit
-from flows.workspace import Workspace, locked
+from flows.tracking import git_commit
+from flows.workspace import Workspace
 from models import weights
 from models.errors import SluiceError, StageError, Unavailable, UserError
 from models.records import write_json
 from models.work import Work
 
 PROGRESS_S = 1.0  # between two lines of progress
+FLOW_RUN, PARENT = "SLUICE_FLOW_RUN_ID", "SLUICE_PARENT_RUN"  # what a flow tells its stages: its own id, the key of its run
 
 
 def outcome_file(workspace: Workspace, name: str) -> Path:
@@ -38,70 +39,106 @@ def started_line(name: str) -> str:
 
 def run_stage(workspace: Workspace, name: str, bindings: Mapping[str, str]) -> None:
     """Run one stage. Raises a SluiceError, after its reason is in the outcome file and its run is closed."""
-    outcome: dict[str, Any] = {"exit_code": 1, "reason": "", "run_id": None, "seconds": 0.0}
+    outcome: dict[str, Any] = {"exit_code": 1, "reason": "", "passing": False, "seconds": 0.0}
     try:
         pipeline = Pipeline(workspace)
         stage = pipeline.stage(name)
         _require_inputs(workspace.root, stage)
         _require_whole_weights(workspace.root, stage, bindings)
-        with _place(workspace, stage.pool):
+        with _places(workspace, stage):
             print(started_line(name), flush=True)
             started = time.monotonic()
             try:
-                _execute(pipeline, stage, bindings, outcome)
+                _execute(pipeline, stage, bindings)
             finally:
                 outcome["seconds"] = round(time.monotonic() - started, 3)
         outcome["exit_code"] = 0
     except SluiceError as error:
-        outcome |= {"exit_code": error.exit_code, "reason": masked(str(error))}
+        outcome |= {"exit_code": error.exit_code, "reason": masked(str(error)), "passing": _passes(error)}
         raise
     except Exception as error:
         known = failures.named(error)
         said = str(known or f"{type(error).__name__}: {failures.one_line(error, 500)}")
-        outcome |= {"exit_code": known.exit_code if known else 1, "reason": f"stage {name!r} failed: {said}"}
+        outcome |= {"exit_code": known.exit_code if known else 1, "reason": f"stage {name!r} failed: {said}", "passing": _passes(error)}
         raise
     finally:
         with contextlib.suppress(OSError):
             write_json(outcome_file(workspace, name), outcome)
 
 
+def _passes(error: BaseException | None) -> bool:
+    """Whether it may be over in some seconds: a server that did not answer, also where an error of ours says so in its place.
+
+    A full disk, a sandbox that is missing, a training that went astray are the same then.
+    """
+    if error is None:
+        return False
+    away = isinstance(error, ConnectionError | TimeoutError) or any(word in type(error).__name__ for word in ("Connect", "Timeout"))
+    return away or _passes(error.__cause__ or error.__context__)
+
+
+def _by_hand() -> bool:
+    """Whether no flow started this stage, but a person or `dvc repro`."""
+    return FLOW_RUN not in os.environ
+
+
 @contextlib.contextmanager
-def _place(workspace: Workspace, pool: str) -> Iterator[None]:
-    """A place in the pool: the gpu pool has one in a workspace, the cpu pool as many as are asked for."""
-    if pool != "gpu":
-        yield
-        return
-    with locked(workspace.lock_file(f"pool-{pool}")):
+def _places(workspace: Workspace, stage: Stage) -> Iterator[None]:
+    """All that the stage must have to itself: the workspace against flows, its outputs, its device. Says what it waits for."""
+
+    def tell(line: str) -> None:
+        print(f"{stage.name}  {line}", flush=True)
+
+    with contextlib.ExitStack() as stack:
+        if _by_hand():
+            stack.enter_context(places.beside_no_flow(workspace))
+        stack.enter_context(places.stage_place(workspace, f"stage-{stage.name}", tell))
+        stack.enter_context(places.place(workspace, stage.pool, tell))
         yield
 
 
-def _execute(pipeline: Pipeline, stage: Stage, bindings: Mapping[str, str], outcome: dict[str, Any]) -> None:
+def _execute(pipeline: Pipeline, stage: Stage, bindings: Mapping[str, str]) -> None:
+    """Produce the outputs, reported on in a run; nothing fails once they are published."""
     name, workspace = stage.name, pipeline.workspace
     spec, values = contract(name), load(workspace.params_file)
     params = stage_params(values, stage, spec)
     if pretrained.PLACE in stage.deps:
         pretrained.bring(workspace, values, ask=False)  # as it is: DVC hashes it when the stage has ended
     signature = pipeline.signature(name)
-    tracker = Tracker(workspace, values["model"])
     tags = {"sluice.stage": name, "sluice.stage_hash": signature, "git.commit": git_commit(workspace.root)}
-    if "SLUICE_FLOW_RUN_ID" in os.environ:
-        tags["prefect.flow_run_id"] = os.environ["SLUICE_FLOW_RUN_ID"]
-    else:
-        tracker.close_dead_runs()
-    run_id = outcome["run_id"] = tracker.start(PIPELINE, name, tags, os.environ.get("SLUICE_PARENT_RUN_ID"))
-    with _closing(tracker, run_id):
-        tracker.log_params(run_id, params.model_dump())
-        reports = workspace.state / "reports" / name
-        progress = Progress(tracker, run_id, name)
+    if not _by_hand():
+        tags["prefect.flow_run_id"] = os.environ[FLOW_RUN]
+    run = spool.Run(workspace, values["model"], name, tags, os.environ.get(PARENT))
+    with _delivered(workspace, run), _closing(run):
+        run.params(params.model_dump())
+        reports, progress = workspace.state / "reports" / name, Progress(run, name)
         work = Work(workspace.work / name / signature, reports, device(stage.pool), progress)
         try:
             metrics = produce(workspace.root, stage, spec, params, bindings, work)
         finally:
-            progress.flush()
             if reports.is_dir():
-                tracker.client.log_artifacts(run_id, str(reports), "reports")
-        tracker.log_metrics(run_id, metrics)
-    shutil.rmtree(workspace.work / name, ignore_errors=True)
+                run.reports(reports)
+        run.results(metrics, progress.last)
+        shutil.rmtree(workspace.work / name, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _delivered(workspace: Workspace, run: spool.Run) -> Iterator[None]:
+    """Have the run delivered while it is written: by the flow, else by a process, whose end is waited for; not after a signal."""
+    if not _by_hand():
+        yield
+        return
+    process = courier.start(workspace)
+    try:
+        yield
+    finally:
+        enough = threading.Event()
+        _answer_signals(lambda *_: enough.set())
+        if isinstance(sys.exception(), KeyboardInterrupt):
+            enough.set()
+        courier.wait_for(process, run, enough)
+        for line in spool.describe(spool.waiting(workspace)) if run.folder.exists() else ():
+            print(f"sluice: {line}", file=sys.stderr)
 
 
 def produce(root: Path, stage: Stage, spec: Contract, params: Any, bindings: Mapping[str, str], work: Work) -> dict[str, Any]:
@@ -111,8 +148,8 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, bindings: Map
     """
     inputs = stage.bind(list(spec.inputs.model_fields), stage.artifacts, bindings)
     outputs = stage.bind(list(spec.outputs.model_fields), stage.outs, bindings)
-    places = {field: root / path for field, path in outputs.items()}
-    drafts = {field: place.with_name(f".{place.name}.draft") for field, place in places.items()}
+    targets = {field: root / path for field, path in outputs.items()}
+    drafts = {field: target.with_name(f".{target.name}.draft") for field, target in targets.items()}
     for draft in drafts.values():
         draft.parent.mkdir(parents=True, exist_ok=True)
         remove(draft)
@@ -125,8 +162,9 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, bindings: Map
             if missing:
                 raise StageError(f"stage {stage.name!r} left out {', '.join(missing)}: a stage writes every output it declares")
             metrics: dict[str, Any] = found.model_dump(mode="json")
+            _heed_no_signal()
             for field, draft in drafts.items():
-                replace(draft, places[field])
+                replace(draft, targets[field])
             write_json(root / stage.metrics_file, metrics)
     finally:
         for draft in drafts.values():
@@ -202,53 +240,52 @@ def _disk_errors(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _closing(tracker: Tracker, run_id: str) -> Iterator[None]:
+def _closing(run: spool.Run) -> Iterator[None]:
     """Close the run as what happened: FINISHED, FAILED with the reason, or KILLED by SIGTERM or Ctrl-C."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, interrupt)
-        signal.signal(signal.SIGINT, interrupt)
+    _answer_signals(interrupt)
     try:
         yield
     except KeyboardInterrupt:
-        tracker.end(run_id, "KILLED", "stopped by a signal")
+        run.end("KILLED", "stopped by a signal")
         raise
     except BaseException as error:
-        tracker.end(run_id, "FAILED", f"{type(error).__name__}: {error}")
+        run.end("FAILED", f"{type(error).__name__}: {error}")
         raise
-    tracker.end(run_id, "FINISHED")
+    run.end("FINISHED")
+
+
+def _heed_no_signal() -> None:
+    """From here on the outputs are published: a signal must not make the stage a failed one, which DVC would run again."""
+    _answer_signals(lambda *_: None)
+
+
+def _answer_signals(handler: Callable[..., None]) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+        signal.signal(signal.SIGINT, handler)
 
 
 class Progress:
-    """Prints a stage's steps as lines that the flow can read, and keeps them for MLflow; both at a bearable rate."""
+    """Prints a stage's steps as lines that the flow can read, at a bearable rate, and puts every one into its run's log: 20 µs a step."""
 
-    def __init__(self, tracker: Tracker, run_id: str, name: str) -> None:
-        self.tracker, self.run_id, self.name = tracker, run_id, name
+    def __init__(self, run: spool.Run, name: str) -> None:
+        self.run, self.name, self.last = run, name, 0
         self.started = self.printed = time.monotonic()
-        self.waiting: list[tuple[int, dict[str, float]]] = []
 
     def __call__(self, step: int, total: int, values: Mapping[str, float]) -> None:
         now = time.monotonic()
-        self.waiting.append((step, dict(values)))
+        self.run.step(step, values)
+        self.last = max(self.last, step)
         if step < total and now - self.printed < PROGRESS_S:
             return
         self.printed = now
         left = (now - self.started) / step * (total - step)
         shown = "".join(f"  {key} {value:.4g}" for key, value in values.items())
         print(f"{self.name}  step {step}/{total}{shown}  left {left:.0f} s", flush=True)
-        if now - self.started > 10 * PROGRESS_S * (1 + len(self.waiting) // 200):
-            self.flush()
-
-    def flush(self) -> None:
-        """Hand what is waiting to MLflow. A server that is away costs the curve, not the training."""
-        waiting, self.waiting = self.waiting[-2000:], []
-        try:
-            self.tracker.log_steps(self.run_id, waiting)
-        except Exception as error:
-            print(f"{self.name}  MLflow did not take {len(waiting)} steps of progress: {failures.one_line(error, 200)}", file=sys.stderr)
 
 
 def parse_bindings(pairs: Sequence[str]) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """What a crash may leave half-written by DVC, put right: dvc.lock and its table of running commands, both rewritten in place.
 
 A run keeps a copy of the last whole dvc.lock, and drops it when it ends by itself. Where a run finds one, the last run was killed: a
-dvc.lock that is cut off, or has lost stages that the copy has, is replaced by the copy. The stage that was being written down is then
-restored from DVC's run-cache or repeated; no other is.
+dvc.lock that is cut off is replaced by the copy. The stage that was being written down is then restored from DVC's run-cache or repeated;
+no other is. Cut off is what DVC leaves that was killed while it wrote: the beginning of the copy, with one entry's change. What git holds,
+or a whole file that differs in more than that, was put there by somebody since (a branch was changed), and stays.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from flows import git
 from flows.workspace import Workspace
 from models.records import write_whole
 
@@ -42,13 +44,15 @@ def mend(workspace: Workspace) -> list[str]:
     if not copy.is_file():
         return []
     mended = []
-    kept, text = stages(_read(copy) or b"") or {}, _read(lock)
-    if _is_cut_off(kept, {} if text is None else stages(text)):
+    kept, text = _read(copy) or b"", _read(lock)
+    if text is not None and is_cut_off(kept, text) and text not in git.committed(workspace.root, "dvc.lock"):
+        aside = workspace.state / "dvc.lock.cut"
+        write_whole(aside, text)
         if kept:
-            write_whole(lock, copy.read_bytes())
+            write_whole(lock, kept)
         else:
             lock.unlink(missing_ok=True)
-        mended.append("dvc.lock was cut off when the last run was killed: the last whole one is back")
+        mended.append(f"dvc.lock was cut off when the last run was killed: the last whole one is back, what stood there is {aside}")
     table = workspace.root / ".dvc" / "tmp" / "rwlock"
     if table.is_file() and not _at_work(table):
         table.unlink()
@@ -56,22 +60,40 @@ def mend(workspace: Workspace) -> list[str]:
 
 
 def stages(text: bytes) -> dict[str, Any] | None:
-    """The entries of a dvc.lock by stage, in its order; None where it is cut off inside a line."""
+    """The entries of a dvc.lock by stage, in its order; None where it is empty, or cut off inside a line or a file's entry."""
     try:
         value: Any = YAML(typ="safe").load(text.decode()) if text.endswith(b"\n") else None
     except (YAMLError, UnicodeDecodeError):
         return None
     entries = value.get("stages") if isinstance(value, dict) else None
-    whole = isinstance(entries, dict) and all(isinstance(entry, dict) and "cmd" in entry for entry in entries.values())
-    return {str(name): entry for name, entry in entries.items()} if isinstance(entries, dict) and whole else None
+    if not isinstance(entries, dict) or not all(map(_is_whole, entries.values())):
+        return None
+    return {str(name): entry for name, entry in entries.items()}
 
 
-def _is_cut_off(kept: dict[str, Any], found: dict[str, Any] | None) -> bool:
-    """Cut inside a line, or at a line's end: then stages are gone, or the last one has lost lines."""
-    if found is None or kept.keys() - found.keys():
+def _is_whole(entry: Any) -> bool:
+    """Whether an entry has its command, and each of its files more than a path."""
+    if not isinstance(entry, dict) or "cmd" not in entry:
+        return False
+    files = [entry.get(kind, []) for kind in ("deps", "outs")]
+    return all(isinstance(part, list) and all(isinstance(one, dict) and one.keys() > {"path"} for one in part) for part in files)
+
+
+def is_cut_off(kept: bytes, text: bytes) -> bool:
+    """Whether `text` is what a kill leaves of a `kept` dvc.lock that DVC was rewriting: its beginning, with one entry's change."""
+    before, found = stages(kept) or {}, stages(text)
+    if found is None:
         return True
+    if list(found) != list(before)[: len(found)]:  # DVC puts an entry where it was, or at the end
+        return False
     last = next(reversed(found), "")
-    return last in kept and kept[last] != found[last]
+    shorter = bool(found) and _is_shorter(found[last], before[last])
+    changed = sum(entry != before[name] for name, entry in found.items() if not (shorter and name == last))
+    return changed <= 1 and (shorter or len(found) < len(before))
+
+
+def _is_shorter(entry: dict[str, Any], before: dict[str, Any]) -> bool:
+    return entry.keys() < before.keys() or len(entry.get("outs", [])) < len(before.get("outs", []))
 
 
 def _at_work(table: Path) -> bool:

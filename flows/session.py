@@ -10,12 +10,11 @@ from typing import Any
 from flows import pretrained, salvage, warm
 from flows.parameters import check, load
 from flows.pipeline import Pipeline, read_metrics
+from flows.places import BUSY
 from flows.workspace import Workspace, locked
 from models.errors import UserError
 from models.published import PUBLISHED
 from tasks.gate import Policy, warnings
-
-BUSY = "another 'sluice run' works in this workspace: wait for it to end, or stop it, then run again"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from flows import report
+from flows import report, spool
 from flows.masking import masked
 from flows.record import CHAMPION
 from flows.registry import Registry
@@ -27,6 +27,7 @@ def status(registry: Registry) -> dict[str, Any]:
         "aliases": registry.aliases(),
         "anchors": {suite: standing.model_dump(mode="json") for suite, standing in registry.standings().items()},
         "last_run": read_json(workspace.state / "last_run.json", None),
+        "waiting": spool.waiting(workspace),
     }
 
 
@@ -45,4 +46,5 @@ def describe(found: dict[str, Any]) -> str:
         states = [stage["state"] for stage in found["last_run"]["stages"]]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         lines.append(f"last run  {counts}, {found['last_run']['seconds']:.0f} s")
+    lines += [f"waiting   {line}" for line in spool.describe(found["waiting"])]
     return "\n".join(lines)

@@ -1,21 +1,23 @@
 """MLflow's runs: one parent a retraining, one child an executed stage, one record a decision."""
 
+import contextlib
 import json
 import math
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flows import failures, web
+from flows import failures, git, web
 from flows.masking import masked, masked_values
-from flows.workspace import Workspace, alive, git, locked, start_time
-from models.errors import SluiceError, UserError
+from flows.workspace import Workspace, alive, locked, start_time
+from models.errors import SluiceError, StageError, UserError
 
 PIPELINE, PROMOTIONS = "pipeline", "promotions"
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE")  # asking again is answered the same way
 
 
 def owner_tags() -> dict[str, str]:
@@ -24,11 +26,10 @@ def owner_tags() -> dict[str, str]:
 
 
 def git_commit(root: Path) -> str:
-    """The checked-out commit, "-dirty" after it where tracked files differ that a run does not write itself; "" outside git."""
-    found = git(root, "rev-parse", "HEAD")
-    written = [f":(exclude){path}" for path in ("dvc.lock", "metrics", "params.yaml")]  # a version carries its own
-    changed = found and git(root, "diff", "--name-only", "HEAD", "--", ".", *written)
-    return f"{found}-dirty" if changed else found
+    """The checked-out commit, "-dirty" after it where it does not hold the code and the deps as they are; "" outside git."""
+    from flows.pipeline import declared_deps
+
+    return git.commit(root, declared_deps(root))
 
 
 def preload(workspace: Workspace) -> None:
@@ -144,7 +145,7 @@ class Tracker:
                 return None
             raise self.unavailable(error) from None
 
-    def start(self, kind: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+    def start(self, kind: str, name: str, tags: Mapping[str, str], parent: str | None = None, time_ms: int | None = None) -> str:
         """Open a run and return its id. Raises UserError where somebody deleted the experiment."""
         tags, experiment = (
             {**owner_tags(), **masked_values(tags), **({"mlflow.parentRunId": parent} if parent else {})},
@@ -153,36 +154,50 @@ class Tracker:
         if experiment.lifecycle_stage != "active":
             restore = f"'mlflow experiments restore --experiment-id {experiment.experiment_id}' brings it back"
             raise UserError(f"MLflow's experiment {experiment.name} was deleted, runs are kept in it: {restore}")
-        run = self.client.create_run(str(experiment.experiment_id), run_name=name, tags=tags)
+        run = self.client.create_run(str(experiment.experiment_id), time_ms, tags, name)
         return str(run.info.run_id)
 
-    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        """Log nested params under dotted names."""
-        from mlflow.entities import Param
+    def tagged(self, key: str, value: str) -> Sequence[Any]:
+        """The pipeline's runs with that tag, the oldest first."""
+        found = self.client.search_runs([self.experiment_id(PIPELINE)], f"tags.`{key}` = '{value}'", max_results=100)
+        return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
-        entries = [Param(key, masked(value)[:6000]) for key, value in flatten(params).items()]
-        for start in range(0, len(entries), 100):
-            self.client.log_batch(run_id, params=entries[start : start + 100])
+    def log_batch(
+        self, run_id: str, metrics: Sequence[tuple[str, float, int, int]], params: Mapping[str, str], tags: Mapping[str, str]
+    ) -> None:
+        """Log metrics (key, value, ms, step), then params and tags, in one call: 1,000 at most, 100 of the others."""
+        from mlflow.entities import Metric, Param, RunTag
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, Any], step: int = 0) -> None:
+        self.client.log_batch(
+            run_id, [Metric(*one) for one in metrics], [Param(*one) for one in params.items()], [RunTag(*one) for one in tags.items()]
+        )
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, Any]) -> None:
         """Log the numbers among nested metrics under dotted names."""
         numbers = {key: float(value) for key, value in flatten(metrics, text=False).items() if isinstance(value, int | float)}
-        self.log_steps(run_id, [(step, numbers)])
+        self.log_batch(run_id, [(key, value, int(time.time() * 1000), 0) for key, value in numbers.items()], {}, {})
 
-    def log_steps(self, run_id: str, steps: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-        """Log curves: values by step, in as few calls as MLflow allows."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        entries = [Metric(key, float(value), now, step) for step, values in steps for key, value in values.items()]
-        for start in range(0, len(entries), 500):
-            self.client.log_batch(run_id, metrics=entries[start : start + 500])
-
-    def end(self, run_id: str, status: str, reason: str = "") -> None:
+    def end(self, run_id: str, status: str, reason: str = "", time_ms: int | None = None) -> None:
         """Close a run: FINISHED, FAILED or KILLED."""
         if reason:
             self.client.set_tag(run_id, "sluice.reason", masked(reason)[:4000])
-        self.client.set_terminated(run_id, status)
+        self.client.set_terminated(run_id, status, time_ms)
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Raise Unavailable, in one line, where the store stops answering within the block, StageError where it refuses what is asked."""
+        from mlflow.exceptions import MlflowException
+        from requests import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except MlflowException as error:
+            if error.error_code in REFUSALS:
+                raise StageError(f"MLflow refuses: {failures.one_line(error)}") from None
+            raise self.unavailable(error) from None
+        except (SQLAlchemyError, RequestException, ConnectionError) as error:
+            raise self.unavailable(error) from None
 
     def open_runs(self, kind: str) -> Sequence[Any]:
         """The RUNNING runs."""

@@ -30,7 +30,7 @@ REGISTER_S = 3600.0
 VARIABLE = "SLUICE_WARM"  # names the socket, relative to the workspace: socket addresses hold 107 bytes
 NEEDS = {  # in the order in which a run comes to them: a command or stage, and what it imports beyond those before it
     "repro": ("flows.cli", "dvc.cli.parser", "dvc.commands.repro", "dvc.repo", "scmrepo.git", "networkx"),
-    "sources": ("mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store", "alembic.command"),
+    "sources": (),
     "validate": ("great_expectations",),
     "prepare": ("rensa",),
     "contamination": (),
@@ -43,6 +43,8 @@ NEEDS = {  # in the order in which a run comes to them: a command or stage, and 
         "lm_eval.models.huggingface",
         "lm_eval.evaluator",
         "scipy.stats",
+        "mlflow.store.tracking.sqlalchemy_store",  # to register; stages leave MLflow to the flow
+        "mlflow.store.model_registry.sqlalchemy_store",
     ),
 }
 OPTIONAL = ("validate", "prepare")  # whose imports are worth leaving out where they do not run

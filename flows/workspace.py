@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 import warnings
@@ -149,15 +148,6 @@ def forgive_warnings(environ: MutableMapping[str, str]) -> None:
     warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]  # type: ignore[index]
     for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", category)
-
-
-def git(root: Path, *words: str) -> str:
-    """What a git command says; "" where it fails, or there is no git."""
-    try:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, errors="replace")
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 @contextlib.contextmanager

@@ -24,13 +24,14 @@ REST = (
 
 
 def make_workspace(folder: Path, recipe: str = "nano", checkout: Path = ROOT) -> Path:
-    """Copy the code of a checkout, as it is on disk, into a repository of its own, clean and never run; write `recipe` into params.yaml."""
+    """Copy the code of a checkout, as it is on disk, into a repository of its own, clean and never run; write `recipe` into params.yaml, if one is named."""
     for name in CODE:
         shutil.copytree(checkout / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in REST:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(checkout / name, folder / name)
-    assert run(folder, "sluice", "recipe", "use", recipe).returncode == 0
+    if recipe:
+        assert run(folder, "sluice", "recipe", "use", recipe).returncode == 0
     git = [
         "git",
         "-c",
@@ -48,10 +49,13 @@ def make_workspace(folder: Path, recipe: str = "nano", checkout: Path = ROOT) ->
 
 
 def environment(workspace: Path, **extra: str) -> dict[str, str]:
-    """A newcomer's environment: this interpreter's programs first, nothing of Prefect or MLflow set."""
+    """A newcomer's environment: this interpreter's programs first, nothing of Prefect or MLflow set.
+
+    But for the places of the machine's devices, which are the workspace's own: tests that run beside each other have one thread each.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "SLUICE_", "DVC_"))}
     path = os.pathsep.join([str(PROGRAMS), kept.get("PATH", "")])
-    return {**kept, "PATH": path, "PYTHONPATH": str(workspace), **extra}
+    return {**kept, "PATH": path, "PYTHONPATH": str(workspace), "SLUICE_PLACES": str(workspace / ".sluice" / "places"), **extra}
 
 
 def run(workspace: Path, *command: str, timeout: float = 600, **extra: str) -> subprocess.CompletedProcess[str]:

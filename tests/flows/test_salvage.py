@@ -48,6 +48,60 @@ def test_a_whole_lock_with_more_stages_stays(workspace):
     assert lock(workspace).read_bytes() == TWO
 
 
+THREE = TWO + b"  prepare:\n    cmd: sluice stage prepare\n    outs:\n    - path: artifacts/prepared\n      md5: 89ab\n"
+
+
+def rerun(text, *md5s):
+    """The same stages with other outputs."""
+    for md5 in md5s:
+        text = text.replace(md5, md5[::-1])
+    return text
+
+
+@pytest.mark.parametrize("bytes_written", [0, 10, *(place + 1 for place, byte in enumerate(THREE[:-1]) if byte == ord("\n"))])
+def test_a_lock_cut_off_while_an_entry_in_it_was_changed_is_the_last_whole_one_again(workspace, bytes_written):
+    lock(workspace).write_bytes(THREE)
+    salvage.keep(workspace)
+    lock(workspace).write_bytes(rerun(THREE, b"0123")[:bytes_written])
+    assert salvage.mend(workspace)
+    assert lock(workspace).read_bytes() == THREE
+    assert (workspace.state / "dvc.lock.cut").read_bytes() == rerun(THREE, b"0123")[:bytes_written]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        rerun(TWO, b"0123", b"4567"),  # another branch's, with fewer stages that ran
+        TWO.replace(b"validate", b"check"),
+        rerun(THREE, b"89ab"),  # written to its end before the kill
+        b"schema: '2.0'\nstages:\n  own:\n    cmd: own\n",
+        None,
+    ],
+)
+def test_a_whole_lock_of_somebody_elses_stays(workspace, text):
+    lock(workspace).write_bytes(THREE)
+    salvage.keep(workspace)
+    lock(workspace).unlink() if text is None else lock(workspace).write_bytes(text)
+    assert salvage.mend(workspace) == []
+    assert (lock(workspace).read_bytes() if lock(workspace).exists() else None) == text
+
+
+def test_after_a_killed_run_the_lock_of_the_branch_that_was_checked_out_stays(workspace):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=test", "-c", "user.email=test@example.org", *words], cwd=workspace.root, check=True)
+
+    git("init", "-q", "-b", "older", ".")
+    for branch, text in (("older", ONE), ("newer", THREE)):
+        git("checkout", "-q", "-B", branch)
+        lock(workspace).write_bytes(text)
+        git("add", "dvc.lock")
+        git("commit", "-qm", branch)
+    salvage.keep(workspace)  # and killed
+    git("checkout", "-q", "older")  # the beginning of what was kept, byte for byte
+    assert salvage.mend(workspace) == []
+    assert lock(workspace).read_bytes() == ONE
+
+
 def test_a_half_written_lock_is_never_kept(workspace):
     lock(workspace).write_bytes(ONE)
     salvage.keep(workspace)

@@ -1,0 +1,73 @@
+"""Which commit a run says that it came from: real repositories, and machines without git."""
+
+import subprocess
+
+import pytest
+
+from flows import git
+from flows.tracking import git_commit
+
+GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
+DVC_YAML = "stages:\n  one:\n    cmd: x\n    deps: [scripts/own.py, 'artifacts/${item}', ../beside, /elsewhere, 's3://bucket/key']\n    outs: [out]\n"
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    for name, text in {"tasks/one.py": "", "dvc.yaml": DVC_YAML, "dvc.lock": "a", "params.yaml": "a: 1", ".gitignore": "*.pyc\n"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for words in (["init", "-q", "."], ["add", "-A"], ["commit", "-qm", "a clone"]):
+        subprocess.run([*GIT, *words], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def head(root):
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def put(path, text="changed"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_what_a_run_writes_and_a_stray_note_leave_the_commit_clean(checkout):
+    for name in ("dvc.lock", "params.yaml", "metrics/one.json", "notes.txt", "tasks/one.pyc"):
+        put(checkout / name)
+    assert git_commit(checkout) == head(checkout)
+
+
+@pytest.mark.parametrize("name", ["tasks/one.py", "tasks/new.py", "models/deep/new.yaml", "flows/new.py", "scripts/own.py"])
+def test_a_file_of_the_code_that_the_commit_does_not_hold_makes_it_dirty(checkout, name):
+    put(checkout / name)
+    assert git_commit(checkout) == f"{head(checkout)}-dirty"
+
+
+def test_a_workspace_in_a_folder_of_a_repository_is_judged_by_its_own_files(checkout):
+    for name in ("inner/tasks/two.py", "inner/dvc.yaml"):
+        put(checkout / name, DVC_YAML)
+    subprocess.run([*GIT, "add", "-A"], cwd=checkout, check=True)
+    subprocess.run([*GIT, "commit", "-qm", "inner"], cwd=checkout, check=True)
+    put(checkout / "tasks" / "new.py")
+    assert git_commit(checkout / "inner") == head(checkout)
+    put(checkout / "inner" / "tasks" / "new.py")
+    assert git_commit(checkout / "inner") == f"{head(checkout)}-dirty"
+
+
+def test_no_repository_no_commit_and_no_git_are_no_commit_and_no_error(tmp_path, checkout, monkeypatch):
+    empty = tmp_path / "empty"
+    subprocess.run(["git", "init", "-q", empty], check=True)
+    assert git_commit(empty) == ""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    (tmp_path.parent / "bare").mkdir(exist_ok=True)
+    assert git_commit(tmp_path.parent / "bare") == ""
+    monkeypatch.setenv("PATH", str(empty))
+    assert git_commit(checkout) == ""
+    assert git.committed(checkout, "dvc.lock") == []
+
+
+def test_a_file_is_known_as_it_was_committed_and_as_it_is_staged(checkout):
+    put(checkout / "dvc.lock", "b")
+    assert git.committed(checkout, "dvc.lock") == [b"a", b"a"]
+    subprocess.run(["git", "add", "dvc.lock"], cwd=checkout, check=True)
+    assert git.committed(checkout, "dvc.lock") == [b"a", b"b"]
+    assert git.committed(checkout, "dvc.yaml.lock") == []
