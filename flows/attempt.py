@@ -14,6 +14,7 @@ from flows.workspace import Workspace, read_json
 from models.errors import SluiceError, StageError, Unavailable, UserError
 
 BUSY_TRIES = 40  # another stage holds a path for the moment it is hashed
+DVC_FAILED = "ERROR: failed to reproduce"  # 'STAGE': why, of which "failed to run: COMMAND" says less than what the command printed
 BUSY = ("is busy", "Unable to acquire lock", "another DVC command holds")
 
 
@@ -64,7 +65,9 @@ def failure(name: str, code: int, ended: Mapping[str, Any], tail: list[str]) -> 
         return StageError(f"stage {name!r} was stopped with the run")
     if ended.get("exit_code") == 2:
         return UserError(ended["reason"])
-    last = next((line for line in reversed(tail) if line.strip() and not line.startswith("ERROR: failed to reproduce")), "no output")
+    spoken = [line for line in tail if line.strip()]
+    plain = [line for line in spoken if not line.startswith(DVC_FAILED)]
+    last = (plain or [line.partition(": ")[2].partition(": ")[2] for line in spoken] or ["no output"])[-1]
     sign = _signal(code, tail)
     if sign and not ended.get("reason"):
         return Unavailable(f"stage {name!r} was ended by signal {sign}{' (out of memory?)' if sign == 9 else ''}; its last word: {last}")

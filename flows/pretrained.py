@@ -48,6 +48,9 @@ def bring(workspace: Workspace, params: Mapping[str, Any], fetch: bool = True, a
     source cannot be that or its files are broken, Unavailable where a hub or a server does not answer.
     """
     source, place = params.get("pretrained"), workspace.root / PLACE
+    if not place.is_dir():  # a dep of stages: DVC wants it there, empty as git keeps it
+        place.mkdir(parents=True)
+        (place / KEPT).touch()
     here = _here(place)
     if source is None:
         wanted = Base()

@@ -16,6 +16,7 @@ REST = (
     ".dvc/config",
     ".dvcignore",
     ".gitignore",
+    "data/pretrained/.gitkeep",
     "data/raw/.gitkeep",
     "dvc.yaml",
     "prefect.yaml",
