@@ -25,7 +25,7 @@ REST = (
 
 
 def make_workspace(folder: Path, recipe: str = "nano", checkout: Path = ROOT) -> Path:
-    """Copy the code of a checkout, as it is on disk, into a repository of its own, clean and never run; write `recipe` into params.yaml, if one is named."""
+    """Copy the code of a checkout, as it is on disk, into a repository of its own, clean and never run; params.yaml is `recipe`, if any."""
     for name in CODE:
         shutil.copytree(checkout / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in REST:

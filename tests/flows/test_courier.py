@@ -149,7 +149,7 @@ def test_a_courier_that_is_killed_at_any_moment_delivers_nothing_twice(workspace
     run = open_run(workspace)
     write(run, steps=2000)
     run.end("FINISHED")
-    client, _ = runs(workspace)
+    runs(workspace)
     for kill in range(6):
         child = subprocess.Popen([sys.executable, "-c", DELIVER, str(workspace.root)], cwd=ROOT)
         deadline = time.monotonic() + 60
