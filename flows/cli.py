@@ -518,6 +518,9 @@ def unforeseen(error: Exception) -> int:
 
 def main() -> None:
     """The script `sluice`."""
+    if sys.getfilesystemencoding() != "utf-8":  # DVC hashes paths as UTF-8, and fails on one that this locale cannot spell
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     terminal.prepare_streams()
     workspaces.forgive_warnings(os.environ)
     arguments = sys.argv[1:]

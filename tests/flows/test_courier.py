@@ -211,11 +211,13 @@ def test_a_run_that_a_lost_answer_made_twice_is_kept_once(workspace):
 
 def test_a_run_that_mlflow_refuses_is_kept_aside_and_holds_up_no_other(workspace):
     first, second, said = open_run(workspace), open_run(workspace, "sft"), []
+    post = Courier(workspace, said.append)
     first.params({"rate": 1})
+    post.deliver()
     first.params({"rate": 2})  # MLflow changes no param
     for run in (first, second):
         run.end("FINISHED")
-    Courier(workspace, said.append).deliver()
+    post.deliver()
     assert [run.info.status for run in runs(workspace)[1] if run.info.run_name == "sft"] == ["FINISHED"]
     [aside] = (workspace.state / "spool" / "refused").iterdir()
     assert aside.name == first.key
