@@ -64,5 +64,5 @@ def test_a_broken_file_is_a_user_error_that_names_it(raw, tmp_path, content, mes
 
 
 def test_a_suite_without_files_is_a_user_error(raw, tmp_path):
-    with pytest.raises(UserError, match="suites/mmlu is missing or empty"):
+    with pytest.raises(UserError, match="suites/mmlu is missing: it must be a folder"):
         run(raw, tmp_path / "out", suites=("gpqa", "mmlu"))
