@@ -57,7 +57,7 @@ def bring(name: str, source: Path, raw: Path, tell: Tell = lambda _line: None) -
         for record in found:
             if kinds.is_broken(kind, record):
                 raise UserError(f"{source}: {record['id']} does not make a record of {kind}: a text or a role is missing; mend the source")
-    _replace_records(owner, brought, raw, tell)
+    _replace_records(owner, brought, raw, lambda line: tell(f"{source}: {line}"))
     return {kind: len(rows) for kind, rows in brought.items() if rows}
 
 
@@ -77,7 +77,7 @@ def _owner(importer: str, source: Path) -> str:
 def _replace_records(owner: str, brought: ByKind, raw: Path, tell: Tell) -> None:
     """Put the records of `owner` in the place of those it had. Records of no owner come first, then owners by name."""
     changed: ByKind = {}
-    gone, namesakes = [], Counter[str]()
+    gone, namesakes = Rows(), Counter[str]()
     for kind in kinds.FIELDS:
         path, new = raw / f"{kind}.jsonl", brought.get(kind, [])
         rows = list(read_lines(path)) if os.path.lexists(path) else []
@@ -87,10 +87,15 @@ def _replace_records(owner: str, brought: ByKind, raw: Path, tell: Tell) -> None
             gone += _missing(own, new)
         namesakes.update(other for other in map(owner_of, others) if _is_namesake(other, owner))
     if gone:
-        tell(f"replacing {len(gone):,} records that an import of {owner} brought before; for another source, use a name of its own")
+        both = "rename one to have both" if owner.partition("/")[0] in NAMED else "put both into one file to have both"
+        tell(f"replacing {_records(len(gone))} of an earlier import of {owner}, not in this one; if that was another source, {both}")
     if namesakes:
-        tell(f"{namesakes.total():,} records of another {owner.rsplit('/', 1)[-1]} stay: {', '.join(sorted(namesakes)[:3])}")
+        tell(f"{_records(namesakes.total())} of another {owner.rsplit('/', 1)[-1]} stay: {', '.join(sorted(namesakes)[:3])}")
     replace_together(raw, changed)
+
+
+def _records(count: int) -> str:
+    return f"{count:,} record{'s' * (count != 1)}"
 
 
 def _missing(own: Rows, new: Rows) -> Rows:

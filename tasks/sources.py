@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from shutil import copyfile, copytree
+from shutil import copyfile
 from typing import Literal
 
 from pydantic import Field
@@ -62,14 +62,17 @@ def _copy_suites(raw: Path, names: tuple[str, ...], suites: Path) -> dict[str, i
     counts = {}
     for name in names:
         folder = raw / "suites" / name
-        _require_suite(name, folder)
-        copytree(folder, suites / name)
-        counts[name] = sum(1 for path in sorted(folder.glob("*.jsonl")) for _ in read_lines(path))
+        held = _suite_files(name, folder)
+        counts[name] = sum(1 for path in held if path.parent == folder and path.suffix == ".jsonl" for _ in read_lines(path))
+        for path in held:
+            copy = suites / name / path.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copyfile(path, copy)
     return counts
 
 
-def _require_suite(name: str, folder: Path) -> None:
-    """Raise UserError where the folder is none, is empty, or holds what cannot be copied: a pipe, a link to nothing, an unreadable file."""
+def _suite_files(name: str, folder: Path) -> list[Path]:
+    """The files in a suite's folder. Raises UserError where there is none, or one that cannot be copied: a pipe, a link to nothing."""
     must = f"it must be a folder with the files of suite {name}; add them ('dvc pull'), or change the key 'suites'"
     if os.path.lexists(folder) and not os.path.isdir(folder):
         raise UserError(f"{folder} is a file or a link to nothing: {must}")
@@ -79,8 +82,10 @@ def _require_suite(name: str, folder: Path) -> None:
             require_file(path, must)
         if not os.access(path, os.R_OK):
             raise UserError(f"{path} cannot be read: {must}; see its owner and mode")
-    if not held:
+    files = [path for path in held if path.is_file()]
+    if not files:
         raise UserError(f"{folder} is empty: {must}")
+    return files
 
 
 def sources(params: SourcesParams, inputs: SourcesInputs, outputs: SourcesOutputs) -> SourcesMetrics:
