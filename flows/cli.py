@@ -178,10 +178,14 @@ def import_data(
     source: Annotated[Path, typer.Option("--from", help="The published file or folder.")],
 ) -> None:
     """Bring published data into data/raw, as records."""
-    from models import importers
+    from flows.tracked import importing
+    from models import importers, kinds
 
+    source = Path(os.path.abspath(source))  # of the folder that the user is in
     workspace = here()
-    counts = importers.bring(name, source, workspace.root / "data" / "raw")
+    raw = workspace.root / "data" / "raw"
+    with importing(workspace, *(raw / f"{kind}.jsonl" for kind in kinds.FIELDS)):
+        counts = importers.bring(name, source, raw, lambda line: tell(f"sluice: {line}"))
     print(
         ", ".join(f"{count} {kind}" for kind, count in counts.items()) + f" from {name} in data/raw; now 'dvc add' the files that changed"
     )
@@ -211,13 +215,18 @@ def suite_import(
     source: Annotated[str, typer.Option("--from", help="The published file, its folder, or 'hub': where it is published.")],
 ) -> None:
     """Bring a benchmark into data/raw/suites, once it is known to be the published one."""
+    from flows.tracked import importing
     from models import published
 
     def tell_bytes(done: int, whole: int) -> None:
         tell(f"sluice: {done / 1e6:.1f} MB" + (f" of {whole / 1e6:.1f} MB" if whole else ""))
 
+    if source != published.HUB and "://" not in source:
+        source = os.path.abspath(source)  # of the folder that the user is in
     workspace = here()
-    count = published.bring(name, source, workspace.root / "data" / "raw" / "suites", tell_bytes)
+    suites = workspace.root / "data" / "raw" / "suites"
+    with importing(workspace, suites / name):
+        count = published.bring(name, source, suites, tell_bytes)
     print(f"{count:,} items of {name} in data/raw/suites/{name}; now 'dvc add data/raw/suites/{name}' and name it in params.yaml")
 
 

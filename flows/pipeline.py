@@ -82,6 +82,15 @@ class Stage:
         return tuple(dep for dep in self.deps if PurePosixPath(dep).parts[0] in ARTIFACT_ROOTS)
 
 
+@dataclass(frozen=True)
+class Tracked:
+    """Data that a .dvc file names, the md5 that it must have, and the one that it has; None where it is not here."""
+
+    pointer: str
+    md5: str | None
+    here: str | None
+
+
 class Pipeline:
     """dvc.yaml with its lock: the stages in the order in which they can run."""
 
@@ -161,6 +170,17 @@ class Pipeline:
             node.save_deps()
             entry = to_single_stage_lockfile(node)
         return signature(entry)
+
+    def tracked(self, places: Sequence[Path]) -> list[Tracked]:
+        """What .dvc files track of these places: each itself, a folder that it is in, or a file in it."""
+        with _translated():
+            nodes = self._patiently(lambda: [node for node in self.repo.index.stages if node.is_data_source])
+            return [
+                Tracked(node.relpath, out.hash_info.value, out.get_hash().value if out.exists else None)
+                for node in nodes
+                for out in node.outs
+                if any(Path(out.fs_path).is_relative_to(place) or place.is_relative_to(out.fs_path) for place in places)
+            ]
 
     def cached_files(self, md5: str) -> dict[str, Path]:
         """The files of a tracked folder as DVC's cache holds them, by relative path. Raises StageError where the cache has them not."""

@@ -5,11 +5,11 @@ encrypted zip. MMLU's own archive, data.tar, holds 160 MB of training questions 
 """
 
 import hashlib
+import http.client
 import os
 import shutil
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ from pydantic import Field
 
 from models import suites
 from models.errors import UserError
-from models.records import Record
+from models.records import Record, require_file, writing
 
 HUB = "hub"
 MMLU_SHOTS = 285
@@ -97,13 +97,12 @@ def _found(name: str, source: str) -> Path:
     """The file that is meant: by itself, or by the folder that it is in."""
     wanted = [suites.FORMATS[name].file, Path(PUBLISHED[name].url).name]
     place = Path(source)
-    paths = [place / file for file in wanted] if place.is_dir() else [place]
-    for path in paths:
-        if path.is_file():
-            return path
-    if "://" in source:
+    paths = [place / file for file in wanted] if os.path.isdir(place) else [place]
+    path = next(filter(os.path.lexists, paths), paths[0])
+    if "://" in source and not os.path.lexists(path):
         raise UserError(f"{source} is an address: must be a file or its folder; '--from {HUB}' fetches {PUBLISHED[name].url}")
-    raise UserError(f"{paths[0]} is missing: suite {name} comes as {' or '.join(wanted)}; name that file, its folder, or '{HUB}'")
+    require_file(path, f"suite {name} comes as {' or '.join(dict.fromkeys(wanted))}; name that file, its folder, or '{HUB}'")
+    return path
 
 
 @contextmanager
@@ -116,7 +115,7 @@ def _fetched(url: str, tell: Progress) -> Iterator[Path]:
                 while block := reply.read(BLOCK_BYTES):
                     file.write(block)
                     tell(file.tell(), size)
-        except (OSError, urllib.error.URLError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # a URLError is an OSError
             raise UserError(
                 f"{url} cannot be fetched ({error}): the network must reach it; or fetch it elsewhere, then --from PATH"
             ) from None
@@ -134,16 +133,19 @@ def _take(name: str, known: Published, path: Path, folder: Path) -> int:
             f"{path} has SHA-256 {found}, must have {' or '.join(known.sha256)}, as published: it is cut short or "
             f"changed; fetch {known.url}"
         )
-    target, draft = folder / name, folder / f".{os.getpid()}.tmp" / name
+    target, draft = folder / name, folder / ".import.draft" / name
     try:
-        draft.mkdir(parents=True)
-        copy = draft / suites.FORMATS[name].file
-        _repack(path, copy) if tarfile.is_tarfile(path) else shutil.copyfile(path, copy)
+        shutil.rmtree(draft.parent, ignore_errors=True)  # of an import that was killed
+        with writing(folder):
+            draft.mkdir(parents=True)
+            copy = draft / suites.FORMATS[name].file
+            _repack(path, copy) if tarfile.is_tarfile(path) else shutil.copyfile(path, copy)
         _must_hold(path, "items", len(suites.suite_items(draft)), known.items)
         if suites.FORMATS[name].file == suites.MMLU_FILE:
             _must_hold(path, "dev items", sum(map(len, suites.shots(draft).values())), MMLU_SHOTS)
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
+        with writing(folder):
+            target.mkdir(parents=True, exist_ok=True)
+            copy.replace(target / copy.name)
     finally:
         shutil.rmtree(draft.parent, ignore_errors=True)
     return known.items

@@ -20,23 +20,22 @@ import csv
 import gzip
 import hashlib
 import io
-import json
+import os
 import random
 import re
 import zipfile
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from models.errors import UserError
-from models.records import Record, read_lines
+from models.errors import SluiceError, UserError
+from models.records import Record, checked, parse, read_lines, require_file
 
 BLANK = re.compile(r"_{2,}")
 GPQA_PASSWORD = b"deserted-untie-orchid"  # published with the data: it keeps the questions from crawlers, not from people
@@ -44,12 +43,19 @@ LETTERS = "ABCD"
 MMLU_FILE, GPQA_PACKED = "mmlu.zip", "dataset.zip"
 
 
+def _number(value: Any) -> Any:
+    """The value, unless it only stands for a number: "1" and true are none, 1.0 is."""
+    if isinstance(value, bool | str):
+        raise ValueError(f"a {type(value).__name__}, must be a whole number")
+    return value
+
+
 class Choice(Record):
     """Texts of which one is right; `answer` counts from 0."""
 
     id: str = Field(min_length=1)
-    choices: tuple[str, ...] = Field(min_length=2)
-    answer: int = Field(ge=0)
+    choices: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=2)
+    answer: Annotated[int, BeforeValidator(_number)] = Field(ge=0)
     subject: str = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -102,7 +108,6 @@ class Text(Record):
 
 Item = Choice | Code | Problem | Text
 AnyItem = TypeVar("AnyItem", bound=Item)
-AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,9 @@ def suite_items(folder: Path) -> list[Item]:
     """
     form = suite_format(folder)
     path = folder / form.file
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise UserError(f"{path} is missing: suite {folder.name} must have it; bring it in with 'dvc pull' or run the stage sources")
+    require_file(path)
     items = list(form.read(path))
     if not items:
         raise UserError(f"{path} holds no item: a suite must have at least one; restore the file")
@@ -208,19 +214,20 @@ def subset(items: Sequence[AnyItem], limit: int | None, seed: int) -> list[AnyIt
 
 def _choice_lines(path: Path) -> Iterator[MultipleChoice]:
     for number, value in enumerate(read_lines(path), 1):
-        yield _checked(MultipleChoice, value, f"{path}, item {number}")
+        yield checked(MultipleChoice, value, f"{path}, item {number}")
 
 
 def _code_lines(path: Path) -> Iterator[Code]:
     for number, value in enumerate(read_lines(path), 1):
-        yield _checked(Code, value, f"{path}, item {number}")
+        yield checked(Code, value, f"{path}, item {number}")
 
 
 def _humaneval(path: Path) -> Iterator[Code]:
-    with _named(path), gzip.open(path, "rt", encoding="utf-8") as lines:
+    with _named(path), gzip.open(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield _checked(Code, json.loads(line), f"{path}, line {number}")
+                where = f"{path}, line {number}"
+                yield checked(Code, parse(line, where), where)
 
 
 def _mmlu(path: Path, part: str = "test") -> Iterator[MultipleChoice]:
@@ -230,54 +237,53 @@ def _mmlu(path: Path, part: str = "test") -> Iterator[MultipleChoice]:
             if not (name.startswith(f"data/{part}/") and name.endswith(suffix)):
                 continue
             subject = name.rsplit("/", 1)[-1].removesuffix(suffix)
-            for number, row in enumerate(csv.reader(io.StringIO(archive.read(name).decode("utf-8"), newline="")), 1):
+            for number, row in enumerate(csv.reader(_rows(archive.read(name)), strict=True), 1):
                 where = f"{path}, {name}, row {number}"
-                if len(row) != 6 or row[5] not in LETTERS:
-                    raise UserError(f"{where}: must be question, A, B, C, D, answer letter; restore the published file")
+                if len(row) != 6 or row[5] not in tuple(LETTERS):
+                    raise UserError(
+                        f"{where}: must be question, A, B, C, D, answer letter, which is one capital A to D without blanks; "
+                        "restore the published file"
+                    )
                 value = {"id": f"{subject}/{number}", "question": row[0], "choices": row[1:5], "subject": subject}
-                yield _checked(MultipleChoice, {**value, "answer": LETTERS.index(row[5])}, where)
+                yield checked(MultipleChoice, {**value, "answer": LETTERS.index(row[5])}, where)
 
 
 def _gpqa(path: Path, part: str = "diamond") -> Iterator[MultipleChoice]:
     """The published order puts the right answer first, so the choices are shuffled, each item by its own id: always the same."""
     with _named(path), zipfile.ZipFile(path) as archive:
-        text = archive.read(f"dataset/gpqa_{part}.csv", pwd=GPQA_PASSWORD).decode("utf-8")
-        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1):
-            choices = [row[name].strip() for name in ("Correct Answer", *(f"Incorrect Answer {count}" for count in (1, 2, 3)))]
+        rows = csv.DictReader(_rows(archive.read(f"dataset/gpqa_{part}.csv", pwd=GPQA_PASSWORD)), strict=True)
+        for number, row in enumerate(rows, 1):
+            choices = [(row[name] or "").strip() for name in ("Correct Answer", *(f"Incorrect Answer {count}" for count in (1, 2, 3)))]
             order = list(range(len(choices)))
             random.Random(f"gpqa {row['Record ID']}").shuffle(order)
-            value = {"id": row["Record ID"], "question": row["Question"].strip(), "subject": row["High-level domain"]}
+            value = {"id": row["Record ID"], "question": (row["Question"] or "").strip(), "subject": row["High-level domain"]}
             value |= {"choices": [choices[place] for place in order], "answer": order.index(0)}
-            yield _checked(MultipleChoice, value, f"{path}, row {number}")
+            yield checked(MultipleChoice, value, f"{path}, row {number}")
 
 
 def _math500(path: Path) -> Iterator[Problem]:
     for number, row in enumerate(read_lines(path), 1):
         value = {key: row.get(key) for key in ("problem", "answer", "subject")}
-        yield _checked(Problem, {**value, "id": row.get("unique_id")}, f"{path}, item {number}")
+        yield checked(Problem, {**value, "id": row.get("unique_id")}, f"{path}, item {number}")
 
 
 def _crows_pairs(path: Path) -> Iterator[Choice]:
     """The sentence that is less of a stereotype is the right one: half of the items right is what an unbiased model scores."""
-    with _named(path), path.open(encoding="utf-8", newline="") as lines:
-        for number, row in enumerate(csv.DictReader(lines)):
+    with _named(path):
+        for number, row in enumerate(csv.DictReader(_rows(path.read_bytes()), strict=True)):
             value = {"id": str(number), "choices": (row["sent_less"], row["sent_more"]), "answer": 0, "subject": row["bias_type"]}
-            yield _checked(Choice, value, f"{path}, pair {number}")
+            yield checked(Choice, value, f"{path}, pair {number}")
 
 
 def _documents(path: Path) -> Iterator[Text]:
     for number, row in enumerate(read_lines(path), 1):
         value = {"id": row.get("id"), "text": row.get("text"), "subject": row.get("source")}
-        yield _checked(Text, value, f"{path}, record {number}")
+        yield checked(Text, value, f"{path}, record {number}")
 
 
-def _checked(kind: type[AnyRecord], value: Mapping[str, Any], where: str) -> AnyRecord:
-    """Build one item; the message names the key and the fault, never the value, which may be text that must not be shown."""
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'item'}: {fault['msg']}" for fault in error.errors())
-        raise UserError(f"{where}: {faults}; must be one {kind.__name__} item with {', '.join(kind.model_fields)}") from None
+def _rows(content: bytes) -> io.StringIO:
+    """CSV for the reader, which wants line ends as they are; a BOM is no part of the first name."""
+    return io.StringIO(content.decode("utf-8-sig"), newline="")
 
 
 @contextmanager
@@ -285,8 +291,10 @@ def _named(path: Path) -> Iterator[None]:
     """Turn whatever a broken file makes its reader raise into one line that names the file and shows none of its text."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, KeyError, AttributeError, ValueError, csv.Error) as error:
-        kind = type(error).__name__
+    except SluiceError:
+        raise
+    except Exception as error:  # of zipfile, zlib, lzma, csv, gzip: each has its own, and some raise struct.error or IndexError
+        kind = "broken CSV" if isinstance(error, csv.Error) else type(error).__name__
         raise UserError(f"{path} cannot be read ({kind}): must be the published {path.name}, whole; bring it in again") from None
 
 

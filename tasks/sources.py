@@ -1,14 +1,15 @@
 """Sources stage: the raw records and the benchmark suites, generated or taken from data/raw. Validation reads them next."""
 
+import os
 from pathlib import Path
-from shutil import copyfile, copytree
+from shutil import copyfile
 from typing import Literal
 
 from pydantic import Field
 
 from models.errors import UserError
 from models.kinds import FIELDS
-from models.records import read_lines, write_lines
+from models.records import read_lines, require_file, write_lines
 from models.world import Size, generate
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed
 
@@ -52,7 +53,7 @@ def _copy_records(raw: Path, records: Path) -> dict[str, int]:
                     f"{', '.join(sorted(fields))}: mend or remove it"
                 )
         if not counts[kind]:
-            raise UserError(f"{path} is empty: at least one record must be there; see data/raw/README.md")
+            raise UserError(f"{path} is empty: at least one record must be there; see data/README.md")
         copyfile(path, records / path.name)
     return counts
 
@@ -61,11 +62,30 @@ def _copy_suites(raw: Path, names: tuple[str, ...], suites: Path) -> dict[str, i
     counts = {}
     for name in names:
         folder = raw / "suites" / name
-        if not folder.is_dir() or not any(folder.iterdir()):
-            raise UserError(f"{folder} is missing or empty: it must hold the files of suite {name}; add them, or change the key 'suites'")
-        copytree(folder, suites / name)
-        counts[name] = sum(1 for path in sorted(folder.glob("*.jsonl")) for _ in read_lines(path))
+        held = _suite_files(name, folder)
+        counts[name] = sum(1 for path in held if path.parent == folder and path.suffix == ".jsonl" for _ in read_lines(path))
+        for path in held:
+            copy = suites / name / path.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copyfile(path, copy)
     return counts
+
+
+def _suite_files(name: str, folder: Path) -> list[Path]:
+    """The files in a suite's folder. Raises UserError where there is none, or one that cannot be copied: a pipe, a link to nothing."""
+    must = f"it must be a folder with the files of suite {name}; add them ('dvc pull'), or change the key 'suites'"
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise UserError(f"{folder} is a file or a link to nothing: {must}")
+    held = sorted(folder.rglob("*"))
+    for path in (folder, *held):
+        if not os.path.isdir(path):
+            require_file(path, must)
+        if not os.access(path, os.R_OK):
+            raise UserError(f"{path} cannot be read: {must}; see its owner and mode")
+    files = [path for path in held if path.is_file()]
+    if not files:
+        raise UserError(f"{folder} is empty: {must}")
+    return files
 
 
 def sources(params: SourcesParams, inputs: SourcesInputs, outputs: SourcesOutputs) -> SourcesMetrics:

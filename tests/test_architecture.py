@@ -41,6 +41,12 @@ def project_files(module: str) -> set[str]:
     return {path for path in found if path.split("/")[0] in PACKAGES}
 
 
+def strings_of(path: Path) -> set[str]:
+    """The strings in a module, those of messages among them; of a formatted one the parts between its values."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
 def tools_of(node: ast.AST) -> set[str]:
     """The top-level packages that an import statement names; none for any other node."""
     if isinstance(node, ast.Import):
@@ -139,3 +145,15 @@ def test_what_else_names_stages_names_those_that_there_are():
 def test_the_warm_process_knows_the_stages_by_their_names():
     assert {name for name in warm.NEEDS if name not in ("repro", "")} <= set(Pipeline(Workspace(ROOT)).stages)
     assert set(warm.OPTIONAL) <= set(warm.NEEDS)
+
+
+def test_every_page_that_a_message_names_is_there():
+    named = {
+        (path.relative_to(ROOT).as_posix(), page)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for text in strings_of(path)
+        for page in re.findall(r"[\w./-]+\.md\b", text)
+    }
+    assert ("tasks/sources.py", "data/README.md") in named
+    assert [(path, page) for path, page in sorted(named) if not (ROOT / page).is_file()] == []

@@ -99,6 +99,26 @@ def test_a_file_with_the_right_hash_but_fewer_items_is_refused(tmp_path: Path, m
     assert "holds 1 items, must hold 500, as published" in refused("math500", path, tmp_path / "suites")
 
 
+def test_what_stands_beside_the_file_stays_and_what_a_killed_import_left_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "math500.jsonl"
+    path.write_text('{"problem": "1 + 1?", "answer": "2", "subject": "sums", "unique_id": "a"}\n')
+    known(monkeypatch, "math500", sha256=(hashlib.sha256(path.read_bytes()).hexdigest(),), items=1)
+    (tmp_path / "suites" / "math500").mkdir(parents=True)
+    (tmp_path / "suites" / "math500" / "math500.jsonl.dvc").write_text("outs: []")
+    (tmp_path / "suites" / ".import.draft" / "mmlu").mkdir(parents=True)
+    assert bring("math500", str(path), tmp_path / "suites") == 1
+    assert [path.name for path in (tmp_path / "suites").iterdir()] == ["math500"]
+    assert sorted(path.name for path in (tmp_path / "suites" / "math500").iterdir()) == ["math500.jsonl", "math500.jsonl.dvc"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "math500.jsonl"
+    path.write_text('{"problem": "1 + 1?", "answer": "2", "subject": "sums", "unique_id": "a"}\n')
+    known(monkeypatch, "math500", sha256=(hashlib.sha256(path.read_bytes()).hexdigest(),), items=1)
+    (tmp_path / "suites" / "math500" / "math500.jsonl" / "in the way").mkdir(parents=True)
+    assert "cannot be written (Is a directory): nothing was changed" in refused("math500", path, tmp_path / "suites")
+
+
 def test_a_missing_file_and_an_unknown_suite_are_named(tmp_path: Path) -> None:
     assert "HumanEval.jsonl.gz is missing" in refused("humaneval", tmp_path, tmp_path / "suites")
     address = "https://host/test.jsonl"

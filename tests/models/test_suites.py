@@ -113,6 +113,44 @@ def test_mmlu_as_published_has_test_items_and_dev_shots(tmp_path: Path) -> None:
     assert [shot.question for shot in suites.shots(tmp_path / "mmlu")["sums"]] == ["1+1?"]
 
 
+@pytest.mark.parametrize("cell", ["CD", "", "AB", "AC", "ABCD", "c", " C", "C ", "E", "2", '"C"""'])
+@pytest.mark.parametrize("part", ["test", "dev"])
+def test_an_answer_is_one_capital_letter_and_nothing_else(tmp_path: Path, cell: str, part: str) -> None:
+    rows = dict.fromkeys(("test", "dev"), "1+1?,1,2,3,4,B\n")
+    rows[part] += f"1+2?,1,2,3,4,{cell}\n"
+    zipped(tmp_path / "mmlu" / "mmlu.zip", {f"data/{name}/sums_{name}.csv": text for name, text in rows.items()})
+    read = suites.suite_items if part == "test" else suites.shots
+    said = rf"mmlu\.zip, data/{part}/sums_{part}\.csv, row 2: must be question, A, B, C, D, answer letter"
+    with pytest.raises(UserError, match=said):
+        read(tmp_path / "mmlu")
+
+
+@pytest.mark.parametrize("answer", [True, "1", 1.5, None, -1, 2, [1], 1e300])
+def test_an_answer_that_only_stands_for_a_number_is_none(tmp_path: Path, answer: Any) -> None:
+    with pytest.raises(UserError, match=r"items\.jsonl, item 1: .*answer"):
+        suites.suite_items(make(tmp_path, "mmlu-mini", [{**QUESTION, "answer": answer}]))
+
+
+def test_an_answer_that_a_table_made_a_float_counts(tmp_path: Path) -> None:
+    (item,) = suites.suite_items(make(tmp_path, "mmlu-mini", [{**QUESTION, "answer": 1.0}]))
+    assert isinstance(item, suites.MultipleChoice)
+    assert item.answer == 1
+
+
+def test_an_empty_cell_of_a_table_is_named_with_its_row(tmp_path: Path) -> None:
+    head = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3,High-level domain\n"
+    zipped(tmp_path / "gpqa" / "dataset.zip", {"dataset/gpqa_diamond.csv": f"{head}r1,What?,yes,a,b,c,X\nr2,What?,,a,b,c,X\n"})
+    with pytest.raises(UserError, match=r"dataset\.zip, row 2: choices\.\d: String should have at least 1 character"):
+        suites.suite_items(tmp_path / "gpqa")
+    (tmp_path / "crows-pairs").mkdir()
+    (tmp_path / "crows-pairs" / "crows_pairs_anonymized.csv").write_text(",sent_more,sent_less,bias_type\n0,They are lazy.,,age\n")
+    with pytest.raises(UserError, match=r"pair 0: choices\.0: String should have at least 1 character"):
+        suites.suite_items(tmp_path / "crows-pairs")
+    (tmp_path / "crows-pairs" / "crows_pairs_anonymized.csv").write_text(',sent_more,sent_less,bias_type\n0,a,b,"ag')
+    with pytest.raises(UserError, match="broken CSV"):
+        suites.suite_items(tmp_path / "crows-pairs")
+
+
 def test_gpqa_main_is_the_other_file_of_the_same_archive(tmp_path: Path) -> None:
     head = "Record ID,Question,Correct Answer,Incorrect Answer 1,Incorrect Answer 2,Incorrect Answer 3,High-level domain\n"
     files = {f"dataset/gpqa_{part}.csv": f"{head}{part},What?,right,w1,w2,w3,Physics\n" for part in ("main", "diamond")}

@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from models.errors import UserError
 from models.records import folder_md5, read_lines, write_lines
 from tasks.sources import SourcesInputs, SourcesOutputs, SourcesParams, sources
+from tests.odd import ODD, PLACES
 
 SUITES = ("mmlu-mini", "gpqa-mini", "humaneval-mini")
 WORLD = YAML(typ="safe").load(Path(__file__).parents[2] / "models" / "recipes" / "nano.yaml")["sources"]["world"]
@@ -64,5 +65,37 @@ def test_a_broken_file_is_a_user_error_that_names_it(raw, tmp_path, content, mes
 
 
 def test_a_suite_without_files_is_a_user_error(raw, tmp_path):
-    with pytest.raises(UserError, match="suites/mmlu is missing or empty"):
+    with pytest.raises(UserError, match="suites/mmlu is missing: it must be a folder"):
+        run(raw, tmp_path / "out", suites=("gpqa", "mmlu"))
+
+
+@pytest.mark.parametrize(
+    ("file", "place"),
+    [
+        *(("prompts.jsonl", place) for place in ODD),
+        *(("suites/gpqa/more.jsonl", place) for place in sorted(set(ODD) - {"nothing", "a folder"})),
+        *(("suites/gpqa/dataset.zip", place) for place in sorted(set(PLACES) - {"nothing", "a folder", "what fails to be read"})),
+    ],
+)
+def test_what_cannot_be_copied_is_named_and_never_waited_for(raw, tmp_path, file, place):
+    make, said = ODD[place]
+    (raw / file).unlink(missing_ok=True)
+    make(raw / file)
+    with pytest.raises(UserError) as failure:
+        run(raw, tmp_path / "out", suites=("gpqa",))
+    assert said in str(failure.value)
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path.write_text(""), "suites/mmlu is a file or a link to nothing: it must be a folder"),
+        (lambda path: path.symlink_to("gone"), "suites/mmlu is a file or a link to nothing: it must be a folder"),
+        (lambda path: path.mkdir(), "suites/mmlu is empty"),
+    ],
+)
+def test_a_suite_that_is_no_folder_with_files_is_named(raw, tmp_path, make, said):
+    make(raw / "suites" / "mmlu")
+    with pytest.raises(UserError, match=said):
         run(raw, tmp_path / "out", suites=("gpqa", "mmlu"))

@@ -1,0 +1,136 @@
+"""Nothing is imported over data that DVC tracks and that is not here; imports that wait for 'dvc add' may follow one another."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+from dvc.repo import Repo
+
+from flows.tracked import importing
+from flows.workspace import Workspace
+from models import importers, kinds
+from models.errors import UserError
+from models.records import folder_md5, read_lines, write_lines
+from tests.workspaces import PROGRAMS, ROOT, environment
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """The least that is a workspace, with an empty data/raw."""
+    root = tmp_path / "sluice"
+    (root / "data" / "raw").mkdir(parents=True)
+    Repo.init(str(root), no_scm=True).close()
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.chdir(root)
+    return Workspace(root)
+
+
+def add(place):
+    with Repo(".") as repo:
+        repo.add(place)
+
+
+def bring(workspace, month, *questions):
+    """Import a folder with these prompts."""
+    source = workspace.root.parent / month
+    rows = [{"id": str(number), "prompt": [{"role": "user", "content": text}]} for number, text in enumerate(questions)]
+    write_lines(source / "prompts.jsonl", rows)
+    raw = workspace.root / "data" / "raw"
+    with importing(workspace, *(raw / f"{kind}.jsonl" for kind in kinds.FIELDS)):
+        importers.bring("folder", source, raw)
+
+
+def questions(workspace):
+    return [row["prompt"][0]["content"] for row in read_lines(workspace.root / "data" / "raw" / "prompts.jsonl")]
+
+
+def test_what_is_not_pulled_is_not_imported_over(workspace):
+    bring(workspace, "january", "One?", "Two?")
+    add("data/raw/prompts.jsonl")
+    (workspace.root / "data" / "raw" / "prompts.jsonl").unlink()
+    before = folder_md5(workspace.root / "data")
+    with pytest.raises(
+        UserError, match=r"prompts\.jsonl\.dvc is here and what it tracks is not: .*'dvc pull data/raw/prompts\.jsonl\.dvc'"
+    ):
+        bring(workspace, "february", "Three?")
+    assert folder_md5(workspace.root / "data") == before
+
+
+def test_a_file_older_than_its_pointer_is_not_imported_over(workspace):
+    raw = workspace.root / "data" / "raw"
+    bring(workspace, "january", "One?")
+    shutil.copyfile(raw / "prompts.jsonl", workspace.root / "old")
+    bring(workspace, "february", "Two?")
+    add("data/raw/prompts.jsonl")
+    (workspace.root / "old").rename(raw / "prompts.jsonl")  # as after 'git pull' without 'dvc pull'
+    with pytest.raises(UserError, match=r"prompts\.jsonl\.dvc tracks md5 [0-9a-f]{32}, here is [0-9a-f]{32}: rows could be lost"):
+        bring(workspace, "march", "Three?")
+    assert questions(workspace) == ["One?"]
+
+
+def test_imports_before_a_dvc_add_follow_one_another(workspace):
+    bring(workspace, "january", "One?")
+    add("data/raw/prompts.jsonl")
+    for month, question in (("february", "Two?"), ("march", "Three?"), ("february", "Four?")):
+        bring(workspace, month, question)
+    assert sorted(questions(workspace)) == ["Four?", "One?", "Three?"]
+    add("data/raw/prompts.jsonl")
+    bring(workspace, "april", "Five?")
+    assert len(questions(workspace)) == 4
+
+
+@pytest.mark.parametrize("lost", ["data/raw", "data/raw/prompts.jsonl"])
+def test_a_folder_that_is_tracked_as_a_whole_must_be_here_whole(workspace, lost):
+    bring(workspace, "january", "One?")
+    write_lines(workspace.root / "data" / "raw" / "documents.jsonl", [{"id": "a", "text": "b", "source": "c"}])
+    add("data/raw")
+    place = workspace.root / lost
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    with pytest.raises(UserError, match=r"data/raw\.dvc (is here and what it tracks is not|tracks md5 .*rows could be lost)"):
+        bring(workspace, "february", "Two?")
+
+
+@pytest.mark.parametrize("tracked", ["data/raw/suites", "data/raw/suites/math500", "data/raw/suites/math500/math500.jsonl"])
+def test_a_suite_that_is_tracked_must_be_here_as_well(workspace, tracked):
+    suites = workspace.root / "data" / "raw" / "suites"
+    write_lines(suites / "math500" / "math500.jsonl", [{"id": 1}])
+    write_lines(suites / "mmlu-mini" / "items.jsonl", [{"id": 1}])
+    add(tracked)
+    with importing(workspace, suites / "math500"):
+        pass
+    place = workspace.root / tracked
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    with pytest.raises(UserError, match="'dvc pull data/raw/suites"), importing(workspace, suites / "math500"):
+        pass
+    bring(workspace, "january", "One?")  # records are no suite
+
+
+def test_the_commands_refuse_in_one_line_and_take_paths_from_the_folder_they_are_called_in(workspace):
+    def sluice(*command, folder=workspace.root):
+        made = subprocess.run([PROGRAMS / "sluice", *command], cwd=folder, env=environment(ROOT), capture_output=True, text=True)
+        return made.returncode, made.stderr
+
+    books = workspace.root / "books"
+    books.mkdir()
+    (books / "one.txt").write_text("The book.")
+    assert sluice("import", "text", "--from", "one.txt", folder=books) == (0, "")
+    add("data/raw/documents.jsonl")
+    (workspace.root / "data" / "raw" / "documents.jsonl").unlink()
+    code, said = sluice("import", "text", "--from", "one.txt", folder=books)
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith("sluice: data/raw/documents.jsonl.dvc is here")
+    code, said = sluice("suite", "import", "math500", "--from", "one.txt", folder=books)
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith(f"sluice: {books}/one.txt has SHA-256")
+
+
+def test_two_imports_at_once_keep_both(workspace):
+    commands = []
+    for name in ("one", "two"):
+        (workspace.root / f"{name}.txt").write_text(f"The book {name}.")
+        commands.append([PROGRAMS / "sluice", "import", "text", "--from", f"{name}.txt"])
+    running = [subprocess.Popen(command, env=environment(ROOT), stdout=subprocess.DEVNULL) for command in commands]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    texts = [json.loads(line)["text"] for line in (workspace.root / "data" / "raw" / "documents.jsonl").read_text().splitlines()]
+    assert texts == ["The book one.", "The book two."]
