@@ -54,7 +54,9 @@ def _read(kind: Any, folder: Path, what: str, **options: Any) -> Any:
         raise
     except Exception as error:  # of whichever library reads these files: each has its own for what is wrong in them
         reason = f"{type(error).__name__}: {_first_sentence(str(error))}"
-        raise UserError(f"pretrained: {what} cannot be read ({reason}): must be a causal language model that Transformers knows") from error
+        cut = "; if the GGUF file is cut short, copy it again" if _packed(folder) else ""
+        must = f"must be a causal language model that Transformers knows{cut}"
+        raise UserError(f"pretrained: {what} cannot be read ({reason}): {must}") from error
 
 
 def _first_sentence(text: str) -> str:

