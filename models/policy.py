@@ -78,6 +78,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     for config in (model.config, model.config.get_text_config()):
         config.name_or_path = ""
         config.use_cache = True
+        if hasattr(config, "output_router_logits"):
+            config.output_router_logits = False  # TRL turns it on for a mixture of experts, which then cannot generate
     if hasattr(model, "generation_config") and model.can_generate():
         stops = chat.ends(tokenizer)
         ends = {"eos_token_id": stops if len(stops) > 1 else stops[0], "pad_token_id": tokenizer.pad_token_id}

@@ -1,6 +1,7 @@
 """Reward models: one number for a conversation, learned with TRL from pairs of answers (Bradley-Terry)."""
 
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,10 @@ def _kind(config: PretrainedConfig) -> Any:
     base = next(kind for kind in model.__mro__[1:] if issubclass(kind, PreTrainedModel))
     if base is PreTrainedModel or type(config) not in MODEL_MAPPING:
         raise StageError(f"{model.__name__} cannot be given a head for rewards: take another architecture as 'pretrained'")
+    if "past_key_values" not in signature(model.forward).parameters:
+        raise StageError(
+            f"{model.__name__} keeps what it has read in its own way, which no head for rewards knows: take another architecture"
+        )
     name = f"{base.__name__.removesuffix('PreTrainedModel')}ForSequenceClassification"
     return type(name, (GenericForSequenceClassification, base), {"base_model_prefix": base.base_model_prefix})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gguf import GGUFReader
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from models.errors import UserError
@@ -19,6 +20,11 @@ SHOWN = 2
 def tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
     """The tokenizer of the model in `folder`; `source` names it in what is raised: UserError where it is missing or another model's."""
     made: PreTrainedTokenizerBase = _read(AutoTokenizer, folder, f"the tokenizer of {source}")
+    for name in _packed(folder).values():
+        end = GGUFReader(folder / name).get_field("tokenizer.ggml.eos_token_id")
+        made.eos_token = (
+            made.convert_ids_to_tokens(int(end.contents())) if end else None
+        )  # Transformers 5.12 takes the one that begins texts
     rows = None if _packed(folder) else getattr(_read(AutoConfig, folder, f"config.json of {source}").get_text_config(), "vocab_size", None)
     if rows is not None and made.vocab_size > rows:  # what was added on top may have no row yet: such a token gets one
         raise UserError(

@@ -158,4 +158,7 @@ PUBLISHED = {
     "gemma3": Published(GEMMA_TOKENIZER, "gemma3_text", {**GROUPED, "sliding_window": 8, **TIED}),
     "phi": Published(partial(byte_level, ["<|endoftext|>"], **END_OF_TEXT), "phi", {**SMALL, **UNTIED}),
     "granite": Published(partial(pieces, LLAMA_TOKENS, ZEPHYR, eos_token="</s>"), "granite", {**SMALL, "logits_scaling": 4.0, **TIED}),
+    "mixtral": Published(
+        partial(pieces, LLAMA_TOKENS, MISTRAL, eos_token="</s>"), "mixtral", {**SMALL, "num_key_value_heads": 1, "num_local_experts": 4}
+    ),
 }

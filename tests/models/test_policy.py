@@ -80,7 +80,7 @@ AFTER = {  # what stands between the last layer and the logits, as each architec
     "gpt_neox": {"gpt_neox.layers.1", "gpt_neox.final_layer_norm", "embed_out"},
     "opt": {"model.decoder.layers.1", "model.decoder.final_layer_norm", "model.decoder.project_out", "model.decoder.embed_tokens"},
     "phi": {"model.layers.1", "model.final_layernorm", "lm_head"},
-    **{name: {"model.layers.1", "model.norm", "lm_head"} for name in ("llama", "mistral", "qwen2", "qwen3")},
+    **{name: {"model.layers.1", "model.norm", "lm_head"} for name in ("llama", "mistral", "mixtral", "qwen2", "qwen3")},
     **{name: {"model.layers.1", "model.norm", "model.embed_tokens"} for name in ("gemma2", "gemma3", "granite")},
 }
 

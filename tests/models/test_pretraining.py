@@ -1,10 +1,15 @@
 """Packing loses and cuts nothing that fits, and equal training gives equal weights."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from models import policy, pretraining, training, vocabulary
 from models.settings import Pretraining, Shape
+from tests.architectures import PUBLISHED
 
 TEXTS = [f"the {word} is {number}." for number in range(40) for word in ("river", "town", "house that is far away from here")]
 PLAN = Pretraining(
@@ -60,6 +65,51 @@ def test_padding_has_no_loss(tokenizer):
     assert pretraining.loss(model, torch.tensor([padded]), 1, "float32") == pytest.approx(
         pretraining.loss(model, torch.tensor([row]), 1, "float32"), abs=1e-5
     )
+
+
+def test_the_end_of_a_text_is_learned_where_padding_is_the_same_token(tokenizer):
+    model, blocks = policy.new(PLAN.shape, tokenizer, 64), pretraining.pack(TEXTS[:3], tokenizer, 64)
+    twin = vocabulary.train(TEXTS, 320, 64)
+    twin.pad_token = twin.eos_token
+    assert torch.equal(pretraining.pack(TEXTS[:3], twin, 64), blocks)
+    assert int((blocks == twin.eos_token_id).sum()) == 3
+    before = pretraining.loss(model, blocks, 4, "float32")
+    model.config.pad_token_id = twin.pad_token_id
+    assert pretraining.loss(model, blocks, 4, "float32") == before
+
+
+def test_a_text_begins_as_the_tokenizer_begins_it():
+    words = PUBLISHED["llama"].tokenizer()
+    assert pretraining.pack(["Ton"], words, 16)[0].tolist() == [*words("Ton").input_ids, words.eos_token_id, *[pretraining.IGNORED] * 13]
+
+
+def test_likelihoods_are_the_same_in_whatever_pieces(tokenizer, monkeypatch):
+    model, ids = policy.new(PLAN.shape, tokenizer, 64), torch.arange(3, 63).view(4, 15)
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    rows = len(tokenizer)
+    for logits in (1, 7 * rows, 31 * rows, 1 << 24):
+        monkeypatch.setattr(training, "LOGITS", logits)
+        torch.testing.assert_close(training.log_likelihoods(model, ids), expected)
+        assert max(len(piece) for piece in training.logits_in_pieces(model, ids)) <= max(1, logits // rows)
+
+
+@pytest.mark.slow
+def test_measuring_with_a_large_vocabulary_takes_memory_for_one_conversation_not_for_a_batch():
+    program = """
+import resource, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from datasets import Dataset
+from models import finetune
+shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+model = LlamaForCausalLM(LlamaConfig(vocab_size=151936, **shape)).eval()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before, rows = peak(), [{"input_ids": [7] * 512, "assistant_masks": [1] * 512}] * 8
+finetune.loss(model, Dataset.from_list(rows), 8)
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000  # MiB; the logits of the batch alone are 2,374
 
 
 def test_training_lowers_the_loss_and_equal_runs_give_equal_weights(tokenizer):

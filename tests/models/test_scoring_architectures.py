@@ -8,20 +8,19 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models import evaluation, packing, policy, pretrained, sandbox, vocabulary
-from tests.architectures import LLAMA_TOKENS, PUBLISHED, SMALL, ZEPHYR, Published, pieces
+from tests.architectures import LLAMA_TOKENS, PUBLISHED, ZEPHYR, Published, pieces
 
 torch.set_num_threads(1)
 WINDOWED = {"mistral", "gemma2", "gemma3"}
-OTHERS = {  # without positions, with positions added to scores, with experts, without attention
+OTHERS = {  # without positions, with positions added to scores, without attention
     name: Published(lambda: pieces(LLAMA_TOKENS, ZEPHYR, eos_token="</s>"), name, shape)
     for name, shape in {
         "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},
         "mpt": {"d_model": 16, "n_layers": 2, "n_heads": 2},
-        "mixtral": {**SMALL, "num_key_value_heads": 1, "num_local_experts": 4},
         "mamba": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
     }.items()
 }
-PACKED = set(PUBLISHED) - WINDOWED | {"mixtral"}
+PACKED = set(PUBLISHED) - WINDOWED
 LIMITS = sandbox.Limits(wall_seconds=10, cpu_seconds=5, memory_mib=256, processes=8, output_kib=64)
 PROMPTS = ["Hello in the Ton", "Hello in the Ton, by the", "Ton"]
 NEXT = ["Ton", "Hi you", "B"]

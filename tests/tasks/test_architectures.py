@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import pipeline
+from transformers import MambaConfig, MambaForCausalLM, pipeline
 
 from models import policy, preference, vocabulary
 from models.errors import StageError
@@ -24,7 +24,13 @@ from tests.architectures import PUBLISHED
 
 METHODS = ("full", "lora", "last-layers")
 STAGES = ("sft", "reward", "rlhf")
-OFTEN = {("gpt2", "rlhf", "last-layers"), ("opt", "rlhf", "full"), ("qwen2", "reward", "lora"), ("granite", "reward", "last-layers")}
+OFTEN = {
+    ("gpt2", "rlhf", "last-layers"),
+    ("mixtral", "rlhf", "full"),
+    ("opt", "rlhf", "full"),
+    ("qwen2", "reward", "lora"),
+    ("granite", "reward", "last-layers"),
+}
 OFTEN |= {(name, "sft", METHODS[place % 3]) for place, name in enumerate(PUBLISHED)} | {("gpt_neox", "sft", "last-layers")}
 MATRIX = [
     pytest.param(*case, marks=[] if case in OFTEN else pytest.mark.slow, id="-".join(case)) for case in product(PUBLISHED, STAGES, METHODS)
@@ -249,3 +255,9 @@ def test_answers_do_not_depend_on_how_many_are_rated_at_once(made, name):
                 said = batch.said[row, own][1:]
                 expected.append(float(((ours.exp() * (ours - theirs)).sum(-1)[:-1] * said).sum()))
     assert reinforce.divergence(model, other, answers) == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_architecture_that_cannot_rate_is_refused_in_one_line(tmp_path):
+    MambaForCausalLM(MambaConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path / "mamba")
+    with pytest.raises(StageError, match=r"^MambaForCausalLM keeps what it has read in its own way, .*: take another architecture$"):
+        preference.load(tmp_path / "mamba")
