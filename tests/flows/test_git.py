@@ -8,7 +8,8 @@ from flows import git
 from flows.tracking import git_commit
 
 GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
-DVC_YAML = "stages:\n  one:\n    cmd: x\n    deps: [scripts/own.py, 'artifacts/${item}', ../beside, /elsewhere, 's3://bucket/key']\n    outs: [out]\n"
+DEPS = "[scripts/own.py, 'artifacts/${item}', ../beside, /elsewhere, 's3://bucket/key']"
+DVC_YAML = f"stages:\n  one:\n    cmd: x\n    deps: {DEPS}\n    outs: [out]\n"
 
 
 @pytest.fixture
