@@ -65,13 +65,14 @@ stages:
 
 
 class Server:
-    """`mlflow server` on the embedded store of a folder, a copy of the database `store`."""
+    """`mlflow server` on the embedded store of a folder; a copy of the database `store`, where one is given."""
 
-    def __init__(self, folder: Path, store: Path) -> None:
+    def __init__(self, folder: Path, store: Path | None = None) -> None:
         self.workspace, self.port = Workspace(folder), services.free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
-        self.workspace.state.mkdir(parents=True)
-        shutil.copy(store, self.workspace.state / "mlflow.db")
+        if store is not None:
+            self.workspace.state.mkdir(parents=True)
+            shutil.copy(store, self.workspace.state / "mlflow.db")
 
     def start(self) -> None:
         log = self.workspace.state / "server.log"
