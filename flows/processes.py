@@ -124,6 +124,8 @@ def stream(
     finally:
         timer.cancel()
         stop(child)
+        if child.stdout is not None:
+            child.stdout.close()
     if late.is_set():
         raise TimeLimitError
     return code

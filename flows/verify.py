@@ -7,6 +7,7 @@ not touched.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -86,6 +87,8 @@ def _environment(past: Past) -> Check:
 @contextlib.contextmanager
 def _worktree(root: Path, version: Any, tree: Path) -> Iterator[Path]:
     commit = version.tags.get("git.commit", "").removesuffix("-dirty")
+    if shutil.which("git") is None:
+        raise UserError("a version is made again in a worktree of its commit, and no git is installed: install it")
     done = _run(["git", "worktree", "add", "--detach", str(tree), commit or "HEAD"], root)
     if not commit or done.returncode:
         raise UserError(
@@ -183,7 +186,7 @@ def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 def _env(folder: Path) -> dict[str, str]:
     """The worktree's own code; its MLflow runs stay in the worktree too."""
-    hidden = ("MLFLOW_TRACKING_URI", "SLUICE_WARM", "SLUICE_FLOW_RUN_ID", "SLUICE_PARENT_RUN_ID", "PREFECT_API_URL")
+    hidden = ("MLFLOW_TRACKING_URI", "SLUICE_WARM", "SLUICE_FLOW_RUN_ID", "SLUICE_PARENT_RUN_ID", "SLUICE_PARENT_RUN", "PREFECT_API_URL")
     return {**{name: value for name, value in os.environ.items() if name not in hidden}, "PYTHONPATH": str(folder)}
 
 

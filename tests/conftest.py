@@ -11,7 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from flows.workspace import locked
+from flows.tracking import make_store
+from flows.workspace import Workspace, locked, prepare_environment
 from tests.workspaces import ROOT, make_workspace, run, snapshot
 
 RUN_WRITES = (
@@ -66,6 +67,15 @@ def pytest_collection_modifyitems(config, items):
         return LONGEST.index(name) - len(LONGEST) if parallel and name in LONGEST else "end_to_end" in item.nodeid
 
     items.sort(key=turn)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """An MLflow database that is migrated, to be copied: making one takes some seconds."""
+    workspace = Workspace(tmp_path_factory.mktemp("store"))
+    prepare_environment(workspace)
+    make_store(workspace)
+    return workspace.state / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,13 @@
 """A real MLflow server on a port of its own, which tests kill and start again, and a workspace with one small stage to train beside it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 from flows import services
-from flows.tracking import make_store
 from flows.workspace import Workspace, wait_until
 from tests.workspaces import PROGRAMS, environment, make_workspace
 
@@ -65,12 +65,14 @@ stages:
 
 
 class Server:
-    """`mlflow server` on the embedded store of a folder."""
+    """`mlflow server` on the embedded store of a folder; a copy of the database `store`, where one is given."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: Path | None = None) -> None:
         self.workspace, self.port = Workspace(folder), services.free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
-        make_store(self.workspace)
+        if store is not None:
+            self.workspace.state.mkdir(parents=True)
+            shutil.copy(store, self.workspace.state / "mlflow.db")
 
     def start(self) -> None:
         log = self.workspace.state / "server.log"
@@ -85,9 +87,14 @@ class Server:
         self.process.wait()
 
 
-def drill_workspace(folder: Path, steps: int = 40) -> Path:
-    """A workspace whose only stage waits at its moments `start`, `middle` and `end` for the file `go`, or `go-MOMENT`."""
+def drill_workspace(folder: Path, store: Path, steps: int = 40) -> Path:
+    """A workspace, with a copy of the MLflow database `store`, whose only stage waits at its moments for the file `go`, or `go-MOMENT`.
+
+    The moments are `start`, `middle` and `end`, when all is trained and nothing written; `trainings` has a line for each training.
+    """
     workspace = make_workspace(folder, recipe="")
+    (workspace / ".sluice").mkdir()
+    shutil.copy(store, workspace / ".sluice" / "mlflow.db")
     (workspace / "tasks" / "drill.py").write_text(STAGE)
     (workspace / "dvc.yaml").write_text(DVC_YAML)
     (workspace / "params.yaml").write_text(f"model: assistant\ndrill:\n  steps: {steps}\n")

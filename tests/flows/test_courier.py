@@ -13,22 +13,13 @@ import pytest
 
 from flows import courier, spool
 from flows.courier import Courier
-from flows.tracking import Tracker, make_store
-from flows.workspace import Workspace, prepare_environment
+from flows.tracking import Tracker
+from flows.workspace import Workspace
 from models.errors import Unavailable
 from tests.mlflow_server import Server, begin, drill_workspace, wait_for
 from tests.workspaces import run as command
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """An MLflow database that is migrated, once for all tests: it takes some seconds."""
-    workspace = Workspace(tmp_path_factory.mktemp("store"))
-    prepare_environment(workspace)
-    make_store(workspace)
-    return workspace.state / "mlflow.db"
 
 
 @pytest.fixture
@@ -40,8 +31,8 @@ def workspace(tmp_path, empty_store, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    found = Server(tmp_path_factory.mktemp("server"))
+def server(tmp_path_factory, empty_store):
+    found = Server(tmp_path_factory.mktemp("server"), empty_store)
     found.start()
     yield found
     found.kill()
@@ -149,7 +140,6 @@ def test_a_courier_that_is_killed_at_any_moment_delivers_nothing_twice(workspace
     run = open_run(workspace)
     write(run, steps=2000)
     run.end("FINISHED")
-    runs(workspace)
     for kill in range(6):
         child = subprocess.Popen([sys.executable, "-c", DELIVER, str(workspace.root)], cwd=ROOT)
         deadline = time.monotonic() + 60
@@ -211,13 +201,12 @@ def test_a_run_that_a_lost_answer_made_twice_is_kept_once(workspace):
 
 def test_a_run_that_mlflow_refuses_is_kept_aside_and_holds_up_no_other(workspace):
     first, second, said = open_run(workspace), open_run(workspace, "sft"), []
-    post = Courier(workspace, said.append)
     first.params({"rate": 1})
-    post.deliver()
+    Courier(workspace, said.append).deliver()
     first.params({"rate": 2})  # MLflow changes no param
     for run in (first, second):
         run.end("FINISHED")
-    post.deliver()
+    Courier(workspace, said.append).deliver()
     assert [run.info.status for run in runs(workspace)[1] if run.info.run_name == "sft"] == ["FINISHED"]
     [aside] = (workspace.state / "spool" / "refused").iterdir()
     assert aside.name == first.key
@@ -267,8 +256,8 @@ OUTAGES = [  # (killed at, back at): "after" is once DVC has recorded the stage
 
 
 @pytest.mark.parametrize(("down", "back"), OUTAGES)
-def test_a_training_beside_which_mlflow_dies_is_trained_once_and_reported_whole(server, tmp_path, monkeypatch, down, back):
-    root = drill_workspace(tmp_path / "sluice")
+def test_a_training_beside_which_mlflow_dies_is_trained_once_and_reported_whole(server, empty_store, tmp_path, monkeypatch, down, back):
+    root = drill_workspace(tmp_path / "sluice", empty_store)
     training = begin(root, "dvc", "repro", "drill", MLFLOW_TRACKING_URI=server.uri)
     for moment in MOMENTS:
         wait_for(root / f"at-{moment}")
