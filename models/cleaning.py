@@ -1,14 +1,18 @@
-"""Text as the model shall read it: one Unicode form, one line ending, no stray blanks, and code left as it was indented."""
+"""Text as the model shall read it: one Unicode form, one line ending, nothing unseen. How it is laid out stays: columns, verse, code."""
 
 import re
 import unicodedata
 
+from models.words import UNSPACED_LETTER, with_few_marks
+
 CODE = re.compile(r"^[ \t]*(?:def |class |import |from \S+ import |return\b|@\w|#include|>>> |```)", re.MULTILINE)
-UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u2060\ufeff]")
-"""Control characters, and characters without width that split a word without being seen."""
-BLANKS = re.compile("[ \t\u00a0\u2000-\u200a\u202f\u3000]+")
-INDENTED = re.compile(r"^(?: {4}|\t)")
-UNTIDY = re.compile("[ \t]{2}|[ \t]$|^[ \t]|\t|\n{4}|[\u00a0\u2000-\u200a\u202f\u3000]|^\n|\n$", re.MULTILINE)
+NO_WIDTH = re.compile("[\u200b\u2060\ufeff]+")
+LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+SEPARATORS = re.compile("[\x1c-\x1f\u00a0\u1680\u2000-\u200a\u202f\u205f]")
+"""Separators of fields and records, and blanks of other widths; U+3000 stays, which is as wide as the letters that it lines up."""
+CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f]+")
+UNTIDY = re.compile("[\x00-\x08\x0b-\x1f\x7f]|[ \t]$|\n{4}|^\n|\n$", re.MULTILINE)
+SPACING = re.compile(r"(?<=\S)(?:[ \t\u3000]{2,}|[\t\u3000])")
 
 
 def is_code(text: str) -> bool:
@@ -17,29 +21,36 @@ def is_code(text: str) -> bool:
 
 
 def normalise(text: str) -> str:
-    """Return the text in NFC with newline endings, without unseen characters, and with blanks collapsed outside code.
+    """Return the text in NFC with newline endings, without unseen characters, and without blanks at the ends of lines.
 
-    A text that looks like code keeps every blank but those at the end of a line. In prose, runs of blanks become one,
-    and a line's indentation goes unless it is deep enough for code (four blanks or a tab). At most two lines in a row are empty.
+    All other blanks stay: at the beginning of lines, tabs, and between columns. Vertical tabs, form feeds and the separators of lines and
+    paragraphs end lines; those of fields are blanks, and any other control character is one between two that are seen. A space without
+    width stays between letters of a script that puts no blanks between words, where it says where words end; joiners stay everywhere.
+    Half a surrogate pair becomes U+FFFD. At most two lines in a row are empty, none at the ends.
     """
     if not text.isascii():
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a pair cannot be written as UTF-8
-        text = unicodedata.normalize("NFC", text)
-        text = text.replace("\u2028", "\n").replace("\u2029", "\n").replace("\x85", "\n")
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = UNSEEN.sub("", text)
-    if not UNTIDY.search(text):
+        text = with_few_marks(unicodedata.normalize("NFC", with_few_marks(NO_WIDTH.sub(_end_of_word, text))))
+    elif UNTIDY.search(text) is None:
         return text
-    tidy = str.rstrip if is_code(text) else _tidy_line
-    lines = "\n".join(tidy(line) for line in text.split("\n"))
+    text = SEPARATORS.sub(" ", LINE_ENDS.sub("\n", text))
+    text = CONTROLS.sub(lambda found: " " if all(side.strip() for side in _sides(found)) else "", text)
+    lines = "\n".join(line.rstrip() for line in text.split("\n"))
     return re.sub(r"\n{4,}", "\n\n\n", lines).strip("\n")
 
 
-def _tidy_line(line: str) -> str:
-    """One line of prose."""
-    indentation = INDENTED.match(line)
-    if not indentation:
-        return BLANKS.sub(" ", line).strip(" ")
-    body = line.lstrip(" \t")
-    return (line[: len(line) - len(body)] + BLANKS.sub(" ", body)).rstrip()
+def _end_of_word(found: re.Match[str]) -> str:
+    """What stays of characters without width: one space between letters of a script without blanks, else nothing."""
+    ends_word = "\u200b" in found[0] and all(UNSPACED_LETTER.match(side) for side in _sides(found))
+    return "\u200b" if ends_word else ""
+
+
+def _sides(found: re.Match[str]) -> tuple[str, str]:
+    """The characters before and after a match, "" at the ends of the text."""
+    start, end = found.span()
+    return found.string[max(0, start - 1) : start], found.string[end : end + 1]
+
+
+def without_spacing(text: str) -> str:
+    """Return the text as equality sees it: in prose, how wide its blanks are and how far its first line is indented does not count."""
+    return text if is_code(text) else SPACING.sub(" ", text).lstrip()

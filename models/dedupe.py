@@ -9,15 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.cleaning import is_code
+from models.cleaning import is_code, without_spacing
+from models.words import Words, mixed, one_form, weighed
 
 PERMUTATIONS = 128
 SEED = 1
 RECALL = 0.99
 SLACK = 0.12
 """What a signature's estimate may fall below the threshold before the pair is left unverified: 4.5 standard errors at 0.9."""
-PROSE = re.compile(r"\w+|[^\w\s.,;:!?'\"()\u2018\u2019\u201c\u201d\u2026-]")
+PROSE = re.compile(r"\w+|[^\w\s.,;:!?'\"()-]")
 CODE = re.compile(r"\w+|[^\w\s]")
+MIXED_PROSE = mixed(r"\w", r"[^\w\s\p{P}]|[#%\&*/@\\\[\]{}]")
+MIXED_CODE = mixed(r"\w", r"[^\w\s]")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 Fields = Sequence[tuple[str, str]]
@@ -34,11 +37,13 @@ class Nearness:
 
 
 def first_equal(records: Sequence[Fields]) -> dict[int, int]:
-    """Map the place of every record that equals an earlier one, field by field, to that one's place."""
+    """Map the place of every record that equals an earlier one, field by field and but for spacing, to that one's place."""
     first: dict[bytes, int] = {}
     equal = {}
     for place, fields in enumerate(records):
-        digest = hashlib.sha256("\0".join(f"{field}\1{text}" for field, text in fields).encode("utf-8", "surrogatepass")).digest()
+        digest = hashlib.sha256(
+            "\0".join(f"{field}\1{without_spacing(text)}" for field, text in fields).encode("utf-8", "surrogatepass")
+        ).digest()
         if first.setdefault(digest, place) != place:
             equal[place] = first[digest]
     return equal
@@ -71,15 +76,15 @@ def jaccard(one: Set[int], other: Set[int]) -> float:
     return common / (len(one) + len(other) - common) if common else 0.0
 
 
-def _near(signatures: NDArray[np.uint32], shingles: Sequence[Set[int]], numbers: Sequence[object], threshold: float) -> dict[int, int]:
-    """Map each row that is near an earlier kept row to it. `signatures`: [rows, PERMUTATIONS]."""
+def _near(signatures: NDArray[np.uint32], shingles: Sequence[Set[int]], numbers: Sequence[bytes], threshold: float) -> dict[int, int]:
+    """Map each row that is near an earlier kept row to it. `signatures`: [rows, PERMUTATIONS]; rows of unlike numbers never meet."""
     width = signatures.itemsize * _band_width(threshold)
     starts = range(0, signatures.itemsize * PERMUTATIONS - width + 1, width)
     buckets: list[defaultdict[bytes, list[int]]] = [defaultdict(list) for _ in starts]
     near: dict[int, int] = {}
     for row, signature in enumerate(map(bytes, np.ascontiguousarray(signatures))):
-        found = [bucket[signature[start : start + width]] for bucket, start in zip(buckets, starts, strict=True)]
-        met = {other for members in found for other in members if numbers[other] == numbers[row]}
+        found = [bucket[signature[start : start + width] + numbers[row]] for bucket, start in zip(buckets, starts, strict=True)]
+        met = {other for members in found for other in members}
         for other in _alike(row, sorted(met), signatures, threshold - SLACK):
             if jaccard(shingles[row], shingles[other]) >= threshold:
                 near[row] = other
@@ -107,15 +112,25 @@ def _band_width(threshold: float) -> int:
 def _shingles(fields: Fields, nearness: Nearness) -> list[str]:
     """Runs of words, each marked by its field, so that a pair of answers and its reverse differ; none where the text is short."""
     found: list[str] = []
-    words = 0
+    count = 0
     for field, text in fields:
-        tokens = CODE.findall(text) if is_code(text) else PROSE.findall(text.casefold())
-        words += len(tokens)
-        size = nearness.shingle_words
-        found += [f"{field} {' '.join(tokens[start : start + size])}" for start in range(max(1, len(tokens) - size + 1))]
-    return found if words >= nearness.min_words else []
+        words = _words(text)
+        count += words.count
+        found += [f"{field} {run}" for run in list(words.runs(nearness.shingle_words)) or [" ".join(words.tokens)]]
+    return found if count >= nearness.min_words else []
 
 
-def _numbers(fields: Fields) -> tuple[str, ...]:
-    """All numbers of the record, in order of their digits."""
-    return tuple(sorted(number for _, text in fields for number in NUMBER.findall(text)))
+def _words(text: str) -> Words:
+    """The words and symbols of code; of prose those that are more than case and punctuation."""
+    code = is_code(text)
+    if not code:
+        text = one_form(text)
+    if text.isascii():
+        return Words((CODE if code else PROSE).findall(text))
+    return weighed(text, MIXED_CODE if code else MIXED_PROSE)
+
+
+def _numbers(fields: Fields) -> bytes:
+    """What is equal for records with the same numbers: a digest of them all, in order of their digits; nothing where there are none."""
+    found = sorted(number for _, text in fields for number in NUMBER.findall(text))
+    return hashlib.sha256(" ".join(found).encode()).digest()[:16] if found else b""

@@ -53,20 +53,41 @@ def rewritten(kind: str, record: Mapping[str, Any], change: Callable[[str], str]
     return new
 
 
+def without_empty_system(kind: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the record without its system messages that say nothing: null, blank, or of unseen characters. The rest may be broken."""
+    empty = {
+        field: [message for message in record[field] if not _is_empty_system(message)]
+        for field in TEXT_FIELDS[kind]
+        if isinstance(record.get(field), list) and any(map(_is_empty_system, record[field]))
+    }
+    return {**record, **empty} if empty else record
+
+
+def _is_empty_system(message: Any) -> bool:
+    if not isinstance(message, dict) or message.get("role") != "system":
+        return False
+    content = message.get("content")
+    return content is None or (isinstance(content, str) and not any(letter.isprintable() and not letter.isspace() for letter in content))
+
+
 def roles(messages: Any) -> str:
-    """Return a conversation's roles joined by blanks, or what it is instead of a list of messages."""
+    """Return a conversation's roles joined by blanks (one that holds blanks is no role), or what it is instead of a list of messages."""
     if not isinstance(messages, list):
         return f"not a list but {type(messages).__name__}"
     found = []
     for message in messages:
         if not (isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)):
             return "not a list of {role, content}"
-        found.append(message["role"])
+        found.append("_".join(message["role"].split(" ")))
     return " ".join(found)
 
 
 def is_broken(kind: str, record: Mapping[str, Any]) -> bool:
-    """Whether a field is missing or of another type, or a conversation's roles come in another order than its field allows."""
+    """Whether a field is missing or of another type, or a conversation's roles come in another order than its field allows.
+
+    System messages that say nothing count as none.
+    """
+    record = without_empty_system(kind, record)
     if not (isinstance(record.get("id"), str) and record["id"]) or not isinstance(record.get("source", ""), str):
         return True
     if any(field not in record for field in FIELDS[kind]):

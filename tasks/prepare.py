@@ -3,13 +3,14 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from models import decontaminate, kinds
-from models.cleaning import normalise
+from models.cleaning import normalise, without_spacing
 from models.dedupe import Nearness, first_equal, first_near
 from models.errors import StageError
 from models.records import read_lines, write_lines
@@ -134,7 +135,7 @@ def _clean(
         if kinds.is_broken(kind, record):
             dropped.append(drop | {"reason": "broken"})
             continue
-        record = kinds.rewritten(kind, record, normalise)
+        record = kinds.rewritten(kind, kinds.without_empty_system(kind, record), normalise)
         texts = [text for _, text in kinds.texts(kind, record)]
         reason = _unusable(kind, record, texts, getattr(params.characters, kind))
         if reason:
@@ -142,7 +143,13 @@ def _clean(
         elif items := benchmark.hits(texts):
             dropped.append(drop | {"reason": "contaminated", "by": min(items)})
         else:
-            kept.append(kinds.rewritten(kind, record, lambda text: redact(text, params.phone_regions, redacted)))
+            counts = Counter[str]()
+            record = kinds.rewritten(kind, record, partial(_redacted, regions=params.phone_regions, counts=counts))
+            if _is_without_signal(kind, record):
+                dropped.append(drop | {"reason": "same-answers"})
+                continue
+            redacted += counts
+            kept.append(record)
     return _without_repeats(kind, kept, params.near_duplicates, dropped), dropped
 
 
@@ -154,9 +161,19 @@ def _unusable(kind: str, record: Mapping[str, Any], texts: Sequence[str], charac
         return "too-short"
     if sum(map(len, texts)) > characters.max:
         return "too-long"
-    if kind == "preferences" and record["chosen"] == record["rejected"]:
-        return "same-answers"
-    return None
+    return "same-answers" if _is_without_signal(kind, record) else None
+
+
+def _is_without_signal(kind: str, record: Mapping[str, Any]) -> bool:
+    """Whether both answers of a pair are the same but for spacing: their loss stays ln 2."""
+    if kind != "preferences":
+        return False
+    chosen, rejected = ([(said["role"], without_spacing(said["content"])) for said in record[side]] for side in ("chosen", "rejected"))
+    return chosen == rejected
+
+
+def _redacted(text: str, regions: Sequence[str], counts: Counter[str]) -> str:
+    return redact(text, regions, counts)
 
 
 def _without_repeats(kind: str, records: Rows, near: NearDuplicates, dropped: Rows) -> Rows:
@@ -171,18 +188,21 @@ def _without_repeats(kind: str, records: Rows, near: NearDuplicates, dropped: Ro
 
 
 def _split(kind: str, records: Rows, params: PrepareParams) -> dict[str, Rows]:
-    """Return the two splits. A record's own hash decides, so that new records move none; at least one is held out.
+    """Return the two splits. A record's own hash decides, so that new records move none. Of a few records as many are held out as later
+    stages need: one, and two prompts, over which rlhf measures a gain with its error.
 
-    Conversations go by what the user first asks, the same way in every kind: what is held out of one kind is trained on in none.
+    Conversations go by what the user first asks, the same way in every kind: what is held out of one kind is trained on in none. Raises
+    StageError, before anything is trained, where too few are left on either side.
     """
-    if len(records) < 2:
-        raise StageError(
-            f"{kind}: {len(records)} of the records can be used, must be 2 at least; see the reasons in dropped.jsonl or its metrics"
-        )
+    least, shares = 2 if kind == "prompts" else 1, params.held_out_share
     places = [_place(record, params.seed) for record in records]
-    share = params.held_out_share.documents if kind == "documents" else params.held_out_share.conversations
-    limit = max(share, min(places))
+    limit = max([shares.documents if kind == "documents" else shares.conversations, *sorted(places)[:least]])
     held_out = [place <= limit for place in places]
+    if sum(held_out) < least or all(held_out):
+        raise StageError(
+            f"{kind}: {len(records)} of the records can be used, {sum(held_out)} of them are held out; must be {least} at least, "
+            "and one more to train on: bring more, of other questions; see the reasons in dropped.jsonl or its metrics"
+        )
     return {
         "train": [record for record, out in zip(records, held_out, strict=True) if not out],
         "held_out": [record for record, out in zip(records, held_out, strict=True) if out],

@@ -58,3 +58,39 @@ def test_two_of_one_kind_count_two():
 def test_redacting_twice_changes_nothing_more():
     once, _ = redacted("a@example.org +44 20 7946 0958 192.0.2.17")
     assert redacted(once) == (once, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "git clone git@github.com:acme/widgets.git",
+        "rsync -a deploy@web.example.net:/srv/site .",
+        "Log in with ssh root@build.example.net first.",
+        "scores = q@k.transpose(-2, -1)",
+        "See section 4.2.1.3 of the standard.",
+        "Upgrade to version 10.4.2.1 today.",
+        "Chrome/114.0.5.90",
+        "pip install thing==1.2.3.4",
+        "Follow me at @ana@example.social",
+    ],
+)
+def test_what_is_no_address_stays(text):
+    counts = Counter()
+    assert redact(text, ("US", "GB"), counts) == text
+    assert not counts
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Write to ann@example.org.", "email"),
+        ("ａｎｎ＠ｅｘａｍｐｌｅ．ｏｒｇ まで", "email"),
+        ("The attack came from 81.2.69.142 at night.", "ip"),
+        ("Call +44 20 7946 0123 before noon.", "phone"),
+        ("اتصل على +٤٤ ٢٠ ٧٩٤٦ ٠١٢٣ قبل الظهر", "phone"),
+    ],
+)
+def test_true_ones_are_found_in_letters_and_digits_of_any_form(text, kind):
+    counts = Counter()
+    assert f"[{kind.upper()}]" in redact(text, ("US", "GB"), counts)
+    assert counts == {kind: 1}

@@ -193,6 +193,43 @@ def test_a_kind_of_which_nothing_is_left_is_named(tmp_path):
         run(tmp_path, clean_records() | {"prompts": [{"id": "q", "prompt": []}]})
 
 
+def test_pairs_that_redaction_makes_equal_are_dropped_and_others_stay(tmp_path):
+    records = clean_records()
+    records["preferences"] += [
+        pair(90, "Whom do I ask?", "Write to ann@example.org today.", "Write to bob@example.com today."),
+        pair(91, "Whom do I call then?", "Write to ann@example.org today.", "Nobody."),
+    ]
+    metrics = run(tmp_path, records)
+    assert reasons(tmp_path) == {("p90", "same-answers", None)}
+    assert metrics.redacted == {"email": 1}
+
+
+@pytest.mark.parametrize("nothing", ["", "  \n", "\u200b", None])
+def test_a_system_message_that_says_nothing_counts_as_none(tmp_path, nothing):
+    records = clean_records()
+    system = {"role": "system", "content": nothing}
+    records["instructions"][0]["messages"] = [system, *records["instructions"][0]["messages"]]
+    records["prompts"][0]["prompt"] = [system, *records["prompts"][0]["prompt"]]
+    records["preferences"][0]["prompt"] = [system, *records["preferences"][0]["prompt"]]
+    metrics = run(tmp_path, records)
+    assert metrics.dropped == {kind: {} for kind in kinds.FIELDS}
+    for kind, field in (("instructions", "messages"), ("prompts", "prompt"), ("preferences", "prompt")):
+        for name in ("train", "held_out"):
+            assert all(said["role"] != "system" for row in split(tmp_path, kind, name) for said in row[field])
+
+
+def test_of_few_prompts_two_are_held_out_and_where_that_cannot_be_it_is_said_before_anything_is_trained(tmp_path):
+    records = clean_records()
+    records["prompts"] = records["prompts"][:3]
+    run(tmp_path / "three", records)
+    assert (len(split(tmp_path / "three", "prompts", "train")), len(split(tmp_path / "three", "prompts", "held_out"))) == (1, 2)
+    records["prompts"] = records["prompts"][:2]
+    with pytest.raises(
+        StageError, match=r"prompts: 2 of the records can be used, 2 of them are held out; must be 2 at least, and one more"
+    ):
+        run(tmp_path / "two", records)
+
+
 def dirty_records():
     """Real text of all sorts as all four kinds."""
     strings = json.loads((SHARED / "dirty" / "blns.json").read_text(encoding="utf-8"))
@@ -206,7 +243,7 @@ def dirty_records():
     return {
         "documents": [{"id": f"d{n}", "text": text, "source": "s"} for n, text in enumerate(strings)],
         "instructions": [{"id": f"i{n}", "messages": conversation(text, picks[-n]), "source": "s"} for n, text in enumerate(picks)],
-        "preferences": [pair(n, "Which?", text, picks[-n]) for n, text in enumerate(picks)],
+        "preferences": [pair(n, f"Which is better, number {n}?", text, picks[-n]) for n, text in enumerate(picks)],
         "prompts": [{"id": f"q{n}", "prompt": [said("user", text)]} for n, text in enumerate(picks)],
     }
 
