@@ -17,6 +17,7 @@ from typing import Any
 from flows import failures
 from flows.workspace import Workspace
 from models.errors import SluiceError, StageError, Unavailable, UserError
+from models.records import require_file
 from tasks.stage import Inputs, Metrics, Outputs, Params
 
 PATIENCE = 30  # tenths of a second
@@ -147,6 +148,7 @@ class Pipeline:
 
     def changes(self) -> dict[str, list[str]]:
         """Why each changed stage must run; a stage downstream of a changed one is listed as "upstream: NAME"."""
+        self._require_plain_data()
         with _translated():
             status = self._patiently(self.repo.status)
         recorded = self.recorded_signatures()
@@ -165,6 +167,7 @@ class Pipeline:
         """What identifies one execution: the md5 of command, resolved params and the content of every dep, code and lock included."""
         from dvc.stage.serialize import to_single_stage_lockfile
 
+        self._require_plain_data()
         with _translated():
             [node] = self._patiently(lambda: self.repo.stage.collect(name))
             node.save_deps()
@@ -173,6 +176,7 @@ class Pipeline:
 
     def tracked(self, places: Sequence[Path]) -> list[Tracked]:
         """What .dvc files track of these places: each itself, a folder that it is in, or a file in it."""
+        self._require_plain_data()
         with _translated():
             nodes = self._patiently(lambda: [node for node in self.repo.index.stages if node.is_data_source])
             return [
@@ -181,6 +185,12 @@ class Pipeline:
                 for out in node.outs
                 if any(Path(out.fs_path).is_relative_to(place) or place.is_relative_to(out.fs_path) for place in places)
             ]
+
+    def _require_plain_data(self) -> None:
+        """Raise UserError for what DVC would wait for, or read without end, in data/raw: a pipe, a device, a link to nothing."""
+        for path in sorted((self.workspace.root / "data" / "raw").rglob("*")):
+            if not os.path.isdir(path):
+                require_file(path)
 
     def cached_files(self, md5: str) -> dict[str, Path]:
         """The files of a tracked folder as DVC's cache holds them, by relative path. Raises StageError where the cache has them not."""

@@ -55,7 +55,8 @@ class Run:
             "parent": parent,
             "store": store(workspace),
         }
-        self._unwritten = json.dumps({"run": about, "time": now_ms()}).encode() + b"\n"
+        self._time = now_ms()
+        self._unwritten = json.dumps({"run": about, "time": self._time}).encode() + b"\n"
         self._write_out()
         os.fsync(self._file)
         draft.rename(self.folder)
@@ -71,6 +72,7 @@ class Run:
 
     def results(self, nested: Mapping[str, Any], step: int) -> None:
         """The numbers among nested results, under dotted names, at the last step: under a curve's name they are its end, not its step 0."""
+        self._time = max(now_ms(), self._time + 1)  # of two values at one step MLflow shows the later, in one millisecond the larger
         for part in _parts({key: value for key, value in flatten(nested, text=False).items() if isinstance(value, int | float)}):
             self.step(step, part)
 
@@ -97,7 +99,8 @@ class Run:
         self._file = -1
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        self._unwritten += json.dumps({**line, "time": now_ms()}).encode() + b"\n"
+        self._time = max(now_ms(), self._time)
+        self._unwritten += json.dumps({**line, "time": self._time}).encode() + b"\n"
         try:
             self._write_out()
         except OSError as error:  # a full disk: tried again with the next line

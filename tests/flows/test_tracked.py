@@ -7,11 +7,13 @@ import subprocess
 import pytest
 from dvc.repo import Repo
 
+from flows.pipeline import Pipeline
 from flows.tracked import importing
 from flows.workspace import Workspace
 from models import importers, kinds
 from models.errors import UserError
 from models.records import folder_md5, read_lines, write_lines
+from tests.odd import ODD
 from tests.workspaces import PROGRAMS, ROOT, environment
 
 
@@ -134,3 +136,13 @@ def test_two_imports_at_once_keep_both(workspace):
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     texts = [json.loads(line)["text"] for line in (workspace.root / "data" / "raw" / "documents.jsonl").read_text().splitlines()]
     assert texts == ["The book one.", "The book two."]
+
+
+@pytest.mark.parametrize("place", ["a pipe", "a socket", "a device", "a link to nothing"])
+def test_what_dvc_would_wait_for_is_named_before_it_does(workspace, place):
+    make, said = ODD[place]
+    make(workspace.root / "data" / "raw" / "prompts.jsonl")
+    (workspace.root / "dvc.yaml").write_text("stages: {sources: {cmd: 'true', deps: [data/raw], outs: [out]}}\n")
+    for ask in (lambda pipeline: pipeline.changes(), lambda pipeline: pipeline.signature("sources")):
+        with pytest.raises(UserError, match=said):
+            ask(Pipeline(workspace))
