@@ -250,11 +250,14 @@ def test_a_server_that_is_away_is_unavailable_and_takes_all_when_it_is_back(work
 MOMENTS = ("start", "middle", "end")
 OUTAGES = [  # (killed at, back at): "after" is once DVC has recorded the stage
     ("start", "after"),
-    *(pytest.param(down, back, marks=pytest.mark.slow) for down, back in (("start", "middle"), ("middle", "end"), ("end", "after"))),
-    pytest.param("renamed", "after", marks=pytest.mark.slow),
+    ("start", "middle"),
+    ("middle", "end"),
+    ("end", "after"),
+    ("renamed", "after"),
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("down", "back"), OUTAGES)
 def test_a_training_beside_which_mlflow_dies_is_trained_once_and_reported_whole(server, empty_store, tmp_path, monkeypatch, down, back):
     root = drill_workspace(tmp_path / "sluice", empty_store)

@@ -1,9 +1,11 @@
 """Who waits for whom: two clones for a device of the machine, two processes for a stage, a flow for stages that are run by hand."""
 
+import contextlib
 import os
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -33,8 +35,15 @@ def shared(tmp_path, monkeypatch):
     return tmp_path / "shared"
 
 
+@contextlib.contextmanager
 def taker(clone, seconds):
-    return subprocess.Popen([sys.executable, "-c", TAKE, str(clone), str(seconds)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    """A process that holds the place for some seconds, or until the block ends."""
+    command = [sys.executable, "-c", TAKE, str(clone), str(seconds)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 def test_two_clones_wait_for_each_other_and_a_killed_one_leaves_its_place(tmp_path, shared):
@@ -105,15 +114,15 @@ def held_in_this_workspace(root):
 
 
 def test_a_lock_that_was_cleaned_away_while_it_was_waited_for_is_taken_anew(tmp_path, shared):
-    with taker(tmp_path / "one", 600) as first, taker(tmp_path / "other", 600) as second:
+    with taker(tmp_path / "one", 600) as first:
         assert first.stdout.readline() == "has it\n"
-        assert "waits" in second.stdout.readline() or second.stdout.readline()
-        (shared / "sluice-processor.lock").unlink()
-        first.kill()
-        assert second.stdout.readline() == "has it\n"
-        with taker(tmp_path / "third", 0) as third:
-            assert "waits" in third.stdout.readline()
-            second.kill()
+        with taker(tmp_path / "other", 600) as second:
+            assert "waits" in second.stdout.readline()
+            (shared / "sluice-processor.lock").unlink()
+            first.kill()
+            assert second.stdout.readline() == "has it\n"
+            with taker(tmp_path / "third", 0) as third:
+                assert "waits" in third.stdout.readline()
 
 
 def cards(folder, *uuids):
@@ -156,6 +165,24 @@ def test_a_flow_waits_for_no_stage_that_is_run_by_hand_and_such_stages_run_besid
         pass
 
 
+def test_a_stage_is_at_work_once_in_a_workspace_and_others_beside_it(tmp_path):
+    workspace, said, order = Workspace(tmp_path), [], []
+
+    def second():
+        with places.stage_place(workspace, "stage-prepare", said.append):
+            order.append("second")
+
+    with places.stage_place(workspace, "stage-prepare", said.append), places.stage_place(workspace, "stage-base", said.append):
+        thread = threading.Thread(target=second)
+        thread.start()
+        while not said:
+            time.sleep(0.01)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+
+
+@pytest.mark.slow
 def test_a_stage_started_twice_by_hand_waits_for_itself(tmp_path, empty_store):
     root = drill_workspace(tmp_path / "sluice", empty_store, steps=4)
     first = begin(root, "sluice", "stage", "drill")
