@@ -100,7 +100,7 @@ def decided(workspace, patch):
     """(version, decision) of the candidate at hand: compared, registered and put on record as the flow does it."""
     session, registry = alone(workspace, patch)
     found = release.compare(session, registry, "", registry.at("champion"))
-    version = release.register(workspace, registry.tracker, session.params, None, "")
+    version = release.register(session.pipeline, registry.tracker, session.params, None)
     return version, release.decide(session, found, version, None).decision
 
 

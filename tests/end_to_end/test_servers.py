@@ -120,7 +120,7 @@ def test_the_two_versions_can_be_traced_compared_and_verified(up):
     found = json.loads(run(workspace, "sluice", "lineage", "2", "--json").stdout)
     first = json.loads(run(workspace, "sluice", "lineage", "1", "--json").stdout)
     assert found["git_commit"] == subprocess.run(["git", "rev-parse", "HEAD"], cwd=workspace, capture_output=True, text=True).stdout.strip()
-    assert found["parents"] == {"pretrained": None, "champion": "1"}
+    assert found["parents"] == {"pretrained": None, "pretrained_resolved": None, "pretrained_md5": None, "champion": "1"}
     assert found["data"]["artifacts/records"].endswith(".dir")
     assert found["runs"]["prefect_flow_run_url"] == f"{urls['prefect']}/runs/flow-run/{found['runs']['prefect_flow_run']}"
     assert first["runs"]["prefect_flow_run"]
