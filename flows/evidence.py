@@ -16,7 +16,7 @@ from tasks.health import LETTERS, health
 IDENTITY = (  # equal, or two scores are not comparable
     "suite_md5",
     "harness",
-    "code_md5",
+    "scoring",
     "task_version",
     "template_md5",
     "chat",

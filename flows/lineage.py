@@ -3,11 +3,14 @@
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from flows import record, report
 from flows.pipeline import Pipeline
@@ -16,32 +19,51 @@ from flows.release import PROVENANCE
 from flows.tracking import PIPELINE, flatten
 from models.errors import StageError
 from models.records import read_lines
-from tasks import paired
+from tasks.comparison import comparison
+from tasks.gate import Evidence, clean_pairs
 from tasks.health import answer
 
 RECORDS = "artifacts/records"
 SHOWN_FLIPS = 20
+OTHERS_MARGIN = 0.05  # of suites that the policy does not gate: there it only picks the test, exact or not
 
 
 class Past:
-    """What was registered with a version, fetched once into a temporary folder."""
+    """What was registered with a version, fetched once into a folder. Raises StageError where it is not that any more."""
 
     def __init__(self, registry: Registry, version: Any, folder: Path) -> None:
-        self.registry, self.version = registry, version
-        missing = f"version {version.version} was registered without its provenance: register it again from its commit"
-        if not (version.run_id and registry.client.list_artifacts(version.run_id, "provenance")):
-            raise StageError(missing)
-        found = Path(registry.client.download_artifacts(version.run_id, "provenance", str(folder)))
+        self.registry, self.version, self.known = registry, version, registry.registered(version)
+        found = registry.provenance(version, folder)
         self.files = {name: (found / name).read_text(encoding="utf-8") if (found / name).is_file() else "" for name in PROVENANCE}
 
-    @property
+    @cached_property
     def params(self) -> dict[str, Any]:
-        return YAML(typ="safe").load(self.files["params.yaml"]) or {}
+        return self._mapping("params.yaml")
 
-    @property
+    @cached_property
     def lock(self) -> dict[str, Any]:
         """Each stage's entry of dvc.lock."""
-        return (YAML(typ="safe").load(self.files["dvc.lock"]) or {}).get("stages") or {}
+        return self._mapping("dvc.lock").get("stages") or {}
+
+    def said(self, key: str) -> dict[str, Any]:
+        """What the version's tag `key`, one of record.TEXTS, holds; empty without it. Raises StageError where it is not that any more."""
+        if record.content_of(self.version.tags).get(key) != self.known.content.get(key):
+            raise StageError(
+                f"tag sluice.{key} of version {self.version.version} is not what was registered ({self.known.by}): it was changed"
+            )
+        found: dict[str, Any] = json.loads(self.version.tags.get(f"sluice.{key}", "{}"))
+        return found
+
+    def _mapping(self, name: str) -> dict[str, Any]:
+        try:
+            found = YAML(typ="safe").load(self.files[name]) or {}
+        except YAMLError:
+            found = None
+        if not isinstance(found, dict):
+            raise StageError(
+                f"{name} of version {self.version.version}, as it was registered, is no YAML mapping: nothing is known from it"
+            )
+        return found
 
     @property
     def packages(self) -> dict[str, str]:
@@ -61,24 +83,25 @@ def lineage(registry: Registry, version: Any) -> dict[str, Any]:
     """All that led to a version, as plain values."""
     with tempfile.TemporaryDirectory() as folder:
         past = Past(registry, version, Path(folder))
-    tags, made, read = version.tags, past.hashes("outs"), past.hashes("deps")
+    made, read, known = past.hashes("outs"), past.hashes("deps"), past.known
     run = registry.client.get_run(version.run_id)
     parent = run.data.tags.get("mlflow.parentRunId")
     about = registry.client.get_run(parent).data.tags if parent else {}
     decisions = [run for run in record.decisions(registry.tracker) if run.data.tags.get("sluice.version") == str(version.version)]
     return {
         "version": str(version.version),
-        "model_md5": tags.get("sluice.model_md5"),
+        "model_md5": known.content.get("model_md5"),
+        "known_by": known.words,
         "aliases": sorted(alias for alias, number in registry.aliases().items() if number == str(version.version)),
-        "git_commit": tags.get("git.commit"),
+        "git_commit": known.content.get("commit"),
         "data": {path: md5 for path, md5 in {**read, **made}.items() if path.startswith(("data/", RECORDS, "artifacts/prepared/"))},
         "suites": {path: md5 for path, md5 in read.items() if path.startswith("artifacts/suites")},
-        "params_md5": tags.get("sluice.params_md5"),
+        "params_md5": known.content.get("params_md5"),
         "params": past.params,
         "seeds": {key: value for key, value in flatten(past.params).items() if key.rpartition(".")[2].endswith("seed")},
-        "lock_md5": tags.get("sluice.data_md5"),
-        "environment_md5": tags.get("sluice.environment_md5"),
-        "stage_hash": tags.get("sluice.stage_hash"),
+        "lock_md5": known.content.get("data_md5"),
+        "environment_md5": known.content.get("environment_md5"),
+        "stage_hash": version.tags.get("sluice.stage_hash"),
         "parents": {**_began(past), **_compared(decisions)},
         "runs": {
             "register": version.run_id,
@@ -88,14 +111,14 @@ def lineage(registry: Registry, version: Any) -> dict[str, Any]:
             "prefect_flow_run_url": about.get("prefect.flow_run_url"),
             "stages": {key.removeprefix("sluice.run."): value for key, value in sorted(about.items()) if key.startswith("sluice.run.")},
         },
-        "scores": json.loads(tags.get("sluice.scores", "{}")),
+        "scores": past.said("scores"),
         "decisions": [_decision(run) for run in decisions],
     }
 
 
 def _began(past: Past) -> dict[str, Any]:
     """What training began from: the published model's name, what that stood for (a commit, a version), the md5 of what was read."""
-    said = json.loads(past.version.tags.get("sluice.pretrained", "{}"))
+    said = past.said("pretrained")
     known = {"pretrained_resolved": said.get("resolved"), "pretrained_md5": said.get("md5")}
     return {"pretrained": past.params.get("pretrained"), **known}
 
@@ -116,6 +139,7 @@ def diff(registry: Registry, before: Any, after: Any, pipeline: Pipeline) -> dic
     """What changed between two versions: base, data rows by source, params, packages, code, scores, and which questions flipped."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         old, new = Past(registry, before, Path(one)), Past(registry, after, Path(other))
+        evidence = [registry.evidence_of(version) for version in (before, after)]
         code = _changes(*({path: md5 for path, md5 in past.hashes("deps").items() if path.endswith(".py")} for past in (old, new)))
         return {
             "versions": [str(before.version), str(after.version)],
@@ -124,8 +148,8 @@ def diff(registry: Registry, before: Any, after: Any, pipeline: Pipeline) -> dic
             "params": _changes(flatten(old.params, text=False), flatten(new.params, text=False)),
             "environment": _changes(old.packages, new.packages),
             "code": sorted(code),
-            "scores": _scores(registry, before, after, new.params),
-            "flips": _flips(registry, before, after),
+            "scores": _scores(evidence[0], evidence[1], new.params["gate"]),
+            "flips": _flips(registry.items_of(before), registry.items_of(after), evidence),
         }
 
 
@@ -161,40 +185,52 @@ def _by_source(kind: str, path: Path) -> Counter[tuple[str, str]]:
     return Counter((f"{kind}/{row.get('source', '-')}", json.dumps(row, sort_keys=True)) for row in read_lines(path))
 
 
-def _scores(registry: Registry, before: Any, after: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Per suite both scores and the interval of their difference, on the items that both were asked."""
-    old, new, policy = registry.evidence_of(before), registry.evidence_of(after), params["gate"]
-    found = {}
+def _scores(old: Mapping[str, Evidence], new: Mapping[str, Evidence], policy: Mapping[str, Any]) -> dict[str, Any]:
+    """Per suite both scores and the bounds of their difference, by the gate's test, on the items that both were asked and neither was
+    trained on; `unknown` says why there are none."""
+    found: dict[str, Any] = {}
     for suite in sorted(old.keys() & new.keys()):
-        ours, theirs = new[suite].scores or {}, old[suite].scores or {}
-        common = [item for item in ours if item in theirs]
-        if common:
-            gained, lost = (sum((ours[i] - theirs[i]) * sign > 0 for i in common) for sign in (1, -1))
-            margin = policy["suites"].get(suite, {}).get("margin", 0.05)
-            lower, upper = paired.bounds(gained, lost, len(common), policy["alpha"], margin)
-            means = [sum(side[item] for item in common) / len(common) for side in (theirs, ours)]
-            found[suite] = {"before": means[0], "after": means[1], "lower": lower, "upper": upper, "n": len(common)}
-            found[suite] |= {"gained": gained, "lost": lost, "comparable": old[suite].identity == new[suite].identity}
+        before, after = old[suite], new[suite]
+        pairs, margin = clean_pairs(after, before), policy["suites"].get(suite, {}).get("margin", OTHERS_MARGIN)
+        if not pairs:
+            found[suite] = {"unknown": after.unreadable or before.unreadable or "no item was scored twice that no training text held"}
+            continue
+        lower, upper = comparison(pairs, after.target, margin).bounds(policy["alpha"])
+        ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
+        found[suite] = {
+            "before": fmean(theirs),
+            "after": fmean(ours),
+            "target": after.target,
+            "lower": lower,
+            "upper": upper,
+            "n": len(pairs),
+            "items": len((after.scores or {}).keys() & (before.scores or {}).keys()),
+            "gained": sum(one > other for one, other in pairs),
+            "lost": sum(one < other for one, other in pairs),
+            "comparable": before.identity == after.identity,
+        }
     return found
 
 
-def _flips(registry: Registry, before: Any, after: Any) -> dict[str, list[dict[str, Any]]]:
-    """By suite the items that only one of the two gets right, with both answers; never a question's text."""
-    old, new = registry.items_of(before), registry.items_of(after)
+def _flips(
+    old: Mapping[str, list[dict[str, Any]]], new: Mapping[str, list[dict[str, Any]]], evidence: Sequence[Mapping[str, Evidence]]
+) -> dict[str, list[dict[str, Any]]]:
+    """By suite the items that only one of the two gets right, or more of, with both answers and whether training text held them; never a
+    question's text."""
     found = {}
     for suite in sorted(old.keys() & new.keys()):
         theirs = {item["id"]: item for item in old[suite]}
-        flipped = [
-            (theirs[item["id"]], item) for item in new[suite] if item["id"] in theirs and theirs[item["id"]]["score"] != item["score"]
-        ]
+        held = {item for side in evidence for item in side[suite].contaminated}
         found[suite] = [
             {
                 "id": now["id"],
-                "change": "gained" if now["score"] > was["score"] else "lost",
-                "before": answer(was),
+                "change": "gained" if now["score"] > theirs[now["id"]]["score"] else "lost",
+                "leaked": now["id"] in held,
+                "before": answer(theirs[now["id"]]),
                 "after": answer(now),
             }
-            for was, now in flipped
+            for now in new[suite]
+            if now["id"] in theirs and theirs[now["id"]]["score"] != now["score"]
         ]
     return found
 
@@ -202,6 +238,7 @@ def _flips(registry: Registry, before: Any, after: Any) -> dict[str, list[dict[s
 def describe_lineage(found: Mapping[str, Any]) -> Iterator[str]:
     """The same for people, a line a fact."""
     yield f"version     {found['version']} ({', '.join(found['aliases']) or 'no alias'}), md5 {found['model_md5']}"
+    yield f"known by    {found['known_by']}"
     yield f"code        {found['git_commit'] or 'outside git'}"
     yield f"params      md5 {found['params_md5']}; " + ", ".join(f"{key} {value}" for key, value in found["seeds"].items())
     yield f"environment md5 {found['environment_md5']} (requirements.lock)"
@@ -230,16 +267,23 @@ def describe_diff(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _section("environment", found["environment"], _both)
     yield from _section("code", dict.fromkeys(found["code"], "changed"), str)
     for suite, score in found["scores"].items():
-        otherwise = "" if score["comparable"] else "; scored otherwise, not comparable"
-        interval = f"{score['lower']:+.3f} to {score['upper']:+.3f} (n {score['n']}{otherwise})"
-        yield f"score       {suite}: {score['before']:.3f} -> {score['after']:.3f}, difference {interval}"
+        yield f"score       {suite}: {_difference(score)}"
     for suite, flips in found["flips"].items():
-        gained = sum(flip["change"] == "gained" for flip in flips)
-        yield f"flips       {suite}: {gained} gained, {len(flips) - gained} lost"
+        gained, leaked = sum(flip["change"] == "gained" for flip in flips), sum(flip["leaked"] for flip in flips)
+        yield f"flips       {suite}: {gained} gained, {len(flips) - gained} lost" + (f", {leaked} of them leaked" if leaked else "")
         for flip in flips[:SHOWN_FLIPS]:
-            yield f"  {flip['change']:6}  {flip['id']}: {flip['before']!r} -> {flip['after']!r}"
+            yield f"  {flip['change']:6}  {flip['id']}: {flip['before']!r} -> {flip['after']!r}" + (" (leaked)" if flip["leaked"] else "")
         if len(flips) > SHOWN_FLIPS:
             yield f"  and {len(flips) - SHOWN_FLIPS} more: --json lists them all"
+
+
+def _difference(score: Mapping[str, Any]) -> str:
+    if "unknown" in score:
+        return str(score["unknown"])
+    target = "" if score["target"] is None else f" (target {score['target']:g})"
+    otherwise = "" if score["comparable"] else "; scored otherwise, not comparable"
+    interval = f"{score['lower']:+.3f} to {score['upper']:+.3f} on {score['n']} clean items of {score['items']}{otherwise}"
+    return f"{score['before']:.3f} -> {score['after']:.3f}{target}, difference {interval}"
 
 
 def _row_counts(rows: Any) -> str:

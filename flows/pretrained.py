@@ -163,7 +163,8 @@ def _today(name: str) -> str:
 def _of_registry(registry: Registry, said: re.Match[str], store: Path, fetch: bool) -> Base:
     """A version of the registry's, kept in the folder `store` by its content; the one before it goes."""
     version = registry.named(said[1], said[2] or said[3])
-    model_md5, note = version.tags.get("sluice.model_md5"), {"source": said[0], "resolved": f"models:/{said[1]}/{version.version}"}
+    model_md5 = registry.registered(version).content.get("model_md5")
+    note = {"source": said[0], "resolved": f"models:/{said[1]}/{version.version}"}
     if model_md5 is None:
         raise UserError(
             f"pretrained: {said[0]} was not registered by Sluice, nothing is known of its content: fetch it, and name its folder"

@@ -92,8 +92,8 @@ def _leaks(held: Session, registry: Registry, version: Any, suite: str) -> dict[
 def _prepared(registry: Registry, version: Any) -> dict[str, str]:
     """The md5 of each kind of prepared records, of the dvc.lock that was registered with a version."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(registry.client.download_artifacts(version.run_id, "provenance/dvc.lock", folder))
-        lock = YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}
+        path = registry.provenance(version, Path(folder)) / "dvc.lock"
+        lock = YAML(typ="safe").load(path.read_text(encoding="utf-8") if path.is_file() else "") or {}
     made = [out for stage in (lock.get("stages") or {}).values() for out in stage.get("outs", [])]
     return {Path(out["path"]).name: out["md5"] for out in made if out["path"].startswith(f"{PREPARED}/") and out["md5"].endswith(".dir")}
 

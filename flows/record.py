@@ -25,9 +25,12 @@ from tasks.gate import GateResult
 CHAMPION, PREVIOUS = "champion", "previous"
 ROLLBACK, REJECTED, ACCEPTED, ANCHORED = "rollback", "rejected", "accepted", "anchor"  # verdicts of people; the gate's: "promote", ...
 CONTENT = ("verdict", "reason", "alias", "version", "was", "previous", "pipeline_run", "by", "artifacts", "sequence", "before")
-VERSION = ("model_md5", "evidence_md5")  # of the version decided about, as its tags say; older records hold none
-LATER = ("anchors", "inputs")  # the suites' anchors after the decision, and what identifies all that it was made from; not in older records
+FILES = {"dvc.lock": "data_md5", "params.yaml": "params_md5", "requirements.lock": "environment_md5"}  # a version's provenance
+TEXTS = ("pretrained", "scores")  # tags of a version that a record has the md5 of
+VERSION = ("model_md5", "evidence_md5", *FILES.values(), "commit", *TEXTS)  # of the version decided about; older records hold fewer
+LATER = ("anchors", "inputs", "accepted")  # the anchors after the decision, what identifies all that it was made from, see `trusted`
 OWN = (*CONTENT, *VERSION, *LATER, "record", "kind", "host", "pid")  # what tags a record has, each after "sluice."
+TAGS = "its tags"
 HEAD = "sluice.record_head"  # tag of the registered model: "sequence:hash" of the newest record
 
 
@@ -55,6 +58,25 @@ class Finding:
 
     what: str
     run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What identifies a version and all that was registered with it, of VERSION, and who says so.
+
+    `doubt` is why nothing may be taken for what was registered; a version that was never decided on has its tags only, which whoever may
+    edit tags can change.
+    """
+
+    content: Mapping[str, str]
+    by: str
+    doubt: str = ""
+
+    @property
+    def words(self) -> str:
+        """Who says so, and what that is worth."""
+        weak = "its tags: nothing was decided about it yet, until then whoever may edit tags can change them unseen"
+        return self.doubt or (weak if self.by == TAGS else self.by)
 
 
 def tags_of(decision: Decision, parent: str | None) -> dict[str, str]:
@@ -93,8 +115,8 @@ def link(tracker: Tracker, run_id: str) -> str:
     """
     newest = head(tracker)
     sequence, _, before = newest.partition(":")
-    if not (_number(sequence) and before) and (newest or any("sluice.record" in run.data.tags for run in decisions(tracker))):
-        raise StageError(f"tag {HEAD} of registered model {tracker.model} is {newest!r}; 'sluice audit' says what it must be: put it back")
+    if wrong := _no_head(newest, [] if newest else decisions(tracker)):
+        raise StageError(f"registered model {tracker.model}: {wrong}")
     tracker.client.set_tag(run_id, "sluice.artifacts", _artifacts(tracker, run_id))
     own = _number(sequence) + 1
     tracker.client.set_tag(run_id, "sluice.sequence", str(own))
@@ -102,6 +124,14 @@ def link(tracker: Tracker, run_id: str) -> str:
     found = digest(tracker.client.get_run(run_id))
     tracker.client.set_tag(run_id, "sluice.record", found)
     return f"{own}:{found}"
+
+
+def _no_head(newest: str, runs: Sequence[Any]) -> str:
+    """What is wrong where the head names no record; empty before the first."""
+    sequence, _, before = newest.partition(":")
+    if (_number(sequence) and before) or not (newest or any("sluice.record" in run.data.tags for run in runs)):
+        return ""
+    return f"its tag {HEAD} is {newest!r}; 'sluice audit' says what it must be: put it back"
 
 
 def _number(text: str) -> int:
@@ -138,15 +168,8 @@ def _artifacts(tracker: Tracker, run_id: str) -> str:
 
 def decisions(tracker: Tracker) -> Sequence[Any]:
     """The runs on record, newest first."""
-    experiment, found, token = tracker.experiment_id(PROMOTIONS), list[Any](), None
-    while True:
-        page = tracker.client.search_runs(
-            [experiment], "attributes.status = 'FINISHED'", max_results=1000, order_by=["attributes.start_time DESC"], page_token=token
-        )
-        found += page
-        token = page.token
-        if not token:
-            return sorted(found, key=lambda run: _number(run.data.tags.get("sluice.sequence", "")), reverse=True)
+    found = tracker.runs(PROMOTIONS, "attributes.status = 'FINISHED'")
+    return sorted(found, key=lambda run: (_number(run.data.tags.get("sluice.sequence", "")), run.info.start_time), reverse=True)
 
 
 def sound(newest_first: Sequence[Any], newest: str) -> list[Any]:
@@ -163,6 +186,59 @@ def sound(newest_first: Sequence[Any], newest: str) -> list[Any]:
             found.append(run)
         place, expected = number, tags.get("sluice.before", "")
     return found
+
+
+def doubts(newest_first: Sequence[Any], newest: str) -> set[str]:
+    """What the head does not vouch for: "#3", a record that is gone or was edited, and the ids of runs that are no sound record."""
+    chain = sound(newest_first, newest)
+    ids = {run.info.run_id for run in newest_first if "sluice.record" in run.data.tags} - {run.info.run_id for run in chain}
+    return ids | _places(1, _number(newest.partition(":")[0])) - {f"#{run.data.tags['sluice.sequence']}" for run in chain}
+
+
+def _places(first: int, last: int) -> set[str]:
+    return {f"#{number}" for number in range(first, last + 1)}
+
+
+def trusted(newest_first: Sequence[Any], newest: str) -> tuple[list[Any], set[str]]:
+    """The records that the head vouches for through all records between, newest first, and what is in doubt.
+
+    Below a record that is gone or was edited nothing is sure: whoever took it away may have written what is there. A person who accepts it,
+    on record, passes over it.
+    """
+    found, accepted, place = list[Any](), set[str](), _number(newest.partition(":")[0])
+    for run in sound(newest_first, newest):
+        tags, number = run.data.tags, _number(run.data.tags["sluice.sequence"])
+        if not accepted >= _places(number + 1, place):
+            break
+        found.append(run)
+        if tags.get("sluice.verdict") == ACCEPTED:  # older ones do not say what
+            accepted |= set(tags["sluice.accepted"].split()) if "sluice.accepted" in tags else _places(1, number)
+        place = number - 1
+    return found, doubts(newest_first, newest) - accepted
+
+
+def known(newest_first: Sequence[Any], newest: str, number: str, tags: Mapping[str, str]) -> Known:
+    """What is known of a version: as it was when it was first decided on, by a record that the head vouches for; else by its tags."""
+    (runs, doubtful), own = trusted(newest_first, newest), content_of(tags)
+    about = [run.data.tags for run in runs if run.data.tags.get("sluice.version") == number and "sluice.model_md5" in run.data.tags]
+    if about:
+        recorded = {key: run[f"sluice.{key}"] for run in about for key in VERSION if f"sluice.{key}" in run}  # the first one's word counts
+        content = {key: value for key, value in {**own, **recorded}.items() if value}
+        return Known(content, f"record {about[-1]['sluice.sequence']}")
+    if wrong := _no_head(newest, newest_first):
+        return Known(own, TAGS, f"what was decided about it is not known: the registered model lost its place in the record, {wrong}")
+    claimed = {run.info.run_id for run in newest_first if run.data.tags.get("sluice.version") == number}
+    if any(one.startswith("#") for one in doubtful) or doubtful & claimed:
+        todo = "'sluice audit' names them, 'sluice audit --accept WHY' puts on record that they are known"
+        return Known(own, TAGS, f"what was decided about it is not known, records are missing or were edited: {todo}")
+    return Known(own, TAGS)
+
+
+def content_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """What identifies a version, of VERSION, by its own tags."""
+    found = {key: tags[f"sluice.{key}"] for key in VERSION if f"sluice.{key}" in tags}
+    found |= {key: hashlib.md5(found[key].encode(), usedforsecurity=False).hexdigest() for key in TEXTS if key in found}
+    return found | ({"commit": tags["git.commit"]} if tags.get("git.commit") else {})
 
 
 def anchors_of(run: Any) -> dict[str, Standing] | None:
@@ -234,14 +310,21 @@ def _accepted(tracker: Tracker, runs: Sequence[Any]) -> list[list[str | None]]:
 
 
 def _changed_versions(chain: Sequence[Any], versions: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
-    """Versions whose content, by the newest record about each, is not what is stored."""
-    recorded = {run.data.tags.get("sluice.version", ""): run.data.tags for run in chain if "sluice.model_md5" in run.data.tags}
-    for number, tags in recorded.items():
-        for key in VERSION if number in versions else ():
-            now, then = versions[number].get(key, ""), tags.get(f"sluice.{key}", "")
+    """Versions whose content, by the first record about each, is not what is stored."""
+    recorded: dict[str, dict[str, str]] = {}
+    for run in chain:
+        tags = run.data.tags
+        if "sluice.model_md5" in tags:
+            said = {key: tags[f"sluice.{key}"] for key in VERSION if f"sluice.{key}" in tags}
+            number = tags.get("sluice.version", "")
+            recorded[number] = {**said, **recorded.get(number, {})}
+    files = {key: name for name, key in FILES.items()}
+    for number in recorded.keys() & versions.keys():
+        for key, then in recorded[number].items():
+            now, what = versions[number].get(key, ""), files.get(key, key.removesuffix("_md5"))
             if now != then:
-                what = key.removesuffix("_md5")
-                yield Finding(f"the {what} of version {number} has md5 {now or 'none'}, decided on was {then or 'none'}: it was changed")
+                has = "is" if key == "commit" else "has md5"
+                yield Finding(f"the {what} of version {number} {has} {now or 'none'}, decided on was {then or 'none'}: it was changed")
 
 
 def _broken_links(tracker: Tracker, chain: Sequence[Any], newest: str) -> Iterator[Finding]:

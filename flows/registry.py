@@ -10,10 +10,10 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-from flows import lease, record, services
+from flows import lease, record, services, tracking
 from flows.evidence import load_evidence, unreadable
-from flows.record import CHAMPION, PREVIOUS, REJECTED, ROLLBACK, Decision
-from flows.tracking import PIPELINE, PROMOTIONS, Tracker, is_dead, is_mine
+from flows.record import CHAMPION, PREVIOUS, REJECTED, ROLLBACK, Decision, Known
+from flows.tracking import PIPELINE, PROMOTIONS, Tracker, all_pages, is_dead, is_mine
 from flows.workspace import locked
 from models.errors import Refused, StageError, UserError
 from models.records import folder_md5, read_lines
@@ -22,6 +22,7 @@ from tasks.anchor import Standing
 from tasks.gate import Evidence, GateResult
 
 UNHEARD_S = 3600.0  # no decision takes an hour to put on record
+SHOWN = 20  # versions in a message
 SERVING = ("mlflow", "torch", "transformers", "accelerate")
 
 
@@ -44,7 +45,9 @@ class Registry:
         try:
             return self.client.get_model_version(self.name, aliases.get(number, number.removeprefix("v")))
         except MlflowException:
-            known = ", ".join(str(version.version) for version in self.versions()) or "none yet: 'sluice run' registers one"
+            newest, more = self.versions()[:SHOWN], len(self.versions()) - SHOWN
+            known = ", ".join(str(version.version) for version in newest) or "none yet: 'sluice run' registers one"
+            known += f" and {more} older ones" if more > 0 else ""
             named = f"; aliases: {', '.join(sorted(aliases))}" if aliases else ""
             raise UserError(f"{self.name} has no version or alias {number!r}; registered: {known}{named}") from None
 
@@ -62,7 +65,10 @@ class Registry:
 
     def versions(self) -> Sequence[Any]:
         """All versions, newest first."""
-        found = self.client.search_model_versions(f"name = '{self.name}'", max_results=1000)
+        filters, order = f"name = '{self.name}'", ["version_number ASC"]
+        found = all_pages(
+            lambda token: self.client.search_model_versions(filters, max_results=tracking.PAGE, order_by=order, page_token=token)
+        )
         return sorted(found, key=lambda version: int(version.version), reverse=True)
 
     def at(self, alias: str) -> Any | None:
@@ -144,17 +150,41 @@ class Registry:
                 raise
         return self.client.create_model_version(self.name, logged.model_uri, run_id, tags=dict(tags), model_id=logged.model_id)
 
+    def registered(self, version: Any) -> Known:
+        """What identifies a version and what was registered with it, by the record where one vouches for it.
+
+        Raises UserError where the whole record was deleted.
+        """
+        if version.name != self.name:
+            return Registry(Tracker(self.tracker.workspace, version.name)).registered(version)
+        known = record.known(record.decisions(self.tracker), record.head(self.tracker), str(version.version), version.tags)
+        if known.doubt:
+            self.tracker.kept_experiment(PROMOTIONS)
+        return known
+
     def evidence_of(self, version: Any) -> dict[str, Evidence]:
         """The per-item evidence that was registered with a version, by suite; where its files are not those any more, it says so."""
+        known = self.registered(version)
         with self._stored_evidence(version.run_id) as folder:
             paths = sorted(path for path in (folder / "evidence").glob("*") if path.is_dir())
             leaked = folder / "contamination"
-            model_md5 = version.tags.get("sluice.model_md5", "")
-            found = {path.name: load_evidence(path, leaked / f"{path.name}.jsonl", model_md5) for path in paths}
-            if version.tags.get("sluice.evidence_md5", "") not in ("", folder_md5(folder)):
-                changed = unreadable(f"evidence of version {version.version} is not what was registered: its stored files were changed")
-                return dict.fromkeys({*found, *self._scored(version)}, changed)
-            return found
+            wrong = self._changed_evidence(version, known, folder)
+            if wrong:
+                return dict.fromkeys({*(path.name for path in paths), *self._scored(version)}, unreadable(wrong))
+            model_md5 = known.content.get("model_md5", "")
+            return {path.name: load_evidence(path, leaked / f"{path.name}.jsonl", model_md5) for path in paths}
+
+    def _changed_evidence(self, version: Any, known: Known, folder: Path) -> str:
+        """Why what is stored as a version's evidence is not what was registered; empty where it is."""
+        if known.doubt:
+            return f"version {version.version}: {known.doubt}"
+        expected, found = known.content.get("evidence_md5", "none"), folder_md5(folder) if any(folder.iterdir()) else "none"
+        if found == expected:
+            return ""
+        return (
+            f"evidence of version {version.version} is not what was registered: its stored files have md5 {found}, "
+            f"must have {expected} ({known.by}): they were changed"
+        )
 
     def _scored(self, version: Any) -> list[str]:
         """The suites that a version was registered with scores of."""
@@ -194,10 +224,38 @@ class Registry:
             yield
 
     def items_of(self, version: Any) -> dict[str, list[dict[str, Any]]]:
-        """The per-item records that were registered with a version, by suite."""
+        """The per-item records that were registered with a version, by suite. Raises StageError where they are not those any more."""
         with self._stored_evidence(version.run_id) as folder:
+            if wrong := self._changed_evidence(version, self.registered(version), folder):
+                raise StageError(wrong)
             suites = sorted(path for path in (folder / "evidence").glob("*") if (path / "items.jsonl").is_file())
             return {suite.name: list(read_lines(suite / "items.jsonl")) for suite in suites}
+
+    def provenance(self, version: Any, into: Path) -> Path:
+        """Fetch the dvc.lock, params.yaml and requirements.lock that were registered with a version, into a folder.
+
+        Raises StageError, naming the file, where there are none, or they are not those any more.
+        """
+        found, known = self._provenance_md5s(version, into), self.registered(version)
+        if not found:
+            raise StageError(f"version {version.version} was registered without its provenance: register it again from its commit")
+        if known.doubt:
+            raise StageError(f"version {version.version}: {known.doubt}")
+        for name, key in record.FILES.items():
+            has, must = found.get(key, "none"), known.content.get(key, "none")
+            if has != must:
+                raise StageError(
+                    f"{name} of version {version.version} is not what was registered: its stored file has md5 {has}, "
+                    f"must have {must} ({known.by}): it was changed"
+                )
+        return into / "provenance"
+
+    def _provenance_md5s(self, version: Any, into: Path) -> dict[str, str]:
+        """Fetch a version's provenance; the md5 of each file that there is, under its name in record.FILES."""
+        if not (version.run_id and self.client.list_artifacts(version.run_id, "provenance")):
+            return {}
+        folder = Path(self.client.download_artifacts(version.run_id, "provenance", str(into)))
+        return {key: file_md5(folder / name) for name, key in record.FILES.items() if (folder / name).is_file()}
 
     def model_folder(self, version: Any, into: Path) -> Path:
         """Fetch a version's model folder. Raises StageError where its content is not the one that was registered."""
@@ -210,9 +268,11 @@ class Registry:
             raise StageError(f"version {version.version}: its stored model cannot be fetched ({cause})") from None
         if not path.is_dir():
             raise StageError(f"version {version.version}: its stored model is gone")
-        found, registered = folder_md5(path), version.tags.get("sluice.model_md5")
-        if found != registered:
-            raise StageError(f"version {version.version}: the stored model has md5 {found}, must have {registered}: its files were changed")
+        found, known = folder_md5(path), self.registered(version)
+        registered = known.content.get("model_md5")
+        if known.doubt or found != registered:
+            wrong = f"the stored model has md5 {found}, must have {registered} ({known.by}): its files were changed"
+            raise StageError(f"version {version.version}: {known.doubt or wrong}")
         return path
 
     def put_on_record(
@@ -230,6 +290,8 @@ class Registry:
         """
         standings = self._standings_after(decision, result)
         tags = record.tags_of(decision, parent) | self._content(decision.version) | {"sluice.anchors": record.anchors_tag(standings)}
+        if accepted:
+            tags["sluice.accepted"] = " ".join(sorted(record.doubts(record.decisions(self.tracker), record.head(self.tracker))))
         run_id = self.tracker.start(PROMOTIONS, f"{decision.verdict} {decision.version or ''}".strip(), tags)
         try:
             if result is not None:
@@ -300,17 +362,19 @@ class Registry:
         return self.standings()
 
     def _content(self, number: str | None) -> dict[str, str]:
-        """What identifies a version on record, of its tags."""
-        tags = self.client.get_model_version(self.name, number).tags if number else {}
-        return {f"sluice.{key}": tags[f"sluice.{key}"] for key in record.VERSION if f"sluice.{key}" in tags}
+        """What identifies a version on record, as the first record of it has it."""
+        content = self.registered(self.client.get_model_version(self.name, number)).content if number else {}
+        return {f"sluice.{key}": content.get(key, "") for key in record.VERSION} if content else {}
 
     def _stored(self, number: str) -> dict[str, str]:
-        """The same as it is now: the model by its tag, the evidence by its files."""
+        """The same as it is now: the model by its tag, evidence and provenance by their files."""
         version = self.client.get_model_version(self.name, number)
-        found = {key: version.tags.get(f"sluice.{key}", "") for key in record.VERSION}
-        if found["evidence_md5"]:
+        found = record.content_of(version.tags)
+        if "evidence_md5" in found:
             found["evidence_md5"] = self._evidence_md5(version.run_id)
-        return found
+        with tempfile.TemporaryDirectory() as folder:
+            stored = self._provenance_md5s(version, Path(folder))
+        return {**found, **dict.fromkeys(record.FILES.values(), ""), **stored}
 
     def _require_intact(self, number: str) -> None:
         """Raise StageError where a version's files are not those that were registered, UserError where Sluice did not register it."""

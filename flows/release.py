@@ -17,7 +17,7 @@ from flows.early import EarlyResult
 from flows.evidence import load_evidence, unreadable
 from flows.pipeline import Pipeline
 from flows.rebaseline import rebaselined
-from flows.record import CHAMPION, Decision
+from flows.record import CHAMPION, FILES, Decision
 from flows.registry import Registry, file_md5
 from flows.session import Session
 from flows.tracking import Tracker, git_commit, unavailable
@@ -27,7 +27,7 @@ from tasks import anchor, comparison, gate, health, paired
 from tasks.anchor import Standing
 from tasks.gate import Evidence, GateResult, Reference, judge
 
-PROVENANCE = ("dvc.lock", "params.yaml", "requirements.lock")
+PROVENANCE = tuple(FILES)
 CANDIDATE = "rlhf"  # the model that the pipeline offers to the gate
 
 

@@ -6,7 +6,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from flows.workspace import Workspace, alive, locked, start_time
 from models.errors import SluiceError, StageError, UserError
 
 PIPELINE, PROMOTIONS = "pipeline", "promotions"
+PAGE = 1000  # entries asked for at once
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE")  # asking again is answered the same way
 
 
@@ -130,6 +131,14 @@ class Tracker:
     def _experiment(self, kind: str) -> Any:
         return self.client.get_experiment_by_name(f"{self.model}/{kind}")
 
+    def kept_experiment(self, kind: str) -> Any:
+        """Experiment `<model>/<kind>`. Raises UserError where somebody deleted it."""
+        experiment = self._experiment(kind)
+        if experiment.lifecycle_stage != "active":
+            restore = f"'mlflow experiments restore --experiment-id {experiment.experiment_id}' brings it back"
+            raise UserError(f"MLflow's experiment {experiment.name} was deleted, runs are kept in it: {restore}")
+        return experiment
+
     def experiment_id(self, kind: str) -> str:
         """The id of experiment `<model>/<kind>`."""
         return str(self._experiment(kind).experiment_id)
@@ -147,20 +156,14 @@ class Tracker:
 
     def start(self, kind: str, name: str, tags: Mapping[str, str], parent: str | None = None, time_ms: int | None = None) -> str:
         """Open a run and return its id. Raises UserError where somebody deleted the experiment."""
-        tags, experiment = (
-            {**owner_tags(), **masked_values(tags), **({"mlflow.parentRunId": parent} if parent else {})},
-            self._experiment(kind),
-        )
-        if experiment.lifecycle_stage != "active":
-            restore = f"'mlflow experiments restore --experiment-id {experiment.experiment_id}' brings it back"
-            raise UserError(f"MLflow's experiment {experiment.name} was deleted, runs are kept in it: {restore}")
+        tags = {**owner_tags(), **masked_values(tags), **({"mlflow.parentRunId": parent} if parent else {})}
+        experiment = self.kept_experiment(kind)
         run = self.client.create_run(str(experiment.experiment_id), time_ms, tags, name)
         return str(run.info.run_id)
 
     def tagged(self, key: str, value: str) -> Sequence[Any]:
         """The pipeline's runs with that tag, the oldest first."""
-        found = self.client.search_runs([self.experiment_id(PIPELINE)], f"tags.`{key}` = '{value}'", max_results=100)
-        return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+        return sorted(self.runs(PIPELINE, f"tags.`{key}` = '{value}'"), key=lambda run: (run.info.start_time, run.info.run_id))
 
     def log_batch(
         self, run_id: str, metrics: Sequence[tuple[str, float, int, int]], params: Mapping[str, str], tags: Mapping[str, str]
@@ -199,9 +202,14 @@ class Tracker:
         except (SQLAlchemyError, RequestException, ConnectionError) as error:
             raise self.unavailable(error) from None
 
+    def runs(self, kind: str, filters: str) -> list[Any]:
+        """All runs that the filter lets through, the oldest first: what is added meanwhile moves no page."""
+        experiments, order = [self.experiment_id(kind)], ["attributes.start_time ASC"]
+        return all_pages(lambda token: self.client.search_runs(experiments, filters, max_results=PAGE, order_by=order, page_token=token))
+
     def open_runs(self, kind: str) -> Sequence[Any]:
         """The RUNNING runs."""
-        return list(self.client.search_runs([self.experiment_id(kind)], "attributes.status = 'RUNNING'", max_results=1000))
+        return self.runs(kind, "attributes.status = 'RUNNING'")
 
     def close_dead_runs(self) -> None:
         """Mark KILLED every run of the pipeline that its process left open. The record's are the registry's to settle."""
@@ -223,6 +231,16 @@ class Tracker:
         """The run's page; for an embedded database, the page that `sluice up` will serve."""
         base = web.shown(self.uri) if web.is_web(self.uri) else "http://127.0.0.1:5000"
         return f"{base.rstrip('/')}/#/experiments/{self.experiment_id(kind)}/runs/{run_id}"
+
+
+def all_pages(ask: Callable[[str | None], Any]) -> list[Any]:
+    """What `ask(token)` answers, page by page."""
+    page = ask(None)
+    found = list(page)
+    while page.token:
+        page = ask(page.token)
+        found += page
+    return found
 
 
 def is_mine(run: Any) -> bool:

@@ -5,29 +5,30 @@ not touched.
 """
 
 import contextlib
-import json
 import os
-import shutil
+import re
 import signal
 import subprocess
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-from flows import pretrained
+from flows import pretrained, worktree
 from flows.lineage import Past
+from flows.pipeline import Pipeline
 from flows.processes import program, stream
 from flows.registry import Registry, file_md5
 from flows.release import CANDIDATE, candidate_folder
-from models.errors import SluiceError, StageError, UserError
+from flows.workspace import Workspace
+from models.errors import SluiceError, StageError
 from models.records import folder_md5, read_lines
 
 SHOWN = 5
+PLAIN = re.compile(r"\w[\w@+,:=./-]*", re.ASCII)
 RUNNING = "Running stage"  # DVC says so before each
 Tell = Callable[[str], None]
 
@@ -42,28 +43,38 @@ class Check:
 
 
 def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: Tell) -> Iterator[Check]:
-    """Yield each check as it is done; tell what is made again.
+    """Yield each check as it is done; tell what is made again. What is stored decides on no command: those are the commit's.
 
-    Raises UserError where the commit is not at hand. Ctrl-C and SIGTERM leave no worktree behind.
+    Raises UserError where the commit is not at hand. Ctrl-C and SIGTERM leave no worktree behind, what SIGKILL leaves the next one removes.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="sluice-verify-") as name:
-        folder = Path(name)
+    root, known = registry.tracker.workspace.root, registry.registered(version)
+    with worktree.scratch(root) as folder:
+        yield Check("record", not known.doubt, f"known by {known.words}" if not known.doubt else known.doubt)
         yield _stored(registry, version, folder)
-        past = Past(registry, version, folder)
-        yield _environment(past)
-        with _worktree(registry.tracker.workspace.root, version, folder / "tree") as tree:
+        try:
+            past = Past(registry, version, folder)
+            environment = _environment(past)
+        except StageError as error:
+            yield Check("provenance", False, str(error))
+            return  # nothing is made from files that are not the registered ones
+        yield Check("provenance", True, f"{', '.join(past.files)} as registered")
+        yield environment
+        with _worktree(root, version, known.content.get("commit", ""), folder) as tree:
+            if wrong := _not_plain(past.params, (tree / "dvc.yaml").read_text(encoding="utf-8")):
+                yield Check("commands", False, wrong)
+                return
             for file, text in past.files.items():
                 if text:  # a version without it is told of by what lacks it
                     (tree / file).write_text(text, encoding="utf-8")
             yield _code(tree, past)
             if past.params.get("pretrained") is not None:
                 yield _published(registry, past, tree)
-            yield _materialised(version, tree)
+            yield _materialised(past, tree)
             if score:
-                yield from _scores(registry, version, past, tree, tell)
+                yield from _scores(registry, version, tree, tell)
             if retrain:
-                yield _retrained(version, tree, folder / "cache", tell)
+                yield _retrained(past, tree, folder / "cache", tell)
 
 
 def _stored(registry: Registry, version: Any, folder: Path) -> Check:
@@ -71,7 +82,7 @@ def _stored(registry: Registry, version: Any, folder: Path) -> Check:
         registry.model_folder(version, folder / "stored")
     except StageError as error:
         return Check("stored model", False, str(error))
-    return Check("stored model", True, f"md5 {version.tags['sluice.model_md5']}, as registered")
+    return Check("stored model", True, f"md5 {registry.registered(version).content['model_md5']}, as registered")
 
 
 def _environment(past: Past) -> Check:
@@ -85,21 +96,35 @@ def _environment(past: Past) -> Check:
 
 
 @contextlib.contextmanager
-def _worktree(root: Path, version: Any, tree: Path) -> Iterator[Path]:
-    commit = version.tags.get("git.commit", "").removesuffix("-dirty")
-    if shutil.which("git") is None:
-        raise UserError("a version is made again in a worktree of its commit, and no git is installed: install it")
-    done = _run(["git", "worktree", "add", "--detach", str(tree), commit or "HEAD"], root)
-    if not commit or done.returncode:
-        raise UserError(
-            f"version {version.version} is of commit {commit or 'none'}, which this repository does not hold: 'git fetch' it first"
-        )
-    try:
+def _worktree(root: Path, version: Any, commit: str, folder: Path) -> Iterator[Path]:
+    """The version's commit with DVC's cache of the workspace."""
+    with worktree.checkout(root, commit.removesuffix("-dirty"), folder, f"version {version.version}") as tree:
         cache = _run([program("dvc"), "cache", "dir"], root).stdout.strip()
         _must([program("dvc"), "cache", "dir", "--local", cache], tree)
         yield tree
-    finally:
-        _run(["git", "worktree", "remove", "--force", str(tree)], root)
+
+
+def _not_plain(params: Mapping[str, Any], dvc_yaml: str) -> str:
+    """What params would put into dvc.yaml, whose commands a shell runs and whose paths are written to, that is no plain word."""
+    inner = re.findall(r"\$\{(.*?)\}", dvc_yaml, re.DOTALL)
+    for name in sorted({re.split(r"[.\[\s]", each.strip())[0] for each in inner}):
+        for word in _words(params.get(name)):
+            if not PLAIN.fullmatch(word) or ".." in word:
+                return f"params.yaml, as it was registered, has {word!r} under {name}: dvc.yaml puts it into commands, must be a plain word"
+    return ""
+
+
+def _words(value: Any) -> Iterator[str]:
+    """All keys and values of nested params, as DVC would write them."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _words(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _words(inner)
+    elif value is not None:
+        yield str(value)
 
 
 def _code(tree: Path, past: Past) -> Check:
@@ -115,7 +140,7 @@ def _code(tree: Path, past: Past) -> Check:
 
 def _published(registry: Registry, past: Past, tree: Path) -> Check:
     """The published model that training began from, linked into the tree: is it still what was read?"""
-    recorded = json.loads(past.version.tags.get("sluice.pretrained", "{}"))
+    recorded = past.said("pretrained")
     if not recorded:
         return Check("published base", True, "not on record: registered by an earlier Sluice")
     try:
@@ -126,35 +151,40 @@ def _published(registry: Registry, past: Past, tree: Path) -> Check:
     return Check("published base", as_read, f"md5 {found}" + ("" if as_read else f", training began from {recorded.get('md5')}"))
 
 
-def _materialised(version: Any, tree: Path) -> Check:
+def _materialised(past: Past, tree: Path) -> Check:
     """The candidate, checked out by the recorded dvc.lock, from the cache or the remote."""
     out = candidate_folder(tree).relative_to(tree).as_posix()
     for command in ("checkout", "pull"):
         if _run([program("dvc"), command, out], tree).returncode == 0 and (tree / out).is_dir():
-            return _compare("lock and cache", version, tree)
+            return _compare("lock and cache", past, tree)
     return Check(
         "lock and cache", False, f"{out} of the recorded lock is neither in DVC's cache nor in a remote: '--retrain' makes it again"
     )
 
 
-def _compare(name: str, version: Any, tree: Path) -> Check:
-    found, registered = folder_md5(candidate_folder(tree)), version.tags.get("sluice.model_md5")
+def _compare(name: str, past: Past, tree: Path) -> Check:
+    found, registered = folder_md5(candidate_folder(tree)), past.known.content.get("model_md5")
     return Check(name, found == registered, f"md5 {found}" + ("" if found == registered else f", registered {registered}"))
 
 
-def _scores(registry: Registry, version: Any, past: Past, tree: Path, tell: Tell) -> Iterator[Check]:
-    """Each suite asked again; item by item against what was registered."""
+def _scores(registry: Registry, version: Any, tree: Path, tell: Tell) -> Iterator[Check]:
+    """Each suite asked again, by the commit's own command; item by item against what was registered."""
+    try:
+        suites, stages = registry.items_of(version), Pipeline(Workspace(tree)).stages
+    except SluiceError as error:
+        yield Check("scores", False, str(error))
+        return
     _run([program("dvc"), "checkout", "artifacts/suites"], tree)
-    for suite, items in registry.items_of(version).items():
-        stage = f"benchmark@{CANDIDATE}-{suite}"
-        tell(f"    {len(items)} items of {suite} are asked again")
-        if stage not in past.lock:
-            yield Check(f"score {suite}", False, f"dvc.lock, as it was registered, has no stage {stage}")
+    for suite, items in suites.items():
+        stage = stages.get(f"benchmark@{CANDIDATE}-{suite}")
+        if stage is None:
+            yield Check(f"score {suite}", False, f"the commit's dvc.yaml has no stage benchmark@{CANDIDATE}-{suite}")
             continue
-        done = _run(["sh", "-c", past.lock[stage]["cmd"]], tree)
+        tell(f"    {len(items)} items of {suite} are asked again")
+        last, code = _heard(["sh", "-c", stage.command], tree, lambda _line: None)
         path = tree / "artifacts" / "benchmark" / f"{CANDIDATE}-{suite}" / "items.jsonl"
-        if done.returncode or not path.is_file():
-            yield Check(f"score {suite}", False, f"could not be scored again: {_last(done)}")
+        if code or not path.is_file():
+            yield Check(f"score {suite}", False, f"could not be scored again: {last}")
             continue
         again = {item["id"]: item for item in read_lines(path)}
         other = [item["id"] for item in items if again.get(item["id"]) != item]
@@ -162,22 +192,28 @@ def _scores(registry: Registry, version: Any, past: Past, tree: Path, tell: Tell
         yield Check(f"score {suite}", same, f"{len(items)} items equal" if same else _listed(other, "items that differ: "))
 
 
-def _retrained(version: Any, tree: Path, cache: Path, tell: Tell) -> Check:
+def _retrained(past: Past, tree: Path, cache: Path, tell: Tell) -> Check:
     """Everything made again from the data, with an empty cache; compared byte for byte."""
     for pointer in sorted((tree / "data").rglob("*.dvc")):
         _must([program("dvc"), "checkout", str(pointer.relative_to(tree))], tree)
     _must([program("dvc"), "cache", "dir", "--local", str(cache)], tree)
-    last = ""
+    last, code = _heard(
+        [program("dvc"), "repro", "--force", CANDIDATE], tree, lambda line: tell(f"    {line}") if line.startswith(RUNNING) else None
+    )
+    return Check("retrained", False, f"training failed: {last}") if code else _compare("retrained", past, tree)
 
-    def hear(line: str) -> None:
+
+def _heard(command: list[str], folder: Path, hear: Tell) -> tuple[str, int]:
+    """Run a command that may take long, and dies with us; return its last words and its exit code."""
+    last = "no output"
+
+    def keep(line: str) -> None:
         nonlocal last
         last = line or last
-        if line.startswith(RUNNING):
-            tell(f"    {line}")
+        hear(line)
 
-    if stream([program("dvc"), "repro", "--force", CANDIDATE], tree, _env(tree), hear, threading.TIMEOUT_MAX):
-        return Check("retrained", False, f"training failed: {last or 'no output'}")
-    return _compare("retrained", version, tree)
+    code = stream(command, folder, _env(folder), keep, threading.TIMEOUT_MAX)
+    return last, code
 
 
 def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:

@@ -39,6 +39,14 @@ TASKS = Path(__file__).with_name("suite_tasks")
 Progress = Callable[[int, int], None]
 GREEDY = Sampling(samples=1, pass_at=1, temperature=0.0)
 Row = tuple[int, ...]  # the tokens that a model is given
+SCORING = {  # by kind of suite, raised where a score of it may move: tests/models/test_scoring.py says when
+    "choices": 1,
+    "text": 1,
+    "code": 1,
+    "written": 1,
+}
+KINDS: dict[type[suites.Item], str] = {suites.Code: "code", suites.Problem: "written", suites.Text: "text"}  # and "choices"
+LIBRARIES = ("lm-eval", "torch", "transformers", "tokenizers")  # they tokenise and compute: another version is another evaluation
 LOGITS = 1 << 26  # computed at once at most: 256 MiB in float32
 SHARED_TOKENS = 32  # a shorter common beginning costs about as much to keep as to compute again
 
@@ -517,7 +525,7 @@ def _evidence(
 ) -> dict[str, Any]:
     """What a comparison of two scores must find equal, and what ran the programs; suite_md5 covers the file and the choice of items."""
     template = tokenizer.chat_template
-    written = suites.suite_format(suite).kind in (suites.Code, suites.Problem)
+    kind = KINDS.get(suites.suite_format(suite).kind, "choices")
     return {
         "suite": suite.name,
         "suite_md5": _md5("\n".join([folder_md5(suite), *(item.id for item in items)])),
@@ -526,8 +534,8 @@ def _evidence(
         "seed": settings.items_seed,
         "chance": round(_chance(items), 6),
         "target": meta.get("target"),
-        "harness": f"lm-eval {version('lm-eval')}",
-        "code_md5": _code_md5(suite.name, isolation is not None),
+        "harness": _harness(kind),
+        "scoring": f"{kind} {SCORING[kind]}",
         "task_version": meta["version"],
         "shots": meta["shots"],
         "chat": meta["chat"],
@@ -535,18 +543,18 @@ def _evidence(
         "model_md5": folder_md5(model),
         "dtype": settings.dtype,
         "batch_size": settings.batch_size,
-        "max_new_tokens": settings.max_new_tokens if written else None,
+        "max_new_tokens": settings.max_new_tokens if kind in ("code", "written") else None,
         "sampling": settings.sampling.model_dump_json() if isolation else None,
         "limits": settings.limits.model_dump() if isolation else None,
         "sandbox": (isolation.backend or f"unavailable: {isolation.reason}") if isolation else None,
     }
 
 
-def _code_md5(suite: str, programs: bool) -> str:
-    """The md5 of the code and the task that make a score: prompts, packing, what counts as right."""
-    names = ["evaluation", "packing", "suites", "answers", *(["checker", "sandbox", "sandbox_driver", "sandbox_filter"] * programs)]
-    files = [TASKS / f"{suite}.yaml", *(TASKS.parent / f"{name}.py" for name in names)]
-    return _md5("".join(_md5(file.read_text(encoding="utf-8")) for file in files))
+def _harness(kind: str) -> str:
+    """What else makes a score, and is not ours: libraries and, where programs are run or answers compared, what does that."""
+    names = [*LIBRARIES, *(["math-verify"] * (kind == "written"))]
+    python = [f"python {sys.version_info.major}.{sys.version_info.minor}"] * (kind == "code")
+    return ", ".join([*(f"{name} {version(name).partition('+')[0]}" for name in names), *python])
 
 
 def _md5(text: str) -> str:

@@ -86,7 +86,7 @@ class Trained:
         self.pipeline = SimpleNamespace(cached_files=self.cached_files)
         self.workspace = SimpleNamespace(root=root)
         self.params = {"contamination": {"ngram_words": 8, "min_words": 4}}
-        self.client = SimpleNamespace(download_artifacts=lambda _run, _path, _folder: str(root / "dvc.lock"))
+        self.provenance = lambda _version, _into: root
 
     def cached_files(self, md5):
         text = self.prepared[md5.removesuffix(".dir")]

@@ -90,8 +90,8 @@ def test_a_score_that_is_none_makes_the_evaluation_invalid_and_never_better(scor
 
 
 def test_what_only_one_evaluation_says_of_itself_sets_them_apart():
-    assert verdict(evidence(200, 250), evidence(150, 250, code_md5="c")) == ("invalid", "invalid")
-    assert verdict(evidence(200, 250, code_md5="c"), evidence(150, 250)) == ("invalid", "invalid")
+    assert verdict(evidence(200, 250), evidence(150, 250, scoring="choices 2")) == ("invalid", "invalid")
+    assert verdict(evidence(200, 250, scoring="choices 2"), evidence(150, 250)) == ("invalid", "invalid")
     assert verdict(evidence(200, 250, chance=0.2), evidence(150, 250)) == ("invalid", "invalid")
 
 
