@@ -134,7 +134,7 @@ def test_the_two_versions_can_be_traced_compared_and_verified(up):
         assert (flips.count("gained"), flips.count("lost")) == (score["gained"], score["lost"])
     verified = run(workspace, "sluice", "verify", "2", "--json")
     assert {check["name"]: check["ok"] for check in json.loads(verified.stdout)} == dict.fromkeys(
-        ("stored model", "environment", "code", "lock and cache"), True
+        ("record", "stored model", "provenance", "environment", "code", "lock and cache"), True
     )
     assert verified.returncode == 0, verified.stderr
 
