@@ -58,7 +58,7 @@ def load_evidence(folder: Path, contamination: Path | None, model_md5: str | Non
         items = list(read_lines(folder / "items.jsonl"))
         if facts.get("available", True):
             _check(items, facts.get("items"))
-        leaked = {} if contamination is None else _leaks(contamination)
+        leaked = {} if contamination is None else leaks(contamination)
     except UserError as error:
         return unreadable(str(error).replace(f"{folder}/", ""))
     return Evidence(
@@ -72,7 +72,7 @@ def load_evidence(folder: Path, contamination: Path | None, model_md5: str | Non
     )
 
 
-def _leaks(listing: Path) -> dict[str, list[str]]:
+def leaks(listing: Path) -> dict[str, list[str]]:
     """Where each leaked item stands in training text, by id. Raises UserError where there is no such list, or it is none."""
     if not listing.is_file():
         raise UserError(f"which of its items training text holds is not known: {listing.parent.name}/{listing.name} is missing")

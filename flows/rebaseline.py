@@ -14,13 +14,13 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from flows import warm
-from flows.evidence import load_evidence, unreadable
+from flows.evidence import leaks, load_evidence, unreadable
 from flows.processes import TimeLimitError
 from flows.registry import Registry
 from flows.session import Session
 from flows.tracking import PIPELINE
 from models.errors import SluiceError, StageError
-from models.records import folder_md5, read_lines
+from models.records import folder_md5
 from tasks import contamination
 from tasks.gate import Evidence
 from tasks.health import HealthLimits, faults
@@ -86,7 +86,7 @@ def _leaks(held: Session, registry: Registry, version: Any, suite: str) -> dict[
         inputs = contamination.ContaminationInputs(suites=folder / "suites", **{kind: folder / kind for kind in contamination.FED})
         outputs = contamination.ContaminationOutputs(contamination=folder / "found")
         contamination.contamination(contamination.ContaminationParams.model_validate(held.params["contamination"]), inputs, outputs)
-        return {leak["id"]: leak["where"] for leak in read_lines(outputs.contamination / f"{suite}.jsonl")}
+        return leaks(outputs.contamination / f"{suite}.jsonl")
 
 
 def _prepared(registry: Registry, version: Any) -> dict[str, str]:

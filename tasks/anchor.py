@@ -46,7 +46,7 @@ def level(alpha: float, look: int) -> float:
     """What look 1, 2, ... may spend of alpha.
 
     h / ((k + h - 1) (k + h)) adds up to 1 over all looks k, half of it within the first h. Half of alpha is spent so with h = 1, for a
-    first look that can decide, half with h = HORIZON, for looks that can a year later: .25, .085, .0009 at look 1, 2, 365.
+    first look that can decide, half with h = HORIZON, for looks that can a year later: .25, .085, .0003 at look 1, 2, 365.
     """
     return alpha * sum(h / ((look + h - 1) * (look + h)) for h in (1, HORIZON)) / 2
 

@@ -50,16 +50,15 @@ class Policy(Record):
 
     @model_validator(mode="after")
     def _limits_are_limits(self) -> "Policy":
-        for suite, rules in self.suites.items():
-            for key, value in rules.health.items():
-                known = ", ".join(HealthLimits.model_fields)
-                if key not in HealthLimits.model_fields:
-                    raise ValueError(f"suites.{suite}.health.{key} is not a known key, must be one of {known}")
-                try:
-                    self.limits(suite)
-                except ValidationError as error:
-                    said = error.errors(include_url=False)[0]["msg"]
-                    raise ValueError(f"suites.{suite}.health.{key} is {value!r}: {said[0].lower()}{said[1:]}") from None
+        for suite in self.suites:
+            try:
+                self.limits(suite)
+            except ValidationError as error:
+                fault = error.errors(include_url=False)[0]
+                key, said = f"suites.{suite}.health.{fault['loc'][0]}", fault["msg"]
+                if fault["type"] == "extra_forbidden":
+                    raise ValueError(f"{key} is not a known key, must be one of {', '.join(HealthLimits.model_fields)}") from None
+                raise ValueError(f"{key} is {fault['input']!r}: {said[0].lower()}{said[1:]}") from None
         return self
 
     @model_validator(mode="after")
@@ -227,7 +226,6 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 def _compare(facts: dict[str, Any], rules: SuitePolicy, alpha: float, candidate: Evidence, champion: Evidence) -> SuiteVerdict:
     pairs = clean_pairs(candidate, champion)
-    ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
     test = comparison(pairs, candidate.target, rules.margin)
     (lower, upper), p = test.bounds(alpha), test.p_better()
     facts |= {"gained": sum(one > other for one, other in pairs), "lost": sum(one < other for one, other in pairs)}
@@ -239,14 +237,19 @@ def _compare(facts: dict[str, Any], rules: SuitePolicy, alpha: float, candidate:
         shown = "worse"
     elif lower > -rules.margin:
         shown = "non-inferior"
-    nothing_to_lose = candidate.target is None and at_chance(ours, theirs, champion.chance, alpha)
-    verdict = "uninformative" if nothing_to_lose else shown
+    verdict = "uninformative" if _nothing_to_lose(pairs, champion, candidate.target, alpha) else shown
     reason = _reason(verdict, facts, rules, alpha, len(pairs), candidate.target)
     if verdict == "uninformative":
         reason += "; the champion is not above chance" + (
             f", the candidate is {shown} all the same" if shown in ("better", "worse") else ""
         )
     return SuiteVerdict(**facts, verdict=verdict, passed=passes(verdict, shown, rules.require), reason=reason)
+
+
+def _nothing_to_lose(pairs: Sequence[tuple[float, float]], other: Evidence, target: float | None, alpha: float) -> bool:
+    """Whether the other of these pairs is at chance; with a target no mean is."""
+    ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
+    return target is None and at_chance(ours, theirs, other.chance, alpha)
 
 
 def _anchored(found: SuiteVerdict, policy: Policy, candidate: Evidence, reference: Reference) -> SuiteVerdict:
@@ -260,8 +263,7 @@ def _anchored(found: SuiteVerdict, policy: Policy, candidate: Evidence, referenc
     test = comparison(pairs, candidate.target, rules.margin)
     against = _against(test, pairs, reference, policy.alpha, rules.margin, candidate.target)
     held = against.p <= against.level
-    ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
-    if not found.passed or held or (candidate.target is None and at_chance(ours, theirs, anchor.chance, policy.alpha)):
+    if not found.passed or held or _nothing_to_lose(pairs, anchor, candidate.target, policy.alpha):
         return found.model_copy(update={"anchor": against})
     lost = against.upper < 0 or against.difference <= -rules.margin
     reason = (

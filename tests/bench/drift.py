@@ -22,18 +22,9 @@ from numpy.typing import NDArray
 
 from tasks import paired
 from tasks.anchor import level
+from tests.bench.calibration import ALPHA, Suite
 
-ALPHA, ACCURACY, NIGHTS = 0.05, 0.87, 365
-
-
-@dataclass(frozen=True)
-class Suite:
-    """n items, of which a candidate answers a share `discordance` otherwise than the model that it is made from."""
-
-    name: str
-    n: int
-    margin: float
-    discordance: float = 0.1
+ACCURACY, NIGHTS = 0.87, 365  # of the first champion
 
 
 MINI, MMLU = Suite("mini", 215, 0.1, 0.05), Suite("MMLU's size", 14042, 0.01, 0.05)

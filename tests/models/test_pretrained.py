@@ -1,7 +1,6 @@
 """A published model is taken whole, or one line says why it is not what its files claim."""
 
 import json
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,17 +11,6 @@ from safetensors.torch import load_file, save_file
 from models import policy, pretrained, training, vocabulary, weights
 from models.errors import UserError
 from models.settings import Shape
-from tests.tiny import tiny_model
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("whole") / "model")
-
-
-@pytest.fixture
-def folder(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / "model")
 
 
 def change_weights(folder, change):

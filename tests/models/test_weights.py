@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import pytest
 import torch
@@ -10,19 +9,8 @@ from safetensors.torch import load_file
 
 from models import weights
 from models.errors import UserError
-from tests.tiny import tiny_model
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 269060552\n"
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return tiny_model(tmp_path_factory.mktemp("whole") / "model")
-
-
-@pytest.fixture
-def folder(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / "model")
 
 
 def test_a_model_is_its_weights_and_what_is_read_beside_them(folder):
