@@ -45,9 +45,9 @@ class Registry:
         try:
             return self.client.get_model_version(self.name, aliases.get(number, number.removeprefix("v")))
         except MlflowException:
-            newest, more = self.versions()[:SHOWN], len(self.versions()) - SHOWN
-            known = ", ".join(str(version.version) for version in newest) or "none yet: 'sluice run' registers one"
-            known += f" and {more} older ones" if more > 0 else ""
+            found = self.versions()
+            known = ", ".join(str(version.version) for version in found[:SHOWN]) or "none yet: 'sluice run' registers one"
+            known += f" and {len(found) - SHOWN} older ones" if len(found) > SHOWN else ""
             named = f"; aliases: {', '.join(sorted(aliases))}" if aliases else ""
             raise UserError(f"{self.name} has no version or alias {number!r}; registered: {known}{named}") from None
 
