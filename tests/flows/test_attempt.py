@@ -29,7 +29,7 @@ def failure_of(folder, cmd, monkeypatch):
     """What one attempt at a stage with that command raises, DVC and all."""
     (folder / "dvc.yaml").write_text(YAML.format(cmd=cmd))
     monkeypatch.chdir(folder)
-    subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd=folder, check=True)
+    subprocess.run([processes.program("dvc"), "init", "--no-scm", "-q"], cwd=folder, check=True)
     processes.reset()
     workspace = Workspace(folder)
     env = environment(folder, PYTHONPATH=str(Path(__file__).parents[2]), SHELL="/bin/sh")
