@@ -16,8 +16,8 @@ def _near_copy(source: random.Random, text: str) -> str:
 
 
 def _odd_space(source: random.Random, text: str) -> str:
-    spaces = ("\u00a0", "  ", " \t", "\u2009")
-    return "\r\n " + "".join(source.choice(spaces) if letter == " " and source.random() < 0.3 else letter for letter in text) + " \n\n\n"
+    spaces = ("\u00a0", " \u200b", "\u202f", "\u2009")  # what text that was copied from a page holds, and no layout that is meant
+    return "\r\n" + "".join(source.choice(spaces) if letter == " " and source.random() < 0.3 else letter for letter in text) + " \n\n\n"
 
 
 def _decomposed(_source: random.Random, text: str) -> str:
