@@ -24,7 +24,7 @@ check: setup  ## style, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-demo-refusal: setup  ## an honest candidate is promoted, six that must not be are refused; 15 to 25 minutes
+demo-refusal: setup  ## an honest candidate is promoted, what must not be is refused; half an hour
 	@$(BIN)/python -m tests.refusals
 
 bench: setup  ## one JSON object a line: {"name", "ours", "theirs", "unit", "ratio"}

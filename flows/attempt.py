@@ -1,6 +1,7 @@
 """One attempt at one stage: DVC reproduces it in a process group of its own; how it ended, and whether another may end otherwise."""
 
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -48,6 +49,7 @@ def attempt(workspace: Workspace, stage: Stage, env: Mapping[str, str], on_line:
     salvage.keep(workspace)
     if code != 0:
         raise failure(stage.name, code, ended, tail)
+    shutil.rmtree(workspace.work / stage.name, ignore_errors=True)  # DVC has what was held there
     metric = main_metric(read_metrics(workspace.root, stage))
     return StageResult(name=stage.name, state=_state(stage.name, ended, tail), seconds=float(ended.get("seconds", 0)), metric=metric)
 

@@ -1,6 +1,7 @@
 """The flow `retrain`: data to champion. The one door to Prefect's flows, tasks and artifacts."""
 
 import contextlib
+import shutil
 import sys
 import threading
 import time
@@ -83,6 +84,7 @@ def _execute(held: Session, parent: str | None, started: float) -> list[StageRes
         future = futures.get(name)
         if future is None:
             metric = main_metric(read_metrics(held.workspace.root, stage))
+            shutil.rmtree(held.workspace.work / name, ignore_errors=True)  # what 'dvc repro' left there is on record
             results.append(StageResult(name=name, state="unchanged", seconds=0, metric=metric))
             continue
         future.wait()

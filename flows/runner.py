@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows import courier, failures, places, pretrained, spool
+from flows import courier, failures, finished, places, pretrained, spool
 from flows.masking import masked
 from flows.parameters import load, stage_params
 from flows.pipeline import Contract, Pipeline, Stage, contract
@@ -77,6 +77,11 @@ def _passes(error: BaseException | None) -> bool:
     return away or _passes(error.__cause__ or error.__context__)
 
 
+def _by_dvc() -> bool:
+    """Whether DVC runs this stage, and will put it on record."""
+    return "DVC_STAGE" in os.environ
+
+
 def _by_hand() -> bool:
     """Whether no flow started this stage, but a person or `dvc repro`."""
     return FLOW_RUN not in os.environ
@@ -113,13 +118,15 @@ def _execute(pipeline: Pipeline, stage: Stage, bindings: Mapping[str, str]) -> N
         run.params(params.model_dump())
         reports, progress = workspace.state / "reports" / name, Progress(run, name)
         work = Work(workspace.work / name / signature, reports, device(stage.pool), progress)
+        if finished.is_held(work.folder) and not (_by_dvc() and pipeline.recorded_signatures().get(name) != signature):
+            finished.drop(work.folder)  # whoever asks for what is on record, or by hand, wants it made again
         try:
             metrics = produce(workspace.root, stage, spec, params, bindings, work)
         finally:
             if reports.is_dir():
                 run.reports(reports)
         run.results(metrics, progress.last)
-        shutil.rmtree(workspace.work / name, ignore_errors=True)
+        finished.clear(work.folder, keep=_by_dvc())
 
 
 @contextlib.contextmanager
@@ -144,7 +151,8 @@ def _delivered(workspace: Workspace, run: spool.Run) -> Iterator[None]:
 def produce(root: Path, stage: Stage, spec: Contract, params: Any, bindings: Mapping[str, str], work: Work) -> dict[str, Any]:
     """Call the stage function on bound paths and rename its outputs into place; return its metrics.
 
-    Outputs are written beside their places under a temporary name. Raises StageError where the function leaves one out.
+    Outputs are written beside their places under a temporary name, and held from the moment they are whole: what this very execution made
+    before it was killed is not made again. Raises StageError where the function leaves one out.
     """
     inputs = stage.bind(list(spec.inputs.model_fields), stage.artifacts, bindings)
     outputs = stage.bind(list(spec.outputs.model_fields), stage.outs, bindings)
@@ -153,15 +161,14 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, bindings: Map
     for draft in drafts.values():
         draft.parent.mkdir(parents=True, exist_ok=True)
         remove(draft)
-    remove(work.reports)
-    extra = {"work": work} if spec.wants_work else {}
     try:
         with _disk_errors(stage.name):
-            found = spec.function(params, spec.inputs(**{k: root / v for k, v in inputs.items()}), spec.outputs(**drafts), **extra)
-            missing = [str(outputs[field]) for field, draft in drafts.items() if not draft.exists()]
-            if missing:
-                raise StageError(f"stage {stage.name!r} left out {', '.join(missing)}: a stage writes every output it declares")
-            metrics: dict[str, Any] = found.model_dump(mode="json")
+            metrics = finished.take(work.folder, drafts)
+            if metrics is None:
+                metrics = _call(stage, spec, params, {field: root / path for field, path in inputs.items()}, drafts, work)
+                finished.hold(work.folder, drafts, metrics)
+            else:
+                print(f"{stage.name}  had ended when it was killed: its outputs are put in place", flush=True)
             _heed_no_signal()
             for field, draft in drafts.items():
                 replace(draft, targets[field])
@@ -169,6 +176,18 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, bindings: Map
     finally:
         for draft in drafts.values():
             remove(draft)
+    return metrics
+
+
+def _call(stage: Stage, spec: Contract, params: Any, inputs: Mapping[str, Path], drafts: Mapping[str, Path], work: Work) -> dict[str, Any]:
+    """Call the stage function and return its metrics."""
+    remove(work.reports)
+    extra = {"work": work} if spec.wants_work else {}
+    found = spec.function(params, spec.inputs(**inputs), spec.outputs(**drafts), **extra)
+    missing = [field for field, draft in drafts.items() if not draft.exists()]
+    if missing:
+        raise StageError(f"stage {stage.name!r} left out {', '.join(missing)}: a stage writes every output it declares")
+    metrics: dict[str, Any] = found.model_dump(mode="json")
     return metrics
 
 

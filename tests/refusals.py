@@ -1,4 +1,5 @@
-"""The twin that must refuse: an honest candidate is promoted, then six that must not be, each spoiled as it happens to people.
+"""The twin that must refuse: an honest candidate is promoted, then six that must not be, each spoiled as it happens to people; then a
+slow slide, of which the anchor lets no more pass than the margin.
 
 `make demo-refusal` shows it on the tiny recipe, and leaves the workspace in .work/demo-refusal to look into. Nothing is simulated: data,
 params or code are changed, `sluice run` does the rest, and its record says what was decided and why. The cases hold for candidates that
@@ -50,7 +51,8 @@ SMALL: Params = {  # over nano: enough of a world, and of training, that somethi
 class Case:
     """What is done to a workspace, what the gate must decide, and a pattern of what it must say.
 
-    A new candidate is trained by `sluice run`; version 1, which was champion, is asked about by `sluice gate 1`.
+    A new candidate is trained by `sluice run`; version 1, which was champion, is asked about by `sluice gate 1`. A slide is spoiled anew
+    each night, a little more, as long as it is promoted.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Case:
     decision: str
     says: str
     trains: bool = True
+    slides: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,14 @@ class Outcome:
     reason: str
     exit_code: int
     seconds: float
+    nights: int = 1
 
     @property
     def as_expected(self) -> bool:
-        """Whether decision, reason and exit code are those that the case asks for."""
+        """Whether decision, reason and exit code are those that the case asks for, of a slide not before its second night."""
         code = 0 if self.case.decision == "promote" else 3
+        if self.case.slides and self.nights < 2:
+            return False
         return (self.decision, self.exit_code) == (self.case.decision, code) and re.search(self.case.says, self.reason) is not None
 
 
@@ -79,7 +85,7 @@ class Demo:
     """A workspace with a champion, and what is needed to spoil it and to put it right again."""
 
     def __init__(self, folder: Path, recipe: str, changes: Params) -> None:
-        self.folder = make_workspace(folder, recipe)
+        self.folder, self.night = make_workspace(folder, recipe), 1
         self._decisions = 0
         self._pristine = folder.with_name(f"{folder.name}-data")
         self.change_params(changes)
@@ -102,13 +108,14 @@ class Demo:
     def try_case(self, case: Case) -> Outcome:
         """Spoil, run, read the record, and put everything right."""
         started = time.monotonic()
-        case.spoil(self)
-        decision, reason, exit_code = self._train() if case.trains else self._ask()
-        if decision == "promote":
+        for self.night in range(1, NIGHTS + 1 if case.slides else 2):
+            case.spoil(self)
+            decision, reason, exit_code = self._train() if case.trains else self._ask()
+            if decision != "promote":
+                self._restore()
+                break
             self._keep()
-        else:
-            self._restore()
-        return Outcome(case, decision, reason, exit_code, time.monotonic() - started)
+        return Outcome(case, decision, reason, exit_code, time.monotonic() - started, self.night)
 
     def _train(self) -> tuple[str, str, int]:
         """(decision, reason, exit code): the first two as `sluice run` put them on record."""
@@ -264,6 +271,18 @@ def empty_generations(demo: Demo) -> None:
     demo.edit("models/suite_tasks/humaneval-mini.yaml", 'until: ["', 'until: ["\\n", "')
 
 
+PRUNED = """
+    for weight in model.parameters():
+        weight.data[weight.abs() <= weight.abs().flatten().quantile({share:.2f})] = 0
+"""
+
+
+def pruned(demo: Demo) -> None:
+    """Every night some more of the weights are set to zero, the smallest first."""
+    save, before = "    policy.save(model, tokenizer, outputs.rlhf)\n", PRUNED.format(share=share(demo.night - 1))
+    demo.edit("tasks/rlhf.py", (before if demo.night > 1 else "") + save, PRUNED.format(share=share(demo.night)) + save)
+
+
 CASES = (
     Case("an honest candidate", lambda demo: demo.scale("rlhf", "learning_rate", 0.9), "promote", "every suite passed"),
     Case("of equal quality, where better is asked", no_better, "refuse", "mmlu-mini is non-inferior", trains=False),
@@ -274,17 +293,20 @@ CASES = (
     Case("labels shuffled in sft", shuffled_labels, "refuse", "is worse"),
 )
 
+SLIDE = Case("a slow slide, every step inside the margin", pruned, "refuse", "below anchor: .*against the champion", slides=True)
+
 
 def demonstrate(folder: Path, recipe: str, changes: Params, tell: Callable[[str], None]) -> list[Outcome]:
     """Make a champion in `folder`, then try all cases on it."""
     tell(f"a champion, recipe {recipe}: {folder}")
     outcomes = []
     with Demo(folder, recipe, changes) as demo:
-        for case in CASES:
+        for case in (*CASES, SLIDE):
             found = demo.try_case(case)
             outcomes.append(found)
             mark = "as it must be" if found.as_expected else f"MUST BE {case.decision}, saying '{case.says}'"
-            tell(f"\n{case.name}: {found.decision} ({mark}), {found.seconds:.0f} s\n    {found.reason}")
+            nights = f" in night {found.nights}" if case.slides else ""
+            tell(f"\n{case.name}: {found.decision}{nights} ({mark}), {found.seconds:.0f} s\n    {found.reason}")
     return outcomes
 
 

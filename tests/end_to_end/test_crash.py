@@ -118,7 +118,7 @@ def strike(workspace, kill):
     assert kill.has_come(workspace, said), f"{kill} did not come in {PATIENCE_S} s: {said.read_text()[-3000:]}"
     assert kill.stage not in finished_stages(workspace), f"{kill}: the kill came too late"
     (workspace / ".sluice" / "paused").unlink(missing_ok=True)
-    return set(re.findall(r"^ .* s  (\S+)  started$", said.read_text(), re.MULTILINE))
+    return said.read_text()
 
 
 def processes_of(workspace):
@@ -136,10 +136,19 @@ def finished_stages(workspace):
     return set(salvage.stages(path.read_bytes()) or {}) if path.exists() else set()  # none where DVC was writing it
 
 
-def check_ends_as_uninterrupted(workspace, finished, before):
-    """The next run ends as an uninterrupted one, and repeats no stage of `before`."""
+def check_repeats_nothing(said, before, published):
+    """Of what a run said: it started no stage of `before`, and took no step of one that had published its outputs."""
+    again = set(re.findall(r"^ .* s  (\S+)  started$", said, re.MULTILINE)) & before
+    assert not again, f"finished before the kill, ran again: {again}"
+    again = set(re.findall(r"^ .* s  (\S+)  step ", said, re.MULTILINE)) & published
+    assert not again, f"published before the kill, trained again: {again}"
+
+
+def check_ends_as_uninterrupted(workspace, finished, before, published):
+    """The next run ends as an uninterrupted one, and repeats no stage of `before` and no work of `published`."""
     done = run(workspace, "sluice", "run")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    check_repeats_nothing(done.stdout, before, published)
     uninterrupted, found = (
         json.loads((finished / "status.json").read_text()),
         json.loads(run(workspace, "sluice", "status", "--json").stdout),
@@ -147,8 +156,6 @@ def check_ends_as_uninterrupted(workspace, finished, before):
     assert folder_md5(workspace / "artifacts" / "rlhf") == uninterrupted["champion"]["model_md5"]
     assert found["champion"]["model_md5"] == uninterrupted["champion"]["model_md5"]
     assert (found["champion"]["version"], found["aliases"]) == ("1", {"champion": "1"})
-    again = {stage["name"] for stage in found["last_run"]["stages"] if stage["state"] == "ran"} & before
-    assert not again, f"finished before the kill, ran again: {again}"
     assert run(workspace, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
     audited = run(workspace, "sluice", "audit")
     assert audited.stdout.strip() == "1 decision on record, 0 findings", audited.stdout + audited.stderr
@@ -157,23 +164,23 @@ def check_ends_as_uninterrupted(workspace, finished, before):
 
 
 def killed(folder, kills):
-    """(workspace, finished stages) after a run was killed at each of these instants in turn, and each time taken up where it was."""
-    workspace, before = make_workspace(folder / "sluice"), set()
+    """(workspace, finished stages, published ones) after a run was killed at each instant in turn, and each time taken up where it was."""
+    workspace, before, published = make_workspace(folder / "sluice"), set(), set()
     for kill in kills:
-        started = strike(workspace, kill)
-        assert not started & before, f"{kill}: finished before the kill, ran again: {started & before}"
+        check_repeats_nothing(strike(workspace, kill), before, published)
         assert processes_of(workspace) == []
         before |= finished_stages(workspace)
-    return workspace, before
+        published |= {kill.stage} if kill.published else set()
+    return workspace, before, published
 
 
 def test_a_run_killed_three_times_over_is_carried_on_to_the_same_model(tmp_path, request):
-    workspace, before = killed(tmp_path, IN_CI)
-    check_ends_as_uninterrupted(workspace, request.getfixturevalue("finished"), before)  # which another worker may make meanwhile
+    workspace, *done = killed(tmp_path, IN_CI)
+    check_ends_as_uninterrupted(workspace, request.getfixturevalue("finished"), *done)  # which another worker may make meanwhile
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(4))
 def test_a_run_killed_at_each_of_twenty_instants_is_carried_on_to_the_same_model(finished, tmp_path, first):
-    workspace, before = killed(tmp_path, KILLS[first::4])  # five in turn; four such runs come to all of them
-    check_ends_as_uninterrupted(workspace, finished, before)
+    workspace, *done = killed(tmp_path, KILLS[first::4])  # five in turn; four such runs come to all of them
+    check_ends_as_uninterrupted(workspace, finished, *done)

@@ -18,7 +18,7 @@ from flows.workspace import Workspace, prepare_environment
 from models.records import read_lines, write_lines
 from tasks.contamination import ContaminationInputs, ContaminationOutputs, ContaminationParams, contamination
 from tests.candidates import answered, offer, rewrite
-from tests.refusals import BETTER, CASES, SMALL, TEMPLATE, change_params, crawled, demonstrate
+from tests.refusals import BETTER, CASES, SLIDE, SMALL, TEMPLATE, change_params, crawled, demonstrate
 from tests.workspaces import copy_of, run, snapshot
 
 KNOWN = {"mmlu-mini": 0.9, "gpqa-mini": 0.9, "humaneval-mini": 0.75}  # what the champion gets right
@@ -161,5 +161,5 @@ def test_a_run_whose_candidate_is_refused_ends_with_exit_code_3_and_has_it_on_re
 def test_trained_candidates_are_promoted_and_refused_the_same_way(tmp_path):
     said = []
     outcomes = demonstrate(tmp_path / "sluice", "nano", SMALL, said.append)
-    assert [outcome.case for outcome in outcomes] == list(CASES)
+    assert [outcome.case for outcome in outcomes] == [*CASES, SLIDE]
     assert all(outcome.as_expected for outcome in outcomes), "\n".join(said)
