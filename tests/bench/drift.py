@@ -192,7 +192,7 @@ def main(seed: int = 1, years: int = 400, show: Callable[[str], object] = print)
                     }
                 )
             )
-            curves[f"{suite.name}: n {suite.n}, margin {suite.margin:g}, {suite.discordance:.0%} of answers differ"] = curve
+            curves[f"n {suite.n}, margin {suite.margin:g}, {suite.discordance:.0%}"] = curve
     return curves
 
 
@@ -207,10 +207,8 @@ def draw(curves: dict[str, NDArray[Any]], path: Path) -> None:
     figure, panel = pyplot.subplots(figsize=(9, 4.5))
     for label, curve in curves.items():
         panel.plot(range(1, NIGHTS + 1), np.convolve(np.pad(curve, (6, 0), mode="edge"), np.full(7, 1 / 7), "valid"), label=label)
-    panel.set(
-        xlabel="night since the anchor", ylabel="share of honest candidates promoted (7 nights' mean)", ylim=(0, 1.02), xlim=(1, NIGHTS)
-    )
-    panel.legend(loc="lower left", fontsize=8)
+    panel.set(xlabel="night since the anchor", ylabel="honest candidates promoted, share in 7 nights", ylim=(0, 1.02), xlim=(1, NIGHTS))
+    panel.legend(title="items, margin, answers that differ", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
