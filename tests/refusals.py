@@ -49,7 +49,7 @@ SMALL: Params = {  # over nano: enough of a world, and of training, that somethi
 
 @dataclass(frozen=True)
 class Case:
-    """What is done to a workspace, what the gate must decide, and a pattern of what it must say.
+    """What is done to a workspace, what the gate must decide, and what it must say: two patterns.
 
     A new candidate is trained by `sluice run`; version 1, which was champion, is asked about by `sluice gate 1`. A slide is spoiled anew
     each night, a little more, as long as it is promoted.
@@ -76,9 +76,9 @@ class Outcome:
     def as_expected(self) -> bool:
         """Whether decision, reason and exit code are those that the case asks for, of a slide not before its second night."""
         code = 0 if self.case.decision == "promote" else 3
-        if self.case.slides and self.nights < 2:
+        if self.exit_code != code or (self.case.slides and self.nights < 2):
             return False
-        return (self.decision, self.exit_code) == (self.case.decision, code) and re.search(self.case.says, self.reason) is not None
+        return bool(re.fullmatch(self.case.decision, self.decision) and re.search(self.case.says, self.reason))
 
 
 class Demo:
@@ -271,6 +271,7 @@ def empty_generations(demo: Demo) -> None:
     demo.edit("models/suite_tasks/humaneval-mini.yaml", 'until: ["', 'until: ["\\n", "')
 
 
+NIGHTS, PRUNED_A_NIGHT = 10, 0.03
 PRUNED = """
     for weight in model.parameters():
         weight.data[weight.abs() <= weight.abs().flatten().quantile({share:.2f})] = 0
@@ -279,8 +280,9 @@ PRUNED = """
 
 def pruned(demo: Demo) -> None:
     """Every night some more of the weights are set to zero, the smallest first."""
-    save, before = "    policy.save(model, tokenizer, outputs.rlhf)\n", PRUNED.format(share=share(demo.night - 1))
-    demo.edit("tasks/rlhf.py", (before if demo.night > 1 else "") + save, PRUNED.format(share=share(demo.night)) + save)
+    save = "    policy.save(model, tokenizer, outputs.rlhf)\n"
+    before, now = (PRUNED.format(share=PRUNED_A_NIGHT * night) for night in (demo.night - 1, demo.night))
+    demo.edit("tasks/rlhf.py", (before if demo.night > 1 else "") + save, now + save)
 
 
 CASES = (
@@ -293,7 +295,7 @@ CASES = (
     Case("labels shuffled in sft", shuffled_labels, "refuse", "is worse"),
 )
 
-SLIDE = Case("a slow slide, every step inside the margin", pruned, "refuse", "below anchor: .*against the champion", slides=True)
+SLIDE = Case("a slow slide, every step inside the margin", pruned, "refuse|undecided", r"against the anchor \(version", slides=True)
 
 
 def demonstrate(folder: Path, recipe: str, changes: Params, tell: Callable[[str], None]) -> list[Outcome]:
