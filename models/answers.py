@@ -1,7 +1,8 @@
 """Whether the answer that a text ends in is the right one: symbolic equivalence by math-verify, of what stands in the last box.
 
 A model's text can ask for 10^(10^10). So the comparison runs in a process of its own that may use so much memory, and that the system's
-alarm ends whatever it computes; the next one goes on behind that answer.
+timer ends whatever it computes; the next one goes on behind that answer. Processor time is counted: a verdict must not depend on what else
+the machine does.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Literal
 from models.errors import StageError
 
 Verdict = Literal["right", "wrong", "unreadable", "too long"]
-SECONDS, MEMORY_MIB = 5, 2048  # of one comparison, and of the process
+SECONDS, MEMORY_MIB = 5, 2048  # processor time of one comparison, memory of the process
 
 
 def judge(pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
@@ -29,7 +30,7 @@ def judge(pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         lines = "".join(json.dumps(pair) + "\n" for pair in pairs[len(verdicts) :])
         done = subprocess.run([sys.executable, "-m", "models.answers"], input=lines, capture_output=True, text=True, check=False)
         verdicts += json.loads(f"[{','.join(done.stdout.split())}]")
-        if done.returncode == -signal.SIGALRM:
+        if done.returncode == -signal.SIGPROF:
             verdicts.append("too long")
         elif done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -54,9 +55,9 @@ def _verdict(gold: str, text: str) -> Verdict:
 def _serve() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MIB << 20, MEMORY_MIB << 20))
     for line in sys.stdin:
-        signal.alarm(SECONDS)  # no handler: the system ends the process
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # no handler: the system ends the process
         print(json.dumps(_verdict(*json.loads(line))), flush=True)
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 if __name__ == "__main__":
