@@ -75,7 +75,7 @@ def run() -> None:
     """Retrain: data to champion; only what changed runs. Exit code 3 where the gate refuses."""
     from datetime import datetime
 
-    from flows import services, tracking
+    from flows import git, services, tracking
     from flows.session import hold, session
 
     workspace = here()
@@ -84,6 +84,8 @@ def run() -> None:
     with hold(workspace), services.prefect_api(workspace) as prefect, session(workspace) as held:
         print(f"sluice: to run: {', '.join(held.changes) or 'nothing'}", flush=True)
         warn(held)
+        if held.changes and (why := git.why_no_commit(workspace.root)):
+            tell(f"sluice: warning: the version will have no commit on record: {why}")
         from flows import retraining_console
 
         tracking.preload(workspace)

@@ -24,10 +24,10 @@ def _row(name: str, found: str, ok: bool, needed: bool = False, do: str = "") ->
 
 
 def _git(workspace: Workspace) -> dict[str, Any]:
-    if shutil.which("git") is None:
-        return _row("git", "not installed", False, do="apt install git: runs record the commit they came from")
     commit = git.commit(workspace.root, ())
-    return _row("git", commit or "no commit", bool(commit), do="work in a clone: runs record the commit they came from")
+    return _row(
+        "git", commit or "no commit", bool(commit), do=f"{git.why_no_commit(workspace.root)}; versions record the commit they come from"
+    )
 
 
 def _disk(workspace: Workspace) -> dict[str, Any]:

@@ -1,19 +1,45 @@
 """What git knows of a checkout, where there is git and a repository."""
 
+import errno
+import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from flows.masking import masked
+
 CODE = ("tasks", "models", "flows")
+NO_PROGRAM = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP)
+PATIENCE_S = 120.0  # on a file system whose server is gone git waits for ever
 WRITTEN = ("dvc.lock", "metrics", "params.yaml")  # by a run itself: a version carries its own
 
 
 def ask(root: Path, *words: str) -> subprocess.CompletedProcess[bytes] | None:
-    """What `git WORDS` answers in `root`; None where no git is installed."""
+    """What `git WORDS` answers in `root`; None where no git is installed, or it does not answer."""
+    env = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     try:
-        return subprocess.run(["git", "--no-optional-locks", *words], cwd=root, capture_output=True)
-    except (FileNotFoundError, PermissionError):
+        return subprocess.run(["git", *words], cwd=root, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
         return None
+    except OSError as error:
+        if error.errno in NO_PROGRAM:
+            return None
+        raise
+
+
+def why_no_commit(root: Path) -> str:
+    """What is in the way of a commit on record, and what to do; "" where there is one."""
+    head = ask(root, "rev-parse", "--verify", "HEAD")
+    if head is None:
+        return "git is not installed, or does not answer: apt install git"
+    if head.returncode == 0:
+        return ""
+    said = " ".join(head.stderr.decode(errors="replace").split())
+    if "dubious ownership" in said:
+        return f"git does not trust {root}, which is another user's: git config --global --add safe.directory '{root}'"
+    if "Needed a single revision" in said:
+        return "there is no commit yet: git add -A, git commit"
+    return f"git says {masked(said)[:200]!r}: work in a clone"
 
 
 def committed(root: Path, path: str) -> list[bytes]:

@@ -302,7 +302,7 @@ class Progress:
         if step < total and now - self.printed < PROGRESS_S:
             return
         self.printed = now
-        left = (now - self.started) / step * (total - step)
+        left = (now - self.started) / max(step, 1) * (total - step)
         shown = "".join(f"  {key} {value:.4g}" for key, value in values.items())
         print(f"{self.name}  step {step}/{total}{shown}  left {left:.0f} s", flush=True)
 

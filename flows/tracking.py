@@ -106,8 +106,7 @@ class Tracker:
         try:
             if self.uri == self.workspace.embedded_store:
                 make_store(self.workspace)
-            if not web.is_web(self.uri):
-                _connect(self.uri)
+            require_store(self.uri)
             client = mlflow.MlflowClient(self.uri, self.uri)  # migrates what it opens
             with locked(self.workspace.lock_file("mlflow")):
                 for kind in (PIPELINE, PROMOTIONS):

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import importlib.util
 import json
 import os
 import re
@@ -122,14 +123,25 @@ def prepare_environment(workspace: Workspace) -> None:
 def _be_somebody(workspace: Workspace) -> None:
     """Libraries ask for a user's name and home; in many containers a number runs them that has neither."""
     os.environ.setdefault("USER", failures.user_name())
+    if not os.environ.get("HOME"):
+        os.environ.pop("HOME", None)  # a blank one says nothing: then the system knows
     try:
-        Path.home()
+        home = str(Path.home())
     except RuntimeError:
+        home = ""
+    if not os.path.isabs(home) or (os.path.lexists(home) and not os.path.isdir(home)):
         os.environ["HOME"] = str(workspace.state / "home")
 
 
 def _reach_this_machine(environ: MutableMapping[str, str]) -> None:
-    """Add the loopback addresses to those that no proxy is asked for; what stands there stays."""
+    """Add the loopback addresses to those that no proxy is asked for; what stands there stays.
+
+    A SOCKS proxy is left out where the package that speaks to one is missing: the HTTP client would end in that, whomever it asks.
+    """
+    for name, value in list(environ.items()):
+        if name.lower().endswith("_proxy") and value.lower().startswith("socks") and importlib.util.find_spec("socksio") is None:
+            print(f"sluice: {name} is left out, a SOCKS proxy needs the package socksio: name an HTTP proxy, or unset it", file=sys.stderr)
+            del environ[name]
     if not any(name.lower().endswith("_proxy") for name in environ):
         return
     listed = environ.get("no_proxy") or environ.get("NO_PROXY") or ""

@@ -20,10 +20,10 @@ from models.training import Progress, logits_in_pieces, options, quiet, run
 from models.work import Work
 
 
-def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None) -> tuple[list[Messages], int]:
+def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None, least: int) -> tuple[list[Messages], int]:
     """The prompts of a file, and how many were left out because they are longer than `room` tokens.
 
-    Raises StageError where none is left, or the chat template cannot take one.
+    Raises StageError where fewer than `least` are left, or the chat template cannot take one.
     """
     kept, dropped = [], 0
     for number, record in enumerate(read_lines(path), 1):
@@ -35,8 +35,11 @@ def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None) ->
             dropped += 1
         else:
             kept.append(record["prompt"])
-    if not kept:
-        raise StageError(f"{path}: none of {dropped} prompts leaves room for an answer: the model was made for too few positions")
+    if len(kept) < least:
+        raise StageError(
+            f"{path}: {len(kept)} of {len(kept) + dropped} prompts leave room for an answer, must be {least} at least: bring shorter ones, "
+            "lower rlhf.max_new_tokens, or take a model of more positions"
+        )
     return kept, dropped
 
 
@@ -60,6 +63,7 @@ def fit(
         return [float(value) for value in preference.rewards(reward, tokenizer, answered, plan.answers_per_batch)]
 
     answers = plan.prompts_per_step * plan.answers_per_prompt
+    asked = asked * -(-plan.prompts_per_step // len(asked))  # TRL leaves a step out that it cannot fill: with few prompts, all of them
     arguments = options(work, seed, plan.precision, logging_steps=2) | {
         "max_steps": plan.steps,
         "per_device_train_batch_size": answers,

@@ -58,8 +58,8 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
     policy.require_positions(sft, params.max_new_tokens, "rlhf.max_new_tokens")
     most = policy.positions(sft)
     room = None if most is None else most - params.max_new_tokens
-    train, train_dropped = reinforce.prompts(inputs.prompts / "train.jsonl", tokenizer, room)
-    held_out, held_out_dropped = reinforce.prompts(inputs.prompts / "held_out.jsonl", tokenizer, room)
+    train, train_dropped = reinforce.prompts(inputs.prompts / "train.jsonl", tokenizer, room, least=1)
+    held_out, held_out_dropped = reinforce.prompts(inputs.prompts / "held_out.jsonl", tokenizer, room, least=2)
     held_out = held_out[: params.measured_prompts]
     before = reinforce.sample(sft, tokenizer, held_out, params, params.seed)
     model = reinforce.fit(policy.load(inputs.sft), reward, tokenizer, train, params, params.seed, work)

@@ -1,5 +1,6 @@
 """Which commit a run says that it came from: real repositories, and machines without git."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -72,3 +73,39 @@ def test_a_file_is_known_as_it_was_committed_and_as_it_is_staged(checkout):
     subprocess.run(["git", "add", "dvc.lock"], cwd=checkout, check=True)
     assert git.committed(checkout, "dvc.lock") == [b"a", b"b"]
     assert git.committed(checkout, "dvc.yaml.lock") == []
+
+
+@pytest.mark.parametrize("words", ["empty", "untrusted", "broken", "nowhere"])
+def test_what_is_in_the_way_of_a_commit_is_said_with_what_to_do(words, tmp_path, checkout, monkeypatch):
+    assert git.why_no_commit(checkout) == ""
+    if words == "empty":
+        checkout = tmp_path / "empty"
+        subprocess.run(["git", "init", "-q", checkout], check=True)
+    elif words == "untrusted":
+        monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # as git's own tests have it
+    elif words == "broken":
+        put(checkout / ".git" / "HEAD")
+    else:
+        shutil.move(checkout / ".git", tmp_path / "away")
+        put(checkout / ".git", "gitdir: /nowhere/at/all")
+    said = {"empty": "no commit yet", "untrusted": "safe.directory", "broken": "not a git repository", "nowhere": "not a git repository"}
+    assert said[words] in git.why_no_commit(checkout)
+    assert git_commit(checkout) == ""
+
+
+@pytest.mark.parametrize("program", ["no program at all", "#!/nowhere/at/all", "#!/bin/sh\nexec /bin/sleep 60"])
+def test_a_git_that_is_none_or_hangs_ends_nothing(program, tmp_path, checkout, monkeypatch):
+    monkeypatch.setattr(git, "PATIENCE_S", 0.2)
+    monkeypatch.setenv("PATH", str(tmp_path / "programs"))
+    put(tmp_path / "programs" / "git", program)
+    (tmp_path / "programs" / "git").chmod(0o755)
+    assert git_commit(checkout) == ""
+    assert "apt install git" in git.why_no_commit(checkout)
+
+
+def test_an_old_git_is_asked_in_words_that_it_knows(tmp_path, checkout, monkeypatch):
+    real = shutil.which("git")
+    put(tmp_path / "programs" / "git", f'#!/bin/sh\ncase "$1" in --no-optional-locks) exit 129;; esac\nexec {real} "$@"\n')
+    (tmp_path / "programs" / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "programs"), prepend=":")
+    assert git_commit(checkout) == head(checkout)

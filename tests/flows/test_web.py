@@ -4,12 +4,13 @@ import os
 import socket
 import ssl
 import subprocess
+import time
 
 import pytest
 
 from flows import web
 from flows.services import require_prefect
-from flows.tracking import require_store
+from flows.tracking import Tracker, require_store
 from flows.workspace import Workspace, prepare_environment
 from models.errors import SluiceError, Unavailable, UserError
 from tests.proxies import proxy
@@ -171,3 +172,24 @@ def test_a_proxy_is_not_asked_for_this_machine_and_what_the_user_set_stays(tmp_p
     monkeypatch.setenv("no_proxy", "*")
     prepare_environment(Workspace(tmp_path))
     assert os.environ["no_proxy"] == "*"
+
+
+def test_a_socks_proxy_that_nobody_can_speak_to_ends_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "socksio" else name)
+    monkeypatch.setenv("ALL_PROXY", "socks5h://ada:hunter22@127.0.0.1:9")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    prepare_environment(Workspace(tmp_path))
+    assert "ALL_PROXY" not in os.environ
+    assert os.environ["https_proxy"] == "http://127.0.0.1:9"
+    assert capsys.readouterr().err.startswith("sluice: ALL_PROXY is left out")
+
+
+def test_a_server_that_takes_what_it_is_asked_and_says_nothing_is_told_in_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(web.Server.get, "__defaults__", (0.5,))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        prepare_environment(Workspace(tmp_path))
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match="does not answer"):
+            Tracker(Workspace(tmp_path), "assistant").client  # noqa: B018
+        assert time.monotonic() - started < 10

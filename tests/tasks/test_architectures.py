@@ -181,7 +181,7 @@ def test_prompts_that_leave_no_room_for_an_answer_are_left_out_and_counted(made,
             write_lines(tmp_path / "prompts" / f"{part}.jsonl", [*read_lines(own / f"{part}.jsonl"), *long])
         assert stages.train("rlhf", out=tmp_path / "out").too_long == 2
         write_lines(tmp_path / "prompts" / "train.jsonl", long)
-        with pytest.raises(StageError, match="none of 1 prompts leaves room for an answer"):
+        with pytest.raises(StageError, match="0 of 1 prompts leave room for an answer"):
             stages.train("rlhf", out=tmp_path / "none")
     finally:
         stages.records = kept

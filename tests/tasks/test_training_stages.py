@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from models import world
 from models.errors import StageError
-from models.records import folder_md5, write_lines
+from models.records import folder_md5, read_lines, write_lines
 from models.settings import Finetuning, Method, Pretraining, Reinforcement, Shape
 from models.work import Work
 from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
@@ -165,6 +165,20 @@ def test_a_pretrained_model_without_steps_is_taken_as_it_is(done):
 def test_nothing_to_train_and_nothing_to_take_is_refused(done):
     with pytest.raises(StageError, match="nothing to train and nothing to take"):
         done.base("none", None, PRETRAINING.model_copy(update={"steps": 0}))
+
+
+def test_one_prompt_is_trained_on_as_often_as_a_step_asks(done, records, tmp_path):
+    rows = list(read_lines(records / "prompts" / "train.jsonl"))
+    few = Pipeline(tmp_path, done.target)
+    write_lines(tmp_path / "prompts" / "train.jsonl", rows[:1])
+    write_lines(tmp_path / "prompts" / "held_out.jsonl", rows[1:3])
+    told = []
+    few.work = Work(folder=done.work.folder, reports=done.work.reports, progress=lambda *call: told.append(call))
+    assert few.rlhf("few").held_out_prompts == 2
+    assert told[-1][:2] == (2, 2)
+    write_lines(tmp_path / "prompts" / "held_out.jsonl", rows[1:2])
+    with pytest.raises(StageError, match=r"held_out.jsonl: 1 of 1 prompts leave room .* must be 2 at least"):
+        few.rlhf("fewer")
 
 
 def test_too_far_from_sft_fails_and_leaves_no_model(done):
