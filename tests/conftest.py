@@ -55,11 +55,15 @@ def pytest_sessionfinish(session):
         session.exitstatus = 1
 
 
+SLOW_S = 3600
 LONGEST = ("test_crash", "test_servers")  # the first of parallel workers take these files at once, a file each
 
 
 def pytest_collection_modifyitems(config, items):
-    """Fast tests first, but for the longest where others run beside them."""
+    """Fast tests first, but for the longest where others run beside them; what takes minutes alone may take many beside others."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_S))
     parallel = hasattr(config, "workerinput")
 
     def turn(item):

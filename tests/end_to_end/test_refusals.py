@@ -157,7 +157,6 @@ def test_a_run_whose_candidate_is_refused_ends_with_exit_code_3_and_has_it_on_re
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)  # eight whole runs
 def test_trained_candidates_are_promoted_and_refused_the_same_way(tmp_path):
     said = []
     outcomes = demonstrate(tmp_path / "sluice", "nano", SMALL, said.append)

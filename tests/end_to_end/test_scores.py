@@ -12,7 +12,7 @@ from tasks.gate import Policy, judge_suite
 from tasks.paired import mcnemar_p
 from tests.workspaces import make_workspace, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.slow
 SUITES = ("mmlu-mini", "gpqa-mini", "humaneval-mini")
 
 

@@ -78,7 +78,6 @@ def team(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_no_secret_is_printed_logged_tagged_or_kept(team):
     workspace, params = team.workspace, team.workspace / "params.yaml"
     team.sluice("doctor")

