@@ -388,7 +388,10 @@ def audit(
     accept: Annotated[str, typer.Option(help="Put on record that what is found is known, and why.", metavar="WHY")] = "",
     as_json: Json = False,
 ) -> None:
-    """Find edited records, and aliases moved around the gate. Exit code 3 where there are any."""
+    """Find edited records, changed evidence, provenance or tags of versions, aliases moved around the gate; exit code 3 for any.
+
+    Stored models are not fetched: of them the md5 in their tags is compared, their files by 'sluice verify V'.
+    """
     registry = open_registry(here())
     if accept:
         for finding in registry.accept(accept):
@@ -401,6 +404,8 @@ def audit(
             print(finding.what + (f" (run {finding.run_id})" if finding.run_id else ""))
         decisions = len(registry.history())
         print(f"{decisions} decision{'s' * (decisions != 1)} on record, {len(findings)} finding{'s' * (len(findings) != 1)}")
+        if decisions:
+            print("not looked at: the files of stored models, only the md5 in their tags; 'sluice verify V' fetches and hashes them")
     if findings:
         raise Refused(
             "the registry is not as its record says: put right what can be ('sluice promote' moves champion), "

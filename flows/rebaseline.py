@@ -1,7 +1,7 @@
 """A version scored again where its evidence is out of date: on other items, by another harness, with other settings.
 
-Scores of two evaluations are never compared. What the champion, or a suite's anchor, gets today, on today's suites, is kept under a key of
-its content and of how it was asked, so that it is asked once.
+Scores of two evaluations are never compared. What the champion, or a suite's anchor, gets today, on today's suites, is put on record under
+a key of its content and of how it was asked, so that it is asked once. Evidence that no record vouches for is not looked at.
 """
 
 import hashlib
@@ -13,14 +13,14 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from flows import warm
+from flows import record, warm
 from flows.evidence import leaks, load_evidence, unreadable
 from flows.processes import TimeLimitError
+from flows.record import RESCORED, Decision, Known
 from flows.registry import Registry
 from flows.session import Session
 from flows.tracking import PIPELINE
 from models.errors import SluiceError, StageError
-from models.records import folder_md5
 from tasks import contamination
 from tasks.gate import Evidence
 from tasks.health import HealthLimits, faults
@@ -50,7 +50,7 @@ def rebaselined(
         for suite, evidence in ours.items():
             if evidence.unreadable or not is_stale(evidence, theirs.get(suite), held.policy.limits(suite)):
                 continue
-            again = _found(registry, version, suite, evidence, Path(name))
+            again = _found(registry, version, suite, evidence)
             if again is None and ask:
                 again = _scored(held, registry, version, suite, evidence, Path(name))
             if again is not None:
@@ -98,38 +98,36 @@ def _prepared(registry: Registry, version: Any) -> dict[str, str]:
     return {Path(out["path"]).name: out["md5"] for out in made if out["path"].startswith(f"{PREPARED}/") and out["md5"].endswith(".dir")}
 
 
-def _md5(version: Any) -> str:
-    """What identifies a version's model. Raises StageError where Sluice did not register it: nothing is known of it then."""
-    found: str | None = version.tags.get("sluice.model_md5")
+def _md5(version: Any, known: Known) -> str:
+    """What identifies a version's model, by the record. Raises StageError where Sluice did not register it: nothing is known of it then."""
+    found = known.content.get("model_md5")
     if found is None:
         raise StageError(f"version {version.version} was not registered by Sluice: 'sluice promote' or 'sluice rollback' to one that was")
     return found
 
 
-def key_of(version: Any, suite: str, ours: Evidence) -> str:
+def key_of(model_md5: str, suite: str, ours: Evidence) -> str:
     """What identifies an evaluation: the model's content, the suite, and all that may move a score."""
     asked = {name: value for name, value in ours.identity.items() if name not in OWN}
-    return hashlib.sha256(json.dumps([_md5(version), suite, asked], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([model_md5, suite, asked], sort_keys=True).encode()).hexdigest()
 
 
-def _found(registry: Registry, version: Any, suite: str, ours: Evidence, folder: Path) -> Evidence | None:
-    """What an earlier asking left, where its files are still that."""
-    filters = f"tags.`sluice.evidence_key` = '{key_of(version, suite, ours)}' and attributes.status = 'FINISHED'"
-    for run in registry.client.search_runs([registry.tracker.experiment_id(PIPELINE)], filters, max_results=10):
-        path = Path(registry.client.download_artifacts(run.info.run_id, f"evidence/{suite}", str(folder / run.info.run_id)))
-        found = load_evidence(path, None, _md5(version))
-        same = run.data.tags.get("sluice.evidence_md5") == folder_md5(path)
-        if same and not found.unreadable and not is_stale(ours, found, None):
-            return found
-    return None
+def _found(registry: Registry, version: Any, suite: str, ours: Evidence) -> Evidence | None:
+    """What an earlier asking put on record; None where it is in doubt which model the version is."""
+    known = registry.registered(version)
+    if known.doubt:
+        return None
+    model_md5 = _md5(version, known)
+    asked = (load_evidence(folder / suite, None, model_md5) for folder in record.rescored(registry.tracker, key_of(model_md5, suite, ours)))
+    return next((found for found in asked if not found.unreadable and not is_stale(ours, found, None)), None)
 
 
 def _scored(held: Session, registry: Registry, version: Any, suite: str, ours: Evidence, folder: Path) -> Evidence:
     model = folder / "model"
     if not model.is_dir():
         registry.model_folder(version, folder)
-    tags = {"sluice.evidence_key": key_of(version, suite, ours), "sluice.version": str(version.version)}
-    run_id = registry.tracker.start(PIPELINE, f"rebaseline {version.version} {suite}", tags)
+    number, model_md5 = str(version.version), _md5(version, registry.registered(version))
+    run_id = registry.tracker.start(PIPELINE, f"rebaseline {number} {suite}", {"sluice.version": number})
     output = folder / "scored" / suite
     try:
         limit_s = next(stage.timeout_s for stage in held.pipeline.stages.values() if f"artifacts/suites/{suite}" in stage.deps)
@@ -138,10 +136,11 @@ def _scored(held: Session, registry: Registry, version: Any, suite: str, ours: E
     except TimeLimitError:
         said = f"it ran past the limit of {limit_s:.0f} s (meta.timeout_s of the suite's benchmark in dvc.yaml) and was stopped"
     if said:
-        reason = f"version {version.version} could not be scored again on {suite}: {said}"
+        reason = f"version {number} could not be scored again on {suite}: {said}"
         registry.tracker.end(run_id, "FAILED", reason)
         raise StageError(reason)
-    registry.client.log_artifacts(run_id, str(output), f"evidence/{suite}")
-    registry.client.set_tag(run_id, "sluice.evidence_md5", folder_md5(output))
     registry.tracker.end(run_id, "FINISHED")
-    return load_evidence(output, None, _md5(version))
+    kept = Decision(RESCORED, f"{suite} was scored again as it is asked today", "", number, inputs=key_of(model_md5, suite, ours))
+    with registry.lock():
+        registry.put_on_record(kept, run_id, evidence=output)
+    return load_evidence(output, None, model_md5)

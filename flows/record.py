@@ -1,4 +1,5 @@
 """The record of promotions: one MLflow run a decision, each chained to the one before by hash, so that an edited or removed one is found.
+What a version got when it was scored again stands there too, as the artifacts of a record that decides nothing.
 
 A record's hash covers its name, tags, params, metrics, start and artifacts, and the hash before it; the registered model carries the newest
 one's.
@@ -24,6 +25,7 @@ from tasks.gate import GateResult
 
 CHAMPION, PREVIOUS = "champion", "previous"
 ROLLBACK, REJECTED, ACCEPTED, ANCHORED = "rollback", "rejected", "accepted", "anchor"  # verdicts of people; the gate's: "promote", ...
+RESCORED = "rescored"  # no decision: the record holds what the version got when it was scored again
 CONTENT = ("verdict", "reason", "alias", "version", "was", "previous", "pipeline_run", "by", "artifacts", "sequence", "before")
 FILES = {"dvc.lock": "data_md5", "params.yaml": "params_md5", "requirements.lock": "environment_md5"}  # a version's provenance
 TEXTS = ("pretrained", "scores")  # tags of a version that a record has the md5 of
@@ -39,7 +41,8 @@ class Decision:
     """One line of the record: what was decided about a version, and which alias moved ("" for none).
 
     `was` is the champion until then, which the version was compared with; `previous` who is that from now on; `suites` those that a pinned
-    anchor is for; `inputs` the hash of all that the gate decided from, see flows/release.py.
+    anchor is for; `inputs` the hash of all that the gate decided from, see flows/release.py; of RESCORED the key of the evaluation, see
+    flows/rebaseline.py.
     """
 
     verdict: str
@@ -160,16 +163,37 @@ def digest(run: Any) -> str:
 
 def _artifacts(tracker: Tracker, run_id: str) -> str:
     """The md5 of the run's artifacts, names and bytes; empty without any."""
-    if not tracker.client.list_artifacts(run_id):
-        return ""
     with tempfile.TemporaryDirectory() as folder:
-        return folder_md5(Path(tracker.client.download_artifacts(run_id, "", folder)))
+        return _fetched(tracker, run_id, folder)
+
+
+def _fetched(tracker: Tracker, run_id: str, folder: str) -> str:
+    """The same, the artifacts fetched into a folder."""
+    return folder_md5(Path(tracker.client.download_artifacts(run_id, "", folder))) if tracker.client.list_artifacts(run_id) else ""
 
 
 def decisions(tracker: Tracker) -> Sequence[Any]:
-    """The runs on record, newest first."""
+    """The runs on record, newest first, those that decide nothing among them."""
     found = tracker.runs(PROMOTIONS, "attributes.status = 'FINISHED'")
     return sorted(found, key=lambda run: (_number(run.data.tags.get("sluice.sequence", "")), run.info.start_time), reverse=True)
+
+
+def decides(run: Any) -> bool:
+    """Whether a record is a decision, and not evidence alone."""
+    return bool(run.data.tags.get("sluice.verdict") != RESCORED)
+
+
+def rescored(tracker: Tracker, key: str) -> Iterator[Path]:
+    """Fetch the evidence of that key that the head vouches for, newest first; a folder lasts until the next is asked for.
+
+    Evidence whose files are not those that were put on record is passed over.
+    """
+    for run in trusted(decisions(tracker), head(tracker))[0]:
+        tags = run.data.tags
+        if (tags.get("sluice.verdict"), tags.get("sluice.inputs")) == (RESCORED, key):
+            with tempfile.TemporaryDirectory() as folder:
+                if _fetched(tracker, run.info.run_id, folder) == tags["sluice.artifacts"]:
+                    yield Path(folder) / "evidence"
 
 
 def sound(newest_first: Sequence[Any], newest: str) -> list[Any]:

@@ -282,8 +282,11 @@ class Registry:
         result: GateResult | None = None,
         items: Mapping[str, Any] | None = None,
         accepted: Sequence[record.Finding] = (),
+        evidence: Path | None = None,
     ) -> str:
         """Put one decision on record, under the lock, and move the alias that it names; return the run's id.
+
+        Of RESCORED, `evidence` is the benchmark folder, of its suite's name.
 
         The run is open while the alias moves: a crash in between is settled by the next writer. Raises Refused, with nothing moved, where
         champion is not what it `was` any more.
@@ -298,6 +301,8 @@ class Registry:
                 record.log_evidence(self.tracker, run_id, result, items or {})
             if accepted:
                 record.log_accepted(self.tracker, run_id, accepted)
+            if evidence is not None:
+                self.client.log_artifacts(run_id, str(evidence), f"evidence/{evidence.name}")
             head = record.link(self.tracker, run_id)
             if decision.alias:
                 self._require_champion(decision.was)  # once more: a clone that shares no Prefect server holds another lock
@@ -446,8 +451,8 @@ class Registry:
             return current, target
 
     def decisions(self) -> list[Any]:
-        """The runs on record that nobody edited or forged, newest first: what may be acted on."""
-        return record.sound(record.decisions(self.tracker), record.head(self.tracker))
+        """The decisions on record that nobody edited or forged, newest first: what may be acted on."""
+        return list(filter(record.decides, record.sound(record.decisions(self.tracker), record.head(self.tracker))))
 
     def turned_down(self, version: str) -> str:
         """What a person decided against a version, in a line, where that is the last word on it; the gate does not overrule people."""
@@ -481,7 +486,7 @@ class Registry:
                 "reason": run.data.tags.get("sluice.reason"),
                 "run_id": run.info.run_id,
             }
-            for run in record.decisions(self.tracker)
+            for run in filter(record.decides, record.decisions(self.tracker))
         ]
 
     def audit(self) -> list[record.Finding]:

@@ -115,17 +115,16 @@ def rival(registry: Registry, against: str) -> Any | None:
     return registry.at(CHAMPION) if against == CHAMPION else registry.version(against)
 
 
-def model_md5(held: Session, registry: Registry, candidate: str) -> str:
-    """What identifies a candidate: of a registered version its tag, of the one at hand ("") its folder's md5."""
-    if candidate:
-        return str(registry.version(candidate).tags.get("sluice.model_md5"))
-    return folder_md5(_at_hand(held))
-
-
 def is_same(held: Session, registry: Registry, candidate: str, rival: Any | None) -> bool:
-    """Whether the candidate is that very version's model: then there is nothing to compare."""
-    ours = model_md5(held, registry, candidate)
-    return rival is not None and rival.tags.get("sluice.model_md5") == ours
+    """Whether the candidate is that very version's model, by the record: then there is nothing to compare."""
+    ours = _registered_md5(registry, registry.version(candidate)) if candidate else folder_md5(_at_hand(held))
+    return rival is not None and ours is not None and ours == _registered_md5(registry, rival)
+
+
+def _registered_md5(registry: Registry, version: Any) -> str | None:
+    """What identifies a version's model; None where that is in doubt, or it is not Sluice's."""
+    known = registry.registered(version)
+    return None if known.doubt else known.content.get("model_md5")
 
 
 def _at_hand(held: Session) -> Path:

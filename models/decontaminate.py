@@ -7,10 +7,11 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 from models import suites
+from models.markup import readings, without_tags
 from models.trees import trees
-from models.words import Words, one_form, words
+from models.words import Words, skeleton, words
 
-LAYOUT = re.compile(r"\u00ad|(?<=\w)-\n|</?[a-z][a-z0-9]*\s*/?>", re.IGNORECASE)  # hyphens that end lines, tags of HTML
+LINE_END_HYPHEN = re.compile(r"(?<=\w)[-\u2010]\n")
 COMMON = 10  # items
 
 
@@ -39,12 +40,12 @@ class Benchmark:
         self.items = len(names)
 
     def _add(self, name: str, text: str) -> None:
-        found = _words(text)
-        for run in found.runs(self._size):
-            self._grams[run].add(name)
-        if self._least <= found.count < self._size:
-            self._short[" ".join(found.tokens)].add(name)
-            self._sizes[next(found.runs(self._least))].add(len(found.tokens))
+        for found in map(_words, readings(text)):
+            for run in found.runs(self._size):
+                self._grams[run].add(name)
+            if self._least <= found.count < self._size:
+                self._short[" ".join(found.tokens)].add(name)
+                self._sizes[next(found.runs(self._least))].add(len(found.tokens))
         for tree in trees(text):
             self._trees[tree].add(name)
 
@@ -59,7 +60,8 @@ class Benchmark:
     def hits(self, texts: Sequence[str]) -> set[str]:
         """Return the names of all items that the texts of one record hold, one after the other; a head's indented body may be the next."""
         bodies = (f"{head}\n{body}" for head, body in pairwise(texts) if body[:1].isspace())
-        return self._word_hits(_words("\n".join(texts))).union(*map(self._tree_hits, chain(texts, bodies)))
+        wordings = map(_words, readings("\n".join(texts)))
+        return set().union(*map(self._word_hits, wordings), *map(self._tree_hits, chain(texts, bodies)))
 
     def _word_hits(self, text: Words) -> set[str]:
         found: set[str] = set()
@@ -83,4 +85,4 @@ def suite_texts(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _words(text: str) -> Words:
-    return words(one_form(LAYOUT.sub(lambda found: " " if found[0][0] == "<" else "", text)))
+    return words(skeleton(LINE_END_HYPHEN.sub("", without_tags(text.replace("\u00ad", "")))))

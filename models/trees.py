@@ -8,16 +8,22 @@ import tokenize
 import warnings
 from collections.abc import Iterator
 from functools import cache
+from html import unescape
 from typing import Any
+
+from models.markup import unescaped, without_tags
 
 BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 """Where a statement holds other statements."""
 FUNCTION = re.compile(r"^[ \t]*(?:async )?def ", re.MULTILINE)
-PROMPT = re.compile(r"^[ \t]*(?:>>>|\.\.\.) ?", re.MULTILINE)  # of an interactive session
-TYPED, ESCAPED = re.compile(r"^[ \t]*>>> ?(?:async )?def ", re.MULTILINE), re.compile(r"^(?>.*?\bdef ).*:\s*+\\n", re.MULTILINE)
-QUOTED = re.compile(r'"(?=(?:async )?def )')  # where a program begins in a string
+PROMPT = r"^[ \t]*(?:>>>|\.\.\.:?|In \[\d+\]:|[>+]|\d+[:.|]?) ?"  # of an interactive session, a quotation, a diff; the number of a line
+PROMPTS, TYPED = re.compile(PROMPT, re.MULTILINE), re.compile(PROMPT + "(?:async )?def ", re.MULTILINE)
+ESCAPED = re.compile(r"^(?>.*?\bdef ).*:\s*+\\++n", re.MULTILINE)
+QUOTED = re.compile(r"[\"'](?=(?:async )?def )")  # where a program begins in a string
+LINES = re.compile(r'\\n",\s*+"')  # between those of a notebook
+MARKED_UP = re.compile(r"<\w[^<>]*>\s*+(?:async )?def\b|&(?:lt|gt|quot|amp|#\d{2,3}|#x\w{2});")  # as in a page
 WRAPPINGS = 3
-"""How deep a program may stand in sessions and escaped strings."""
+"""How deep a program may stand in sessions, escaped strings and pages."""
 NESTED = 20
 """How many functions deep the inside of a function may be where the text around it is no program."""
 DEEP = 500
@@ -26,14 +32,14 @@ IGNORED = frozenset(("returns", "annotation", "type_comment", "type_params", "de
 
 
 def trees(text: str) -> Iterator[str]:
-    """Yield the form of every function in the text: also in fences, in prose, at a prompt, or escaped as in JSON."""
+    """Yield the form of every function in the text: also in fences, in prose, at a prompt, escaped as in JSON, or marked up as in HTML."""
     for unwrapped in _unwrapped(text):
         if FUNCTION.search(unwrapped):
             yield from filter(None, _forms(unwrapped))
 
 
 def _unwrapped(text: str) -> Iterator[str]:
-    """The text, and what it is without an interactive session's prompts and without escapes, up to WRAPPINGS times."""
+    """The text, and what it is without prompts, without escapes and without HTML, up to WRAPPINGS times."""
     yield text
     found = [text]
     for _ in range(WRAPPINGS):
@@ -43,13 +49,14 @@ def _unwrapped(text: str) -> Iterator[str]:
 
 def _without_prompts(text: str) -> Iterator[str]:
     if TYPED.search(text):
-        yield PROMPT.sub("", text)
+        yield PROMPTS.sub("", text)
 
 
 def _without_escapes(text: str) -> Iterator[str]:
     if "\\n" in text and ESCAPED.search(text):
-        lines = text.replace("\\n", "\n").replace("\\t", "\t").replace('\\"', '"').replace("\\\\", "\\")
-        yield QUOTED.sub('"\n', lines)
+        yield QUOTED.sub('"\n', unescaped(LINES.sub(r"\\n", text)))
+    if MARKED_UP.search(text):
+        yield unescape(without_tags(text, "\n"))
 
 
 def _forms(text: str) -> Iterator[str]:

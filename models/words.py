@@ -20,7 +20,14 @@ PARTS = 4  # of a word
 ASCII_WORD = re.compile(r"[^\W_]+")
 WORD = regex.compile(r"(?V1)[\w--_]+")  # marks belong to words, which they do not in the module re: it cuts Hindi in pieces
 UNSPACED_LETTER = regex.compile(f"(?V1){UNSPACED}")
-UNSEEN = regex.compile(r"\p{Cf}")  # soft hyphens, joiners, marks of direction
+UNSEEN = regex.compile(r"(?V1)[\p{Cf}\p{Default_Ignorable_Code_Point}]")  # soft hyphens, joiners, variation selectors, marks of direction
+OPTIONAL = regex.compile(r"(?V1)[[\p{Mn}&&[\p{Zinh}\p{Arabic}\p{Hebrew}\p{Syriac}\p{Cyrillic}]]--[\u3099\u309a]]|\u0640")
+"""Accents, vowel signs of Arabic and Hebrew, lines through letters, the stroke that widens Arabic; not the marks of kana."""
+ALIKE = str.maketrans(
+    "авекмнорстухіјѕһԁԛԝӏαβεζηικμνορτυχıɑɡيىک",
+    "abekmhopctyxijshdqwlabezhikmvoptyxiagییك",
+)
+"""Lower-case letters of Cyrillic and Greek that are printed as Latin ones, in either case, and Arabic ones that Persian has twice."""
 MANY_MARKS = regex.compile(r"(\p{M}{30})\p{M}+")
 
 
@@ -62,8 +69,19 @@ def with_few_marks(text: str) -> str:
 def one_form(text: str) -> str:
     """Return the text in lower case, letters that are printed alike (wide, ligatures) as one, and without what is not seen."""
     if not text.isascii():
-        text = UNSEEN.sub("", unicodedata.normalize("NFKC", with_few_marks(text)))
+        text = unicodedata.normalize("NFKC", with_few_marks(UNSEEN.sub("", text)))
     return text.casefold()
+
+
+def skeleton(text: str) -> str:
+    """Return `one_form` without accents and vowel signs that a writer may leave out, letters of other alphabets that look alike as one.
+
+    What it makes of a text is for comparing alone.
+    """
+    text = one_form(text)
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFKC", OPTIONAL.sub("", unicodedata.normalize("NFKD", text))).translate(ALIKE)
 
 
 def words(text: str) -> Words:

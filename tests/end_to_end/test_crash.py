@@ -158,7 +158,7 @@ def check_ends_as_uninterrupted(workspace, finished, before, published):
     assert (found["champion"]["version"], found["aliases"]) == ("1", {"champion": "1"})
     assert run(workspace, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
     audited = run(workspace, "sluice", "audit")
-    assert audited.stdout.strip() == "1 decision on record, 0 findings", audited.stdout + audited.stderr
+    assert audited.stdout.startswith("1 decision on record, 0 findings\n"), audited.stdout + audited.stderr
     time.sleep(0.5)
     assert processes_of(workspace) == []
 

@@ -34,7 +34,7 @@ def test_another_template_is_the_models_own_and_asking_again_would_not_change_it
 
 
 def test_the_key_follows_the_model_and_how_it_is_asked():
-    champion, other = (SimpleNamespace(tags={"sluice.model_md5": md5}) for md5 in ("m", "n"))
+    champion, other = "m", "n"
     keys = {
         key_of(champion, "mmlu", evidence()),
         key_of(other, "mmlu", evidence()),

@@ -2,18 +2,21 @@
 
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
-from flows import record, tracking
+from flows import record, release, tracking
+from flows.evidence import identity
 from flows.lineage import Past, lineage
-from flows.rebaseline import _prepared
-from flows.record import Decision
+from flows.rebaseline import _prepared, key_of, rebaselined
+from flows.record import RESCORED, Decision
 from flows.registry import Registry
 from flows.tracking import PIPELINE, PROMOTIONS, Tracker
 from flows.workspace import Workspace, prepare_environment
 from models.errors import StageError
-from models.records import folder_md5
+from models.records import folder_md5, write_json, write_lines
+from tasks.gate import Evidence, GateResult
 from tests.versions import PARAMS, add_version, doctor, files_of, record_of
 
 SCORES = {f"q{number}": float(number % 2) for number in range(8)}
@@ -164,6 +167,16 @@ def test_the_commit_is_the_recorded_one(registry):
     ]
 
 
+def test_a_version_whose_tag_names_the_champions_model_is_compared_all_the_same(registry):
+    versions = [registry.version(number) for number in ("1", "2")]
+    registry.put_on_record(Decision("refuse", "worse", "", "2", "1"))
+    assert release.is_same(None, registry, "1", versions[0])
+    registry.client.set_model_version_tag(registry.name, "2", "sluice.model_md5", versions[0].tags["sluice.model_md5"])
+    assert not release.is_same(None, registry, "2", versions[0])
+    registry.client.delete_run(record_of(registry, versions[0]))
+    assert not release.is_same(None, registry, "1", versions[0])
+
+
 def test_weights_whose_tag_was_made_to_fit_are_not_made_champion(registry):
     registry.promote("2", "1", "promote", "second")
     version = registry.version("1")
@@ -189,3 +202,83 @@ def test_versions_and_runs_beyond_a_page_are_seen(registry, monkeypatch):
     assert registry.audit() == []
     registry.tracker.close_dead_runs()
     assert not registry.tracker.open_runs(PIPELINE)
+
+
+TODAY = Evidence(scores=dict.fromkeys(SCORES, 1.0), chance=0.0, identity=identity({"harness": "today's"}))
+READING = SimpleNamespace(policy=SimpleNamespace(limits={}.get))
+
+
+def of_today(registry, number):
+    """What is known of a version on today's suite, where nobody is asked again: the scores, and by which harness."""
+    version = registry.version(number)
+    found = rebaselined(READING, registry, version, {"quiz": TODAY}, registry.evidence_of(version), ask=False)["quiz"]
+    return found.scores, found.identity.get("harness")
+
+
+def scored_again(registry, number, folder):
+    """A benchmark folder in which a version got everything right; its key."""
+    model_md5 = registry.version(number).tags["sluice.model_md5"]
+    write_lines(folder / "quiz" / "items.jsonl", map(json.loads, BETTER.splitlines()))
+    write_json(folder / "quiz" / "evidence.json", {"chance": 0.0, "model_md5": model_md5, "harness": "today's"})
+    return folder / "quiz", key_of(model_md5, "quiz", TODAY)
+
+
+def put_evidence(registry, number, folder):
+    quiz, key = scored_again(registry, number, folder)
+    return registry.put_on_record(Decision(RESCORED, "scored again", "", number, inputs=key), evidence=quiz)
+
+
+def test_evidence_that_is_on_record_is_used_again_and_decides_nothing(registry, tmp_path):
+    before = registry.history()
+    put_evidence(registry, "2", tmp_path)
+    registry.promote("2", "1", "promote", "second")
+    put_evidence(registry, "2", tmp_path)
+    assert of_today(registry, "2") == (dict.fromkeys(SCORES, 1.0), "today's")
+    assert of_today(registry, "1") == (SCORES, None)
+    assert registry.history()[1:] == before
+    said = lineage(registry, registry.version("2"))
+    assert ([one["verdict"] for one in said["decisions"]], said["parents"]["champion"]) == (["promote"], "1")
+    assert registry.audit() == []
+    assert registry.rollback("bad answers") == ("2", "1")
+
+
+def test_a_refusal_stands_once_on_record_though_its_version_was_scored_again_since(registry, tmp_path):
+    for _ in range(2):
+        registry.note(Decision("refuse", "worse", "", "2", "1"), None, GateResult(decision="refuse", reason="worse", suites=[]), {})
+        put_evidence(registry, "2", tmp_path)
+    assert [entry["verdict"] for entry in registry.history()] == ["refuse", "promote"]
+
+
+def test_evidence_that_no_record_vouches_for_is_not_used(registry, tmp_path):
+    quiz, key = scored_again(registry, "1", tmp_path)
+    said = {"sluice.evidence_key": key, "sluice.evidence_md5": folder_md5(quiz), "sluice.verdict": RESCORED, "sluice.inputs": key}
+    for kind in (PIPELINE, PROMOTIONS):
+        tags = said | {"sluice.sequence": "2", "sluice.before": record.head(registry.tracker).partition(":")[2], "sluice.version": "1"}
+        run_id = registry.client.create_run(registry.tracker.experiment_id(kind), tags=tags).info.run_id
+        registry.client.log_artifacts(run_id, str(quiz), "evidence/quiz")
+        registry.client.set_tag(run_id, "sluice.artifacts", record._artifacts(registry.tracker, run_id))
+        registry.client.set_tag(run_id, "sluice.record", record.digest(registry.client.get_run(run_id)))
+        registry.client.set_terminated(run_id, "FINISHED")
+    assert of_today(registry, "1") == (SCORES, None)
+
+
+def test_evidence_on_record_whose_files_were_changed_is_not_used_and_is_found(registry, tmp_path):
+    run_id = put_evidence(registry, "1", tmp_path)
+    (files_of(registry, run_id) / "evidence" / "quiz" / "evidence.json").write_text('{"chance": 0.0, "harness": "today\'s"}')
+    assert of_today(registry, "1") == (SCORES, None)
+    assert [finding.what for finding in registry.audit()] == ["record 2 (rescored 1) was edited: its evidence is not what was decided on"]
+
+
+def test_evidence_below_a_record_that_is_gone_is_not_used(registry, tmp_path):
+    put_evidence(registry, "1", tmp_path)
+    registry.promote("2", "1", "promote", "second")
+    registry.promote("1", "2", "manual", "again")
+    registry.client.delete_run(registry.history()[1]["run_id"])
+    assert of_today(registry, "1") == (SCORES, None)
+
+
+def test_another_models_evidence_is_not_a_versions_because_its_tag_says_so(registry, tmp_path):
+    put_evidence(registry, "2", tmp_path)
+    md5 = registry.version("2").tags["sluice.model_md5"]
+    registry.client.set_model_version_tag(registry.name, "1", "sluice.model_md5", md5)
+    assert of_today(registry, "1") == (SCORES, None)

@@ -1,4 +1,7 @@
+import html
 import json
+import unicodedata
+from urllib.parse import quote
 
 import pytest
 
@@ -30,6 +33,80 @@ def test_a_run_of_words_of_an_item_is_a_hit_whatever_its_case_punctuation_and_li
 )
 def test_markup_hides_nothing(text):
     assert BENCHMARK.hits([text]) == {"quiz/1"}
+
+
+MULLER = "Der alte Müller prüft jeden Morgen zuerst das große Rad und gießt dann den Weizen zwischen die Steine"
+ENTITIES = "".join(f"&#{ord(letter)};" if ord(letter) > 127 else letter for letter in MULLER)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"q": MULLER}),
+        json.dumps(json.dumps({"q": MULLER})),
+        MULLER.encode("unicode_escape").decode(),
+        str(MULLER.encode()),
+        quote(MULLER),
+        ENTITIES,
+        html.escape(ENTITIES),
+        MULLER.replace("ü", "&uuml;").replace("ß", "&szlig;").replace(" ", "&nbsp;"),
+        MULLER.replace("ü", "\\u{fc}").replace("ß", "\\U000000df"),
+    ],
+)
+def test_escapes_hide_nothing(text):
+    assert Benchmark([("quiz/1", MULLER)], 10, 4).hits([text]) == {"quiz/1"}
+    assert Benchmark([("quiz/1", text)], 10, 4).hits([MULLER]) == {"quiz/1"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " ".join(f'<span class="w" id=a>{word[:1]}<b>{word[1:]}</b></span>' for word in MULLER.split()),
+        " ".join(f"{word[:2]}<wbr>{word[2:]}<!-- a > b -->" for word in MULLER.split()),
+        "".join(f"<tr><td style='x: y'>{word}</td></tr>" for word in MULLER.split()),
+    ],
+)
+def test_tags_part_words_only_where_a_page_parts_them(text):
+    assert Benchmark([("quiz/1", MULLER)], 10, 4).hits([text]) == {"quiz/1"}
+
+
+def test_what_only_looks_like_a_tag_or_an_escape_stays():
+    item = "Let x be such that x<b and c>d hold for \\nu and 5%20 of all cases in \\theta"
+    benchmark = Benchmark([("m/1", item)], 10, 4)
+    assert benchmark.hits([item.replace("<", " < ").replace(">", " > ")]) == {"m/1"}
+    assert benchmark.hits([item.replace("x<b", "x<e").replace("5%20", "5%30")]) == set()
+
+
+@pytest.mark.parametrize("unseen", ["\u034f", "\ufe0f", "\U000e0101", "\u115f", "\u3164", "\u200d", "\u00ad", "\u2063", "\U000e0041"])
+def test_unseen_characters_hide_nothing(unseen):
+    assert BENCHMARK.hits([unseen.join(QUESTION)]) == {"quiz/1"}
+    assert Benchmark([("quiz/1", MULLER)], 10, 4).hits([unseen.join(unicodedata.normalize("NFD", MULLER))]) == {"quiz/1"}
+
+
+@pytest.mark.parametrize(
+    ("item", "text"),
+    [
+        (QUESTION, QUESTION.translate(str.maketrans("aeopcI", "аеорсІ"))),
+        (QUESTION, "".join(letter + "\u0336" for letter in QUESTION)),
+        ("Người chủ cối xay cũ bên sông kiểm tra bánh xe gỗ", "Nguoi chu coi xay cu ben song kiem tra banh xe go"),
+        ("صاحِبُ الطّاحونَةِ القَديمَةِ عِندَ النَّهرِ يَفحَصُ العَجَلَةَ كُلَّ صَباحٍ ثُمَّ", "صاحب الطاحونة القديمة عند النهر يفحص العجلة كل صبـــاح ثم"),
+        ("بَעַל הַטַּחֲנָה הַיְשָׁנָה לְיַד הַנָּהָר בּוֹדֵק אֶת גַּלְגַּל הָעֵץ בְּכָל", "בעל הטחנה הישנה ליד הנהר בודק את גלגל העץ בכל"),
+        ("صاحب آسیاب کهنه کنار رودخانه هر روز صبح چرخ", "صاحب آسياب كهنه كنار رودخانه هر روز صبح چرخ"),
+        (
+            "IŞIKLI değirmenin sahibi her sabah İLK önce tahta çarkı inceler",
+            "ışıklı değirmenin sahibi her sabah ilk önce tahta çarkı inceler",
+        ),
+        ("Ещё старый мельник у реки каждое утро смотрит на колесо", "Еще старый мельник у реки каждое утро смотрит на колесо"),
+    ],
+)
+def test_accents_vowel_signs_and_letters_of_another_alphabet_hide_nothing(item, text):
+    assert Benchmark([("quiz/1", item)], 8, 3).hits([text]) == {"quiz/1"}
+    assert Benchmark([("quiz/1", text)], 8, 3).hits([item]) == {"quiz/1"}
+
+
+def test_vowels_that_are_always_written_tell_words_apart():
+    assert Benchmark([("quiz/1", "नदी किनारे की पुरानी चक्की का मालिक हर सुबह")], 8, 3).hits(["नदा कनारि का परानू चककी कि मलक हूर सबह"]) == set()
+    assert Benchmark([("quiz/1", "かきくけこさしすせそたちつてと")], 8, 3).hits(["がぎぐげござじずぜぞだぢづでど"]) == set()
 
 
 def test_an_item_is_found_across_the_texts_of_a_record():
@@ -74,6 +151,15 @@ RENAMED = "def f(xs):\n    s = 5\n    for x in xs:\n        s += x\n    return s
         'def f(xs):\n    s = 0\n    pass\n    for x in xs:\n        "Add."\n        s += x\n        pass\n    return s',
         "In a session:\n>>> " + RENAMED.rstrip().replace("\n", "\n... ") + "\n>>> f([1])\n1\n",
         json.dumps({"code": RENAMED}),
+        json.dumps(json.dumps({"code": RENAMED})),
+        repr(RENAMED),
+        json.dumps({"source": RENAMED.splitlines(keepends=True)}, indent=1),
+        f'<p>See</p><pre><code class="language-python">{html.escape(RENAMED)}</code></pre>',
+        RENAMED.replace("def", '<pre><span class="k">def</span>').replace("return", '<span class="k">return</span>'),
+        "".join(f"> {line}\n" for line in RENAMED.splitlines()),
+        "".join(f"+{line}\n" for line in RENAMED.splitlines()),
+        "".join(f"{number:3} {line}\n" for number, line in enumerate(RENAMED.splitlines(), 1)),
+        "In [1]: " + RENAMED.rstrip().replace("\n", "\n   ...: "),
     ],
 )
 def test_a_function_that_differs_in_names_constants_and_what_does_nothing_is_a_hit_wherever_it_stands(text):
