@@ -9,8 +9,8 @@ setup:  ## make .venv from the lock files; nothing to do where it matches them
 run: setup  ## data to champion
 	@$(BIN)/sluice run
 
-quick: setup  ## what needs no server and no whole run, for every edit: a minute and a half
-	@$(BIN)/python -m pytest -n 2 $(PARALLEL) -m 'not slow and not server' --ignore tests/end_to_end
+quick: setup  ## what needs no server, no training and no simulation, for every edit: a minute and a half
+	@$(BIN)/python -m pytest -n 2 $(PARALLEL) -m 'not slow and not server and not long' --ignore tests/end_to_end
 
 test: setup  ## all tests that CI needs: eight minutes
 	@$(BIN)/python -m pytest -n 3 $(PARALLEL)

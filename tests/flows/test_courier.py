@@ -19,6 +19,8 @@ from models.errors import Unavailable
 from tests.mlflow_server import Server, begin, drill_workspace, wait_for
 from tests.workspaces import run as command
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 
 

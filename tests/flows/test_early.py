@@ -15,6 +15,8 @@ from tasks.gate import Policy
 from tests.limits import ANY
 from tests.tiny import tiny_model
 
+pytestmark = pytest.mark.long
+
 ITEMS = 400
 LIMITS = {"wall_seconds": 10, "cpu_seconds": 5, "memory_mib": 256, "processes": 8, "output_kib": 64}
 BENCHMARK = {

@@ -233,6 +233,7 @@ def sluice(*arguments, cwd, shell="", **extra):
     return subprocess.run(["sh", "-c", command], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("shell", "extra", "code"),
     [

@@ -70,6 +70,7 @@ def test_a_stage_that_has_ended_leaves_only_what_is_held(tmp_path):
     assert not finished.is_held(work)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by_dvc", [True, False], ids=["by DVC", "by hand"])
 def test_a_stage_killed_once_its_outputs_are_in_place_is_not_done_again_by_dvc(tmp_path, by_dvc):
     workspace = make_workspace(tmp_path / "sluice")

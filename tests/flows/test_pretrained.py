@@ -20,6 +20,8 @@ from models.records import folder_md5, write_json
 from tests.tiny import tiny_model
 from tests.workspaces import run
 
+pytestmark = pytest.mark.long
+
 PIPELINE = """
 stages:
   base:

@@ -31,6 +31,7 @@ Tracker(workspace, "assistant").client
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bytes_written", [50_000, pytest.param(300_000, marks=pytest.mark.slow)])
 def test_a_database_whose_first_migration_was_killed_is_made_anew(tmp_path, monkeypatch, bytes_written):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow leaves there what was used last

@@ -7,6 +7,8 @@ import pytest
 
 from models import answers
 
+pytestmark = pytest.mark.long
+
 MATH500 = Path(__file__).parents[2] / "../shared/data/benchmarks/math500/math500.jsonl"
 
 

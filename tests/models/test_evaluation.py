@@ -15,6 +15,8 @@ from models import evaluation, sandbox, suites
 from models.errors import StageError
 from tests.tiny import tiny_model
 
+pytestmark = pytest.mark.long
+
 torch.set_num_threads(1)
 CHOICES = [
     {"id": f"q{number}", "question": f"Where is {number}?", "choices": ["here", "there", "over there", "no"], "answer": number % 4}

@@ -11,6 +11,8 @@ from models import policy, pretraining, training, vocabulary
 from models.settings import Pretraining, Shape
 from tests.architectures import PUBLISHED
 
+pytestmark = pytest.mark.long
+
 TEXTS = [f"the {word} is {number}." for number in range(40) for word in ("river", "town", "house that is far away from here")]
 PLAN = Pretraining(
     shape=Shape(layers=2, hidden_size=32, feed_forward_size=64, heads=2),

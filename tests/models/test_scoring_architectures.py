@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from models import evaluation, packing, policy, pretrained, sandbox, vocabulary
 from tests.architectures import LLAMA_TOKENS, PUBLISHED, ZEPHYR, Published, pieces
 
+pytestmark = pytest.mark.long
+
 torch.set_num_threads(1)
 WINDOWED = {"mistral", "gemma2", "gemma3"}
 OTHERS = {  # without positions, with positions added to scores, without attention

@@ -123,6 +123,7 @@ def test_a_person_moves_the_champion_and_not_the_anchor_unless_they_pin_it():
     assert pinned(before, ["mmlu"], "5")["mmlu"] == standing("5")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [60, 600])
 def test_the_simulated_night_decides_as_the_gate_does(n):
     """The simulation of a year asks the tests on counts; the gate gets the items."""
@@ -142,6 +143,7 @@ YEARS = 60
 ERROR = 2.5 * (0.05 * 0.95 / YEARS) ** 0.5  # of the simulation
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("slide", drift.SLIDES, ids=lambda slide: slide.__name__)
 def test_in_a_year_no_champion_falls_below_its_anchor_by_more_than_the_margin_more_often_than_alpha(slide):
     assert drift.share_violated(drift.MMLU, slide, YEARS, seed=5) <= 0.05 + ERROR
@@ -154,6 +156,7 @@ def test_in_a_year_on_few_items_neither(suite, slide):
     assert drift.share_violated(suite, slide, YEARS, seed=6) <= 0.05 + ERROR
 
 
+@pytest.mark.long
 def test_models_that_inherit_their_champions_luck_need_new_items_and_are_held_by_them():
     """Each made from the champion keeps what it happened to get right: the same items, asked for ever, are learned by selection alone."""
     found = [drift.share_violated(drift.MMLU, drift.slow, 60, 7, inherited=True, fresh_every=every) for every in (7, 400)]
@@ -166,6 +169,7 @@ def test_without_an_anchor_a_slow_slide_ends_far_below():
     assert drift.year(drift.MMLU, drift.steady, 1).end > -2 * drift.MMLU.margin
 
 
+@pytest.mark.long
 def test_honest_candidates_are_still_promoted_a_year_later():
     curve = drift.honest_curve(drift.MMLU, 40, seed=3)
     assert drift.around(curve, 7) > 0.9

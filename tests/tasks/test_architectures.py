@@ -22,6 +22,8 @@ from tasks.sft import SftInputs, SftOutputs, SftParams, sft
 from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
 from tests.architectures import PUBLISHED
 
+pytestmark = pytest.mark.long
+
 METHODS = ("full", "lora", "last-layers")
 STAGES = ("sft", "reward", "rlhf")
 OFTEN = {

@@ -67,6 +67,7 @@ def test_the_same_answers_lose_nothing_with_a_target():
     assert found.p_loss(0.03) >= SMALLEST
 
 
+@pytest.mark.long
 def test_a_bound_with_a_target_is_wrong_no_more_often_than_alpha():
     """The candidate is .03 farther from the target than the champion, who is on the other side of it."""
     generator, wrong = np.random.default_rng(3), 0

@@ -46,6 +46,7 @@ def share(gates, items, difference, verdict, require="non-inferior", margin=0.05
     return verdicts(gates, items, difference, require, margin, discordance).count(verdict) / gates
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("difference", "verdict", "require"),
     [(-0.05, "non-inferior", "non-inferior"), (-0.05, "worse", "non-inferior"), (0.0, "better", "better"), (0.0, "worse", "better")],
@@ -55,11 +56,13 @@ def test_a_wrong_verdict_at_the_edge_is_as_rare_as_alpha_after_looking_a_thousan
     assert share(gates, 1000, difference, verdict, require) <= 0.05 + 2 * (0.05 * 0.95 / gates) ** 0.5
 
 
+@pytest.mark.long
 def test_equals_are_found_non_inferior_and_losers_worse():
     assert share(100, 1500, 0.0, "non-inferior") > 0.9
     assert share(100, 1500, -0.1, "worse", discordance=0.15) > 0.9
 
 
+@pytest.mark.long
 def test_mmlu_needs_an_eighth_of_its_items_where_the_models_are_equal():
     used = [first_crossing(row, 0.02, 0.05) or 14042 for row in sequences(60, 14042, 0.0, 0.1, 3)]
     assert 1200 < np.median(used) < 2400

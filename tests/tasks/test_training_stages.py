@@ -17,6 +17,8 @@ from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
 from tasks.sft import SftInputs, SftOutputs, SftParams, sft
 from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
 
+pytestmark = pytest.mark.long
+
 SIZE = world.Size(
     people=16,
     towns=8,

@@ -10,6 +10,8 @@ from models.records import write_lines
 from models.work import Work
 from tasks.validate import ValidateInputs, ValidateOutputs, ValidateParams, validate
 
+pytestmark = pytest.mark.long
+
 LIMITS = Limits(min_records=5, min_characters=2, max_characters=100)
 PARAMS = ValidateParams(
     documents=LIMITS,
