@@ -74,7 +74,7 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
             if score:
                 yield from _scores(registry, version, tree, tell)
             if retrain:
-                yield _retrained(past, tree, folder / "cache", tell)
+                yield _retrained(past, tree, tell)
 
 
 def _stored(registry: Registry, version: Any, folder: Path) -> Check:
@@ -99,9 +99,14 @@ def _environment(past: Past) -> Check:
 def _worktree(root: Path, version: Any, commit: str, folder: Path) -> Iterator[Path]:
     """The version's commit with DVC's cache of the workspace."""
     with worktree.checkout(root, commit.removesuffix("-dirty"), folder, f"version {version.version}") as tree:
-        cache = _run([program("dvc"), "cache", "dir"], root).stdout.strip()
-        _must([program("dvc"), "cache", "dir", "--local", cache], tree)
+        (folder / "shared").symlink_to(_must([program("dvc"), "cache", "dir"], root).stdout.strip())
+        _use_cache(tree, "shared")
         yield tree
+
+
+def _use_cache(tree: Path, name: str) -> None:
+    """Have the tree use the cache of that name beside it: DVC writes no path into its config that is not ASCII."""
+    _must([program("dvc"), "cache", "dir", "--local", f"../{name}"], tree)
 
 
 def _not_plain(params: Mapping[str, Any], dvc_yaml: str) -> str:
@@ -192,11 +197,11 @@ def _scores(registry: Registry, version: Any, tree: Path, tell: Tell) -> Iterato
         yield Check(f"score {suite}", same, f"{len(items)} items equal" if same else _listed(other, "items that differ: "))
 
 
-def _retrained(past: Past, tree: Path, cache: Path, tell: Tell) -> Check:
+def _retrained(past: Past, tree: Path, tell: Tell) -> Check:
     """Everything made again from the data, with an empty cache; compared byte for byte."""
     for pointer in sorted((tree / "data").rglob("*.dvc")):
         _must([program("dvc"), "checkout", str(pointer.relative_to(tree))], tree)
-    _must([program("dvc"), "cache", "dir", "--local", str(cache)], tree)
+    _use_cache(tree, "empty")
     last, code = _heard(
         [program("dvc"), "repro", "--force", CANDIDATE], tree, lambda line: tell(f"    {line}") if line.startswith(RUNNING) else None
     )
@@ -226,15 +231,17 @@ def _env(folder: Path) -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if name not in hidden}, "PYTHONPATH": str(folder)}
 
 
-def _must(command: list[str], folder: Path) -> None:
+def _must(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     done = _run(command, folder)
     if done.returncode:
-        raise StageError(f"{' '.join(command[-4:])} failed: {_last(done)}")
+        raise StageError(f"{' '.join([Path(command[0]).name, *command[1:]])} failed: {_last(done)}")
+    return done
 
 
 def _last(done: subprocess.CompletedProcess[str]) -> str:
-    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    return lines[-1] if lines else "no output"
+    """The last line of what was said; DVC's reason, where it ends in an offer of help."""
+    lines = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
+    return next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
 
 
 def _listed(names: list[str], before: str = "") -> str:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import importlib.util
 import json
+import logging
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 from flows import failures, masking, web
 from models.errors import Unavailable, UserError
 
+UNSUITABLE = re.compile("[?\\x00-\\x1f\\x7f\\ud800-\\udfff]")  # the last: bytes that are no UTF-8
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPT_OUTS = {
     # No tool may phone home: each one's own switch, and the common one.
@@ -97,6 +99,11 @@ def find(start: Path | None = None) -> Workspace:
         raise UserError("the current folder was deleted: change into your clone, then try again") from None
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file() and (folder / ".dvc").is_dir():
+            if odd := UNSUITABLE.search(str(folder)):
+                raise UserError(
+                    f"{str(folder)!r} holds {odd[0]!r}, must be a path in UTF-8 without '?' and control characters, "
+                    "where databases are named by it: move the clone"
+                )
             return Workspace(folder)
     raise UserError(f"{here} is not in a Sluice workspace: no folder above it holds dvc.yaml and .dvc; change into your clone")
 
@@ -108,7 +115,11 @@ def prepare_environment(workspace: Workspace) -> None:
     passwords to variables of their own, what is on this machine is asked for without a proxy, and logs are masked.
     """
     os.environ.update(OPT_OUTS)
-    for name, value in {**DEFAULTS, "PREFECT_HOME": str(workspace.state / "prefect")}.items():
+    own = {
+        "PREFECT_HOME": str(workspace.state / "prefect"),
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": (workspace.state / "mlartifacts").as_uri(),  # else ./mlruns, and a quote in its path ends in SQL
+    }
+    for name, value in {**DEFAULTS, **own}.items():
         os.environ.setdefault(name, value)
     programs = str(Path(sys.executable).parent)
     if programs not in os.environ.get("PATH", "").split(os.pathsep):
@@ -118,6 +129,7 @@ def prepare_environment(workspace: Workspace) -> None:
         server.apart(os.environ)
     _reach_this_machine(os.environ)
     masking.mask_logs()
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises, and we tell
 
 
 def _be_somebody(workspace: Workspace) -> None:

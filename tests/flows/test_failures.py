@@ -229,6 +229,16 @@ def test_a_deleted_working_folder_is_told(tmp_path, monkeypatch, capsys):
     assert (code, "was deleted" in said) == (2, True)
 
 
+@pytest.mark.parametrize("name", [b"a?b=c", b"two\nlines", b"latin-\xff"])
+def test_a_workspace_that_no_database_can_be_named_by_is_told(bare, capsys, name):
+    folder = os.fsdecode(os.path.join(os.fsencode(bare), name))
+    shutil.copytree(bare, folder, ignore=lambda _folder, names: set(names) - {"dvc.yaml", ".dvc", "config"})
+    os.chdir(folder)
+    code, said = in_one_line(["history"], capsys)
+    assert (code, "move the clone" in said, len(said.splitlines())) == (2, True, 1)
+    assert [path.name for path in Path(folder).iterdir() if path.name not in ("dvc.yaml", ".dvc")] == []
+
+
 def test_a_folder_that_is_no_git_repository_is_told_what_to_do(bare, capsys):
     shutil.rmtree(bare / ".git")
     code, said = in_one_line(["stages"], capsys)

@@ -116,3 +116,13 @@ def test_runs_are_kept_in_a_real_postgres_and_one_that_went_down_is_one_line(tmp
     with pytest.raises(Unavailable, match=r"does not answer .*Connection refused") as failure:
         Tracker(Workspace(tmp_path), "assistant").client  # noqa: B018
     assert "hunter2" not in str(failure.value)
+
+
+def test_a_workspace_s_path_may_hold_what_sql_reads_otherwise(tmp_path, monkeypatch):
+    for variable in ("MLFLOW_TRACKING_URI", "_MLFLOW_SERVER_ARTIFACT_ROOT"):
+        monkeypatch.delenv(variable, raising=False)
+    workspace = Workspace(tmp_path / 'it\'s "quoted" :a')
+    prepare_environment(workspace)
+    tracker = Tracker(workspace, "assistant")
+    tracker.end(tracker.start("pipeline", "first", {}), "FINISHED")
+    assert (workspace.state / "mlflow.db").stat().st_size > 100_000
