@@ -77,6 +77,8 @@ def named(error: BaseException) -> SluiceError | None:
     origin = type(error).__module__.partition(".")[0]
     if origin in NAMES:
         return NAMES[origin](error)
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return UserError(f"{masked(ascii(error.object[:200]))} holds bytes that are no UTF-8, must be text in UTF-8: correct or rename it")
     if isinstance(error, MemoryError):
         return Unavailable(MACHINE_FAULTS[errno.ENOMEM])
     return of_system(error) if isinstance(error, OSError) else None

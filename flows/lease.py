@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from flows import services
+from flows import services, web
 from flows.masking import masked
 from models.errors import Unavailable
 
@@ -16,7 +16,7 @@ def held(name: str, api: str) -> Iterator[None]:
 
     The lease is renewed while held; where that fails, or nobody could be sure who holds it, the block ends with an error (strict). A server
     keeps leases over its own restart where PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE names its filesystem storage, as our local one's does.
-    Raises Unavailable where somebody else holds it for WAIT_S, or nobody answers at `api`.
+    Raises Unavailable where somebody else holds it for WAIT_S, or nobody answers at `api`; UserError where that is no address.
     """
     import httpx
     from prefect.client.orchestration import get_client
@@ -24,6 +24,7 @@ def held(name: str, api: str) -> Iterator[None]:
     from prefect.exceptions import PrefectException
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
+    web.PREFECT.check(api)
     with temporary_settings({PREFECT_API_URL: api}):
         slot = concurrency(name, lease_duration=LEASE_S, timeout_seconds=WAIT_S, strict=True)
         try:

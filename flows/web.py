@@ -76,7 +76,8 @@ class Server:
         must = f"must be http://HOST:PORT or https://HOST{' with /api after it' * (self.name == 'Prefect')}"
         try:
             parts = urlsplit(address)
-            whole = parts.scheme in WEB and parts.hostname and parts.port != 0 and not re.search(r"\s", address)
+            (parts.hostname or "").encode("idna")  # as those will who connect
+            whole = parts.scheme in WEB and parts.hostname and parts.port != 0 and not re.search(r"[\s\ud800-\udfff]", address)
             why = "" if whole else must
         except ValueError as error:
             why = f"{masked(str(error))}; {must}"

@@ -15,28 +15,10 @@ import pytest
 from flows import cli, failures, git
 from flows.workspace import Workspace, forgive_warnings, prepare_environment
 from models.errors import StageError, Unavailable, UserError
+from tests.lines import in_one_line
 from tests.workspaces import PROGRAMS, ROOT, environment
 
 NOBODY = 12345
-
-
-@pytest.fixture
-def bare(tmp_path, monkeypatch):
-    """A workspace of the files that commands read, in a repository without a commit; the environment is put back after."""
-    folder = tmp_path / "a place with ' quotes, % and #, ü"
-    folder.mkdir()
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, folder / name)
-    (folder / ".dvc").mkdir()
-    (folder / ".dvc" / "config").write_text("[core]\nanalytics = false\n")
-    subprocess.run(["git", "init", "-q", folder], check=True)
-    monkeypatch.chdir(folder)
-    before = dict(os.environ)
-    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "PREFECT_"))]:
-        del os.environ[name]
-    yield folder
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def a_folder(path):
@@ -77,18 +59,6 @@ COMMANDS = {
     ".sluice/locks": (["history"],),
     ".sluice/servers.json": (["status"],),
 }
-
-
-def in_one_line(arguments, capsys):
-    """Run a command in this process; its exit code and what it said, checked to be in lines of ours."""
-    capsys.readouterr()
-    code = cli.run_command(arguments)
-    said = capsys.readouterr()
-    assert "Traceback" not in said.out + said.err
-    assert "unforeseen" not in said.err, said.err
-    assert code in (0, 1, 2, 3)
-    assert code == 0 or all(line.startswith("sluice: ") for line in said.err.splitlines()), said.err
-    return code, said.err
 
 
 def combinations():

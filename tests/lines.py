@@ -1,0 +1,19 @@
+"""What a failing command may print: lines of ours, never a trace."""
+
+import sys
+
+from flows import cli
+
+
+def in_one_line(arguments, capsys):
+    """Run a command in this process; its exit code and what it said, checked to be in lines of ours."""
+    capsys.readouterr()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # as a process of its own has them
+    code = cli.run_command(arguments)
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    assert "unforeseen" not in said.err, said.err
+    assert code in (0, 1, 2, 3)
+    assert code == 0 or all(line.startswith("sluice: ") for line in said.err.splitlines()), said.err
+    return code, said.err
