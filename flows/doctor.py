@@ -31,6 +31,9 @@ def _git(workspace: Workspace) -> dict[str, Any]:
 
 
 def _disk(workspace: Workspace) -> dict[str, Any]:
+    if not os.access(workspace.root, os.W_OK):
+        do = "work in a clone that this user may write to, on a file system that can be written"
+        return _row("disk", f"{workspace.root} cannot be written", False, needed=True, do=do)
     free = shutil.disk_usage(workspace.root).free / 2**30
     return _row(
         "disk", f"{free:.1f} GiB free", free >= FREE_GIB, needed=True, do=f"free at least {FREE_GIB} GiB: 'dvc gc -w' drops unused cache"

@@ -19,6 +19,7 @@ from typing import Any
 
 from flows import pretrained, worktree
 from flows.lineage import Past
+from flows.masking import masked
 from flows.pipeline import Pipeline
 from flows.processes import program, stream
 from flows.registry import Registry, file_md5
@@ -160,11 +161,11 @@ def _materialised(past: Past, tree: Path) -> Check:
     """The candidate, checked out by the recorded dvc.lock, from the cache or the remote."""
     out = candidate_folder(tree).relative_to(tree).as_posix()
     for command in ("checkout", "pull"):
-        if _run([program("dvc"), command, out], tree).returncode == 0 and (tree / out).is_dir():
+        done = _run([program("dvc"), command, out], tree)
+        if done.returncode == 0 and (tree / out).is_dir():
             return _compare("lock and cache", past, tree)
-    return Check(
-        "lock and cache", False, f"{out} of the recorded lock is neither in DVC's cache nor in a remote: '--retrain' makes it again"
-    )
+    missing = f"{out} of the recorded lock is not in DVC's cache, and 'dvc pull' brings it not ({masked(_last(done))})"
+    return Check("lock and cache", False, f"{missing}: mend the remote, or '--retrain' makes it again")
 
 
 def _compare(name: str, past: Past, tree: Path) -> Check:
@@ -240,8 +241,9 @@ def _must(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 def _last(done: subprocess.CompletedProcess[str]) -> str:
     """The last line of what was said; DVC's reason, where it ends in an offer of help."""
-    lines = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()
-    return next((line for line in reversed(lines) if line.startswith("ERROR: ")), lines[-1])
+    said = done.stderr.strip() or done.stdout.strip() or "no output"
+    reason = re.search(r"^ERROR: (?:.+\n?)+", said, re.MULTILINE)
+    return " ".join(reason[0].split())[:300] if reason else said.splitlines()[-1]
 
 
 def _listed(names: list[str], before: str = "") -> str:

@@ -154,6 +154,14 @@ def test_a_number_without_a_name_or_a_home_is_somebody(tmp_path):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becoming somebody else needs root")
+def test_doctor_says_that_a_workspace_cannot_be_written(tmp_path):
+    from flows.doctor import _disk
+
+    assert _disk(Workspace(tmp_path))["ok"]
+    assert as_nobody(lambda: _disk(Workspace(tmp_path))["ok"]) == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becoming somebody else needs root")
 @pytest.mark.parametrize("home", ["", "relative", "/dev/null"])
 def test_a_home_that_can_be_none_is_replaced(tmp_path, home):
     def work():
