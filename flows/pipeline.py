@@ -117,18 +117,23 @@ class Pipeline:
         with _translated():
             index = self._patiently(lambda: self.repo.index)
             graph = index.graph
-            nodes = {node.addressing: node for node in index.stages if getattr(node, "name", None)}
-            edges = {name: [up.addressing for up in graph.successors(node) if up.addressing in nodes] for name, node in nodes.items()}
+            nodes = {self._name(node): node for node in index.stages if getattr(node, "name", None)}
+            above = {name: [self._name(up) for up in graph.successors(node) if getattr(up, "name", None)] for name, node in nodes.items()}
         if not nodes:
             raise UserError("dvc.yaml holds no stage: 'git checkout dvc.yaml' brings ours back")
-        order = TopologicalSorter(edges).static_order()
-        return {name: self._stage(nodes[name], tuple(sorted(edges[name]))) for name in order}
+        order = TopologicalSorter(above).static_order()
+        return {name: self._stage(name, nodes[name], tuple(sorted(above[name]))) for name in order}
 
-    def _stage(self, node: Any, upstream: tuple[str, ...]) -> Stage:
+    def _name(self, node: Any) -> str:
+        """What DVC calls a stage in the workspace, whatever the current folder."""
+        file = os.path.relpath(node.path, self.repo.root_dir)
+        return str(node.name) if file == "dvc.yaml" else f"{file}:{node.name}"
+
+    def _stage(self, name: str, node: Any, upstream: tuple[str, ...]) -> Stage:
         meta = node.meta or {}
         sections = [section for dep in node.params for section in dep.params]
         return Stage(
-            name=node.addressing,
+            name=name,
             command=node.cmd,
             deps=tuple(sorted(dep.def_path for dep in node.deps if dep not in node.params)),
             outs=tuple(out.def_path for out in node.outs if not out.metric),

@@ -24,6 +24,7 @@ def add_version(registry: Registry, scores, leaked=(), params=PARAMS, lock=LOCK,
     if model is None:
         write_json(stored / "logged" / "model" / "config.json", {"of": run_id})
     else:
+        (stored / "logged").mkdir()
         model.rename(stored / "logged" / "model")
     write_json(stored / "logged" / "MLmodel", {})
     model_md5 = folder_md5(stored / "logged" / "model")

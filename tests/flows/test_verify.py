@@ -1,38 +1,215 @@
-"""The worktree in which a version is made again."""
+"""A version made again in a worktree of its commit: real git and DVC, and what is stored edited by somebody who can make its tags fit."""
 
+import json
+import shutil
+import signal
 import subprocess
-from types import SimpleNamespace
+from pathlib import Path
 
-from flows import verify
-from flows.processes import program
+import pytest
+
+from flows import record, worktree
+from flows.registry import Registry
+from flows.tracking import Tracker
+from flows.verify import verify
+from flows.workspace import Workspace, prepare_environment
+from tests.mlflow_server import begin, wait_for
+from tests.versions import PARAMS, add_version, doctor, files_of
+from tests.workspaces import run
+
+SCORES = {"q1": 1.0, "q2": 0.0}
+ITEMS = [{"id": item, "subject": "", "score": score, "flags": [], "response": f"{item} {score}"} for item, score in SCORES.items()]
+FILES = {
+    "dvc.yaml": """stages:
+  rlhf:
+    cmd: sh tasks/train.sh ${word} ${more}
+    deps: [tasks/train.sh]
+    params: [word]
+    outs: [artifacts/rlhf]
+    metrics: [{metrics/rlhf.json: {cache: false}}]
+  benchmark:
+    matrix:
+      model: [rlhf]
+      suite: ${suites}
+    cmd: sh tasks/ask.sh artifacts/benchmark/${item.model}-${item.suite}
+    deps: [tasks/ask.sh, tasks/items.jsonl, artifacts/rlhf]
+    outs: ["artifacts/benchmark/${item.model}-${item.suite}"]
+    metrics: [{"metrics/${item.suite}.json": {cache: false}}]
+""",
+    "params.yaml": f"{PARAMS}model: assistant\nword: hello\nmore: {{rate: 1e-3}}\n",
+    "tasks/train.sh": """mkdir -p artifacts/rlhf metrics
+[ -z "$HOLD" ] || { touch "$HOLD"; sleep 300; }
+echo "$1" > artifacts/rlhf/config.json
+echo '{}' > metrics/rlhf.json
+""",
+    "tasks/ask.sh": 'mkdir -p "$1" metrics; cp tasks/items.jsonl "$1"; for name in quiz other; do echo "{}" > metrics/$name.json; done\n',
+    "tasks/items.jsonl": "".join(json.dumps(item) + "\n" for item in ITEMS),
+    ".gitignore": "/artifacts/\n/.sluice/\n/metrics/\n",
+    ".dvc/.gitignore": "/tmp\n/cache\n/config.local\n",
+    ".dvc/config": "[core]\nanalytics = false\nautostage = false\ncheck_update = false\n",
+}
 
 
-def test_a_worktree_reads_the_cache_of_a_workspace_whose_path_is_not_ascii(tmp_path):
-    root, scratch = tmp_path / "a ü's 日", tmp_path / "scratch"
-    (root / ".dvc").mkdir(parents=True)
-    (root / ".dvc" / "config").write_text("[core]\nanalytics = false\n")
+def git(root, *words):
+    who = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null"]
+    return subprocess.run(["git", *who, *words], cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, empty_store):
+    """A repository whose pipeline ran once; its lock is not committed."""
+    root = tmp_path_factory.mktemp("verify") / "repository"
+    for name, text in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (root / ".sluice").mkdir()
+    shutil.copy(empty_store, root / ".sluice" / "mlflow.db")
+    for words in (["init", "-q", "."], ["add", "-A"], ["commit", "-qm", "a clone"]):
+        git(root, *words)
+    done = run(root, "dvc", "repro", "--quiet")
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture
+def registry(made, request, monkeypatch, tmp_path):
+    """A model of its own for each test; version 1, which was never decided on, is what that pipeline made."""
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+    prepare_environment(Workspace(made))
+    found = Registry(Tracker(Workspace(made), getattr(request, "param", f"model {hash(request.node.name)}")))
+    model = shutil.copytree(made / "artifacts" / "rlhf", tmp_path / "model")
+    commit = git(made, "rev-parse", "HEAD").strip()
+    add_version(found, SCORES, params=FILES["params.yaml"], lock=(made / "dvc.lock").read_text(), model=model, commit=commit)
+    ended = signal.getsignal(signal.SIGTERM)
+    yield found
+    signal.signal(signal.SIGTERM, ended)
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """A file that a planted command would make."""
+    return tmp_path / "planted"
+
+
+def checks(registry, retrain=False, score=False):
+    """What was seen of version 1, by the name of the check."""
+    return {check.name: check for check in verify(registry, registry.version("1"), retrain, score, lambda _line: None)}
+
+
+def failed(found):
+    return [name for name, check in found.items() if not check.ok and name != "environment"]  # the lock is not this machine's
+
+
+def trees(root):
+    return git(root, "worktree", "list", "--porcelain").count("worktree ")
+
+
+def test_a_version_that_nobody_touched_is_made_again_from_its_commit(registry, made):
+    found = checks(registry, retrain=True, score=True)
+    assert failed(found) == [], found
+    assert found.keys() >= {"record", "stored model", "provenance", "code", "lock and cache", "score quiz", "retrained"}
+    assert found["score quiz"].seen == "2 items equal"
+    assert trees(made) == 1
+
+
+def test_commands_of_the_stored_lock_and_of_a_stored_dvc_yaml_never_run(registry, made, planted):
+    version, lock = registry.version("1"), (made / "dvc.lock").read_text()
+    doctor(registry, version, "provenance/dvc.lock", lock.replace("cmd: sh ", f"cmd: touch {planted}; sh "))
+    (files_of(registry, version.run_id) / "provenance" / "dvc.yaml").write_text(
+        FILES["dvc.yaml"].replace("cmd: sh ", f"cmd: touch {planted}; sh ")
+    )
+    found = checks(registry, retrain=True, score=True)
+    assert failed(found) == [], found
+    assert not planted.exists()
+
+
+@pytest.mark.parametrize(
+    "param",
+    [
+        "word: x; touch PLANTED",
+        "word: $(touch PLANTED)",
+        "word: '`touch PLANTED`'",
+        "word: |-\n  x\n  touch PLANTED",
+        "word: -x",
+        "word: ../../PLANTED",
+        "word: PLANTED",
+        "more: {rate: '1; touch PLANTED'}",
+        "more: {'x; touch PLANTED;': 1}",
+        "suites: [quiz, 'other; touch PLANTED']",
+        "suites: [[quiz, {deep: '`touch PLANTED`'}]]",
+    ],
+)
+def test_what_stored_params_would_put_into_a_command_never_runs(registry, planted, param):
+    key = param.partition(":")[0]
+    kept = [line for line in FILES["params.yaml"].splitlines() if not line.startswith(f"{key}:")]
+    doctor(registry, registry.version("1"), "provenance/params.yaml", "\n".join([*kept, param.replace("PLANTED", str(planted)), ""]))
+    found = checks(registry, retrain=True, score=True)
+    assert list(found)[-1] == "commands"
+    assert f" under {key}: dvc.yaml puts it into commands, must be a plain word" in found["commands"].seen
+    assert not planted.exists()
+
+
+def test_commands_are_those_of_the_commit_and_not_of_the_workspace(registry, made, planted):
+    commit = git(made, "rev-parse", "HEAD").strip()
+    (made / "dvc.yaml").write_text(FILES["dvc.yaml"].replace("cmd: sh ", f"cmd: touch {planted}; sh "))
+    try:
+        assert failed(checks(registry, retrain=True, score=True)) == []
+        git(made, "commit", "-qam", "another pipeline")
+        assert failed(checks(registry, score=True)) == []
+    finally:
+        git(made, "reset", "-q", "--hard", commit)
+    assert not planted.exists()
+
+
+@pytest.mark.parametrize("name", list(record.FILES))
+def test_provenance_that_was_changed_is_named_and_nothing_is_made_from_it(registry, made, name):
+    registry.promote("1", None, "promote", "first")
+    doctor(registry, registry.version("1"), f"provenance/{name}", "word: other\n")
+    found = checks(registry, retrain=True, score=True)
+    assert list(found) == ["record", "stored model", "provenance"]
+    assert failed(found) == ["provenance"]
+    assert found["provenance"].seen.startswith(f"{name} of version 1 is not what was registered: its stored file has md5 ")
+    assert trees(made) == 1
+
+
+def test_a_model_that_was_changed_is_named(registry):
+    registry.promote("1", None, "promote", "first")
+    doctor(registry, registry.version("1"), "logged/model/config.json", "{}")
+    assert failed(checks(registry)) == ["stored model"]
+
+
+def test_scores_and_weights_that_come_out_otherwise_are_named(registry, made):
+    version, lock = registry.version("1"), (made / "dvc.lock").read_text()
+    doctor(registry, version, "evidence/quiz/items.jsonl", FILES["tasks/items.jsonl"].replace("q2 0.0", "another"))
+    doctor(registry, version, "provenance/params.yaml", FILES["params.yaml"].replace("hello", "goodbye"))
+    doctor(registry, version, "provenance/dvc.lock", lock)
+    found = checks(registry, retrain=True, score=True)
+    assert failed(found) == ["score quiz", "retrained"]
+    assert found["score quiz"].seen == "items that differ: q2"
+
+
+@pytest.mark.parametrize("registry", ["assistant"], indirect=True)
+def test_a_killed_verification_s_worktree_is_removed_by_the_next_one(registry, made, tmp_path):
+    hold, scratch = tmp_path / "hold", tmp_path / "scratch"
     scratch.mkdir()
-    git = ["git", "-C", str(root), "-c", "user.name=test", "-c", "user.email=test@example.org"]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a clone"]):
-        subprocess.run([*git, *words], check=True)
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    with verify._worktree(root, SimpleNamespace(version="1"), commit, scratch) as tree:
-        assert (scratch / "shared").readlink() == root / ".dvc" / "cache"
-        seen = subprocess.run([program("dvc"), "cache", "dir"], cwd=tree, capture_output=True, text=True, check=True).stdout.strip()
-        assert seen == str(scratch / "shared")
+    killed = begin(made, "sluice", "verify", "1", "--retrain", HOLD=str(hold), TMPDIR=str(scratch))
+    try:
+        wait_for(hold, 120)
+        assert trees(made) == 2
+    finally:
+        killed.kill()
+        killed.communicate()
+    [left] = scratch.glob(f"{worktree.PREFIX}*")
+    assert trees(made) == 2
+    assert failed(checks(registry)) == []
+    assert (trees(made), left.exists()) == (1, False)
 
 
-def test_an_offer_of_help_is_no_reason():
-    said = "ERROR: unexpected error - no such thing\n\nHaving any troubles? Hit us up, we are always happy to help!\n"
-    assert verify._last(SimpleNamespace(stderr=said, stdout="")) == "ERROR: unexpected error - no such thing"
-
-
-def test_a_model_that_neither_cache_nor_remote_brings_is_told_with_the_reason(tmp_path):
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc" / "config").write_text("[core]\nremote = gone\nno_scm = true\n")
-    (tmp_path / "dvc.yaml").write_text("stages:\n  rlhf:\n    cmd: 'true'\n    outs: [artifacts/rlhf]\n")
-    out = "{path: artifacts/rlhf, hash: md5, md5: 0123456789abcdef0123456789abcdef.dir, size: 1, nfiles: 1}"
-    entry = f"    cmd: 'true'\n    outs:\n    - {out}\n"
-    (tmp_path / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n  rlhf:\n{entry}")
-    check = verify._materialised(SimpleNamespace(), tmp_path)
-    assert (check.ok, "gone" in check.seen, "--retrain" in check.seen) == (False, True, True), check.seen
+def test_a_living_verification_s_worktree_is_left_alone(made):
+    commit = git(made, "rev-parse", "HEAD").strip()
+    with worktree.scratch(made) as folder, worktree.checkout(made, commit, folder, "version 1") as tree:
+        assert worktree.clear(made) == []
+        assert (tree / "dvc.yaml").is_file()
+    assert trees(made) == 1
+    assert not Path(folder).exists()
