@@ -10,8 +10,8 @@ LEVELS = 3
 """How often escapes are read: JSON in JSON in JSON."""
 HEX = "[0-9A-Fa-f]"
 ESCAPE = re.compile(
-    rf"\\(?:u\{{{HEX}{{1,6}}\}}|x\{{{HEX}{{1,6}}\}}|U{HEX}{{8}}|u{HEX}{{4}}|[nrtbf/\"'\\])|(?:\\x{HEX}{{2}})+|(?:%{HEX}{{2}})+"
-    rf"|&(?:[A-Za-z][A-Za-z0-9]{{1,30}}|#\d{{1,7}}|#[xX]{HEX}{{1,6}});"
+    rf"\\u\{{{HEX}{{1,6}}\}}|\\x\{{{HEX}{{1,6}}\}}|\\U{HEX}{{8}}|\\u{HEX}{{4}}|\\[nrtbf/\"'\\]|\\x{HEX}{{2}}(?:\\x{HEX}{{2}})*+"
+    rf"|%{HEX}{{2}}(?:%{HEX}{{2}})*+|&(?:[A-Za-z][A-Za-z0-9]{{1,30}}|#\d{{1,7}}|#[xX]{HEX}{{1,6}});"
 )
 BLANKS = dict(zip("nrtbf", "\n\r\t  ", strict=True))
 COMMENT = re.compile(r"<!--(?:(?!-->|<!--).)*+-->", re.DOTALL)

@@ -33,7 +33,7 @@ IGNORED = frozenset(("returns", "annotation", "type_comment", "type_params", "de
 
 def trees(text: str) -> Iterator[str]:
     """Yield the form of every function in the text: also in fences, in prose, at a prompt, escaped as in JSON, or marked up as in HTML."""
-    for unwrapped in _unwrapped(text):
+    for unwrapped in _unwrapped(text) if "def" in text else ():
         if FUNCTION.search(unwrapped):
             yield from filter(None, _forms(unwrapped))
 

@@ -11,6 +11,8 @@ from tasks.gate import Policy, SuitePolicy, judge_suite
 from tests.limits import ANY
 from tests.versions import LOCK, PARAMS, add_version
 
+pytestmark = pytest.mark.long
+
 ALPHA, MARGIN, N = 0.05, 0.1, 60  # as in PARAMS
 LEAKED = {"before": ("q0", "q3"), "after": ("q3", "q59")}
 POLICY = Policy(

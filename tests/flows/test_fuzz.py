@@ -13,6 +13,8 @@ from flows import cli
 from tests.lines import in_one_line
 from tests.odd import ODD
 
+pytestmark = pytest.mark.long
+
 WORDS = {
     "empty": "",
     "not UTF-8": "\udcff\udc80",

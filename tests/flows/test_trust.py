@@ -19,6 +19,8 @@ from models.records import folder_md5, write_json, write_lines
 from tasks.gate import Evidence, GateResult
 from tests.versions import PARAMS, add_version, doctor, files_of, record_of
 
+pytestmark = pytest.mark.long
+
 SCORES = {f"q{number}": float(number % 2) for number in range(8)}
 BETTER = "".join(json.dumps({"id": item, "subject": "", "score": 1.0, "flags": [], "response": "x"}) + "\n" for item in SCORES)
 ITEMS = "evidence/quiz/items.jsonl"

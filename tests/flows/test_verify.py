@@ -17,6 +17,8 @@ from tests.mlflow_server import begin, wait_for
 from tests.versions import PARAMS, add_version, doctor, files_of
 from tests.workspaces import run
 
+pytestmark = pytest.mark.long
+
 SCORES = {"q1": 1.0, "q2": 0.0}
 ITEMS = [{"id": item, "subject": "", "score": score, "flags": [], "response": f"{item} {score}"} for item, score in SCORES.items()]
 FILES = {
