@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flows import pretrained, worktree
@@ -64,6 +64,9 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
         with _worktree(root, version, known.content.get("commit", ""), folder) as tree:
             if wrong := _not_plain(past.params, (tree / "dvc.yaml").read_text(encoding="utf-8")):
                 yield Check("commands", False, wrong)
+                return
+            if wrong := _outside(past.lock):
+                yield Check("paths", False, wrong)
                 return
             for file, text in past.files.items():
                 if text:  # a version without it is told of by what lacks it
@@ -117,6 +120,15 @@ def _not_plain(params: Mapping[str, Any], dvc_yaml: str) -> str:
         for word in _words(params.get(name)):
             if not PLAIN.fullmatch(word) or ".." in word:
                 return f"params.yaml, as it was registered, has {word!r} under {name}: dvc.yaml puts it into commands, must be a plain word"
+    return ""
+
+
+def _outside(lock: Mapping[str, Any]) -> str:
+    """What dvc.lock would have DVC write that lies outside of the worktree: it lists the files of an out."""
+    for word in _words([stage.get("outs") for stage in lock.values()]):
+        path = PurePosixPath(word)
+        if path.is_absolute() or ".." in path.parts:
+            return f"dvc.lock, as it was registered, has {word!r} among a stage's outs, which DVC writes: must be inside of the workspace"
     return ""
 
 

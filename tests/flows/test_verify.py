@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from flows import record, worktree
 from flows.registry import Registry
@@ -149,6 +150,21 @@ def test_what_stored_params_would_put_into_a_command_never_runs(registry, plante
     found = checks(registry, retrain=True, score=True)
     assert list(found)[-1] == "commands"
     assert f" under {key}: dvc.yaml puts it into commands, must be a plain word" in found["commands"].seen
+    assert not planted.exists()
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_stored_lock_that_lists_files_outside_of_the_worktree_writes_none(registry, made, planted, absolute):
+    lock = YAML(typ="safe").load((made / "dvc.lock").read_text())
+    [out] = [out for out in lock["stages"]["rlhf"]["outs"] if out["path"] == "artifacts/rlhf"]
+    cached = "b1946ac92492d2347c6235b4d2611184"  # of "hello", which artifacts/rlhf holds
+    beside = str(planted) if absolute else "../" * 5 + planted.name
+    out["files"] = [{"relpath": beside, "md5": cached, "size": 6}]
+    del out["md5"]
+    doctor(registry, registry.version("1"), "provenance/dvc.lock", json.dumps(lock))
+    found = checks(registry)
+    assert list(found)[-1] == "paths"
+    assert f"has {beside!r} among a stage's outs" in found["paths"].seen
     assert not planted.exists()
 
 
