@@ -87,8 +87,8 @@ def lineage(registry: Registry, version: Any) -> dict[str, Any]:
     run = registry.client.get_run(version.run_id)
     parent = run.data.tags.get("mlflow.parentRunId")
     about = registry.client.get_run(parent).data.tags if parent else {}
-    on_record = [run for run in record.decisions(registry.tracker) if run.data.tags.get("sluice.version") == str(version.version)]
-    decisions = list(filter(record.decides, on_record))
+    on_record = filter(record.decides, record.decisions(registry.tracker))
+    decisions = [run for run in on_record if run.data.tags.get("sluice.version") == str(version.version)]
     return {
         "version": str(version.version),
         "model_md5": known.content.get("model_md5"),

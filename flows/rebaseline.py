@@ -45,14 +45,16 @@ def rebaselined(
     held: Session, registry: Registry, version: Any, ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence], ask: bool
 ) -> dict[str, Evidence]:
     """The version's evidence, scored anew on each suite where that may help; without `ask`, where that was done before."""
-    fresh = dict(theirs)
+    readable = {suite: evidence for suite, evidence in ours.items() if not evidence.unreadable}
+    stale = {suite: found for suite, found in readable.items() if is_stale(found, theirs.get(suite), held.policy.limits(suite))}
+    if not stale:
+        return dict(theirs)
+    fresh, known = dict(theirs), registry.registered(version)
     with tempfile.TemporaryDirectory() as name:
-        for suite, evidence in ours.items():
-            if evidence.unreadable or not is_stale(evidence, theirs.get(suite), held.policy.limits(suite)):
-                continue
-            again = _found(registry, version, suite, evidence)
+        for suite, evidence in stale.items():
+            again = None if known.doubt else _found(registry, _md5(version, known), suite, evidence)
             if again is None and ask:
-                again = _scored(held, registry, version, suite, evidence, Path(name))
+                again = _scored(held, registry, version, known, suite, evidence, Path(name))
             if again is not None:
                 fresh[suite] = _with_leaks(held, registry, version, suite, again, theirs.get(suite))
     return fresh
@@ -112,21 +114,17 @@ def key_of(model_md5: str, suite: str, ours: Evidence) -> str:
     return hashlib.sha256(json.dumps([model_md5, suite, asked], sort_keys=True).encode()).hexdigest()
 
 
-def _found(registry: Registry, version: Any, suite: str, ours: Evidence) -> Evidence | None:
-    """What an earlier asking put on record; None where it is in doubt which model the version is."""
-    known = registry.registered(version)
-    if known.doubt:
-        return None
-    model_md5 = _md5(version, known)
+def _found(registry: Registry, model_md5: str, suite: str, ours: Evidence) -> Evidence | None:
+    """What an earlier asking put on record."""
     asked = (load_evidence(folder / suite, None, model_md5) for folder in record.rescored(registry.tracker, key_of(model_md5, suite, ours)))
     return next((found for found in asked if not found.unreadable and not is_stale(ours, found, None)), None)
 
 
-def _scored(held: Session, registry: Registry, version: Any, suite: str, ours: Evidence, folder: Path) -> Evidence:
+def _scored(held: Session, registry: Registry, version: Any, known: Known, suite: str, ours: Evidence, folder: Path) -> Evidence:
     model = folder / "model"
     if not model.is_dir():
         registry.model_folder(version, folder)
-    number, model_md5 = str(version.version), _md5(version, registry.registered(version))
+    number, model_md5 = str(version.version), _md5(version, known)
     run_id = registry.tracker.start(PIPELINE, f"rebaseline {number} {suite}", {"sluice.version": number})
     output = folder / "scored" / suite
     try:

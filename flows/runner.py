@@ -165,7 +165,10 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, bindings: Map
         with _disk_errors(stage.name):
             metrics = finished.take(work.folder, drafts)
             if metrics is None:
-                metrics = _call(stage, spec, params, {field: root / path for field, path in inputs.items()}, drafts, work)
+                metrics = _call(spec, params, {field: root / path for field, path in inputs.items()}, drafts, work)
+                missing = [outputs[field] for field, draft in drafts.items() if not draft.exists()]
+                if missing:
+                    raise StageError(f"stage {stage.name!r} left out {', '.join(missing)}: a stage writes every output it declares")
                 finished.hold(work.folder, drafts, metrics)
             else:
                 print(f"{stage.name}  had ended when it was killed: its outputs are put in place", flush=True)
@@ -179,15 +182,11 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, bindings: Map
     return metrics
 
 
-def _call(stage: Stage, spec: Contract, params: Any, inputs: Mapping[str, Path], drafts: Mapping[str, Path], work: Work) -> dict[str, Any]:
+def _call(spec: Contract, params: Any, inputs: Mapping[str, Path], drafts: Mapping[str, Path], work: Work) -> dict[str, Any]:
     """Call the stage function and return its metrics."""
     remove(work.reports)
     extra = {"work": work} if spec.wants_work else {}
-    found = spec.function(params, spec.inputs(**inputs), spec.outputs(**drafts), **extra)
-    missing = [field for field, draft in drafts.items() if not draft.exists()]
-    if missing:
-        raise StageError(f"stage {stage.name!r} left out {', '.join(missing)}: a stage writes every output it declares")
-    metrics: dict[str, Any] = found.model_dump(mode="json")
+    metrics: dict[str, Any] = spec.function(params, spec.inputs(**inputs), spec.outputs(**drafts), **extra).model_dump(mode="json")
     return metrics
 
 

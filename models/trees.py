@@ -43,7 +43,7 @@ def _unwrapped(text: str) -> Iterator[str]:
     yield text
     found = [text]
     for _ in range(WRAPPINGS):
-        found = [new for one in found for new in (*_without_prompts(one), *_without_escapes(one))]
+        found = [new for one in found for new in (*_without_prompts(one), *_without_escapes(one), *_without_markup(one))]
         yield from found
 
 
@@ -55,6 +55,9 @@ def _without_prompts(text: str) -> Iterator[str]:
 def _without_escapes(text: str) -> Iterator[str]:
     if "\\n" in text and ESCAPED.search(text):
         yield QUOTED.sub('"\n', unescaped(LINES.sub(r"\\n", text)))
+
+
+def _without_markup(text: str) -> Iterator[str]:
     if MARKED_UP.search(text):
         yield unescape(without_tags(text, "\n"))
 

@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from flows.parameters import load
 from flows.recipes import overlay
 from models.records import read_lines, write_lines
-from tests.workspaces import ROOT, make_workspace, run
+from tests.workspaces import ROOT, git, make_workspace, run
 
 Rows = list[dict[str, Any]]
 Params = dict[str, Any]
@@ -111,7 +111,8 @@ class Demo:
     def try_case(self, case: Case) -> Outcome:
         """Spoil, run, read the record, and put everything right."""
         started = time.monotonic()
-        for self.night in range(1, NIGHTS + 1 if case.slides else 2):
+        for night in range(1, NIGHTS + 1 if case.slides else 2):
+            self.night = night
             case.spoil(self)
             decision, reason, exit_code = self._train() if case.trains else self._ask()
             if decision != "promote":
@@ -172,16 +173,13 @@ class Demo:
         return run(self.folder, "sluice", *command, timeout=3600)
 
     def _keep(self) -> None:
-        self._git("commit", "-qam", "as it is")
+        git(self.folder, "commit", "-qam", "as it is")
 
     def _restore(self) -> None:
-        self._git("checkout", "-q", "--", "params.yaml", "models", "tasks")
+        git(self.folder, "checkout", "-q", "--", "params.yaml", "models", "tasks")
         for path in (self.folder / "data" / "raw").iterdir():
             if path.name != ".gitkeep":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    def _git(self, *command: str) -> None:
-        subprocess.run(["git", "-c", "user.name=demo", "-c", "user.email=demo@example.org", *command], cwd=self.folder, check=True)
 
 
 def change_params(workspace: Path, changes: Params) -> None:

@@ -33,20 +33,21 @@ def make_workspace(folder: Path, recipe: str = "nano", checkout: Path = ROOT) ->
         shutil.copy2(checkout / name, folder / name)
     if recipe:
         assert run(folder, "sluice", "recipe", "use", recipe).returncode == 0
-    git = [
-        "git",
-        "-c",
-        "user.name=test",
-        "-c",
-        "user.email=test@example.org",
-        "-c",
-        "commit.gpgsign=false",
-        "-c",
-        "core.hooksPath=/dev/null",
-    ]
-    for command in (["init", "-q", "."], ["add", "-A"], ["commit", "-qm", "a clone"]):
-        subprocess.run([*git, *command], cwd=folder, check=True)
+    make_repository(folder)
     return folder
+
+
+def make_repository(root: Path) -> None:
+    """Put all that is in a folder into a commit of a new repository."""
+    for command in (["init", "-q", "."], ["add", "-A"], ["commit", "-qm", "a clone"]):
+        git(root, *command)
+
+
+def git(root: Path, *words: str) -> str:
+    """Run git in a repository as somebody, whatever this user's settings; return what it printed."""
+    settings = ("user.name=test", "user.email=test@example.org", "commit.gpgsign=false", "core.hooksPath=/dev/null")
+    command = ["git", *(word for setting in settings for word in ("-c", setting)), *words]
+    return subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def environment(workspace: Path, **extra: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A workspace in which commands can fail."""
+"""Workspaces without a pipeline that ran: one whose registry holds what a test puts there, one in which commands can fail."""
 
 import os
 import shutil
@@ -6,7 +6,16 @@ import subprocess
 
 import pytest
 
+from flows.workspace import Workspace, prepare_environment
 from tests.workspaces import ROOT
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A workspace of a module's own, which holds nothing but the database that MLflow makes."""
+    workspace = Workspace(tmp_path_factory.mktemp("store"))
+    prepare_environment(workspace)
+    return workspace
 
 
 @pytest.fixture

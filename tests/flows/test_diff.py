@@ -5,7 +5,6 @@ import pytest
 from flows.lineage import describe_diff, diff
 from flows.registry import Registry
 from flows.tracking import Tracker
-from flows.workspace import Workspace, prepare_environment
 from tasks import paired
 from tasks.gate import Policy, SuitePolicy, judge_suite
 from tests.limits import ANY
@@ -27,13 +26,6 @@ SUITES = {  # (score before, score after) of item number i
     "binary": lambda i: (float(i % 3 > 0), float(i % 4 > 0)),
     "graded": lambda i: (i % 5 / 4, i % 7 / 6),
 }
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    workspace = Workspace(tmp_path_factory.mktemp("diff"))
-    prepare_environment(workspace)
-    return workspace
 
 
 @pytest.fixture

@@ -4,10 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from flows import finished
+from flows import finished, runner
+from flows.pipeline import Contract, Stage
+from models.errors import StageError
+from models.work import Work
+from tasks.stage import Inputs, Metrics, Outputs, Params
 from tests.workspaces import environment, make_workspace, run
 
 KILLED = """
@@ -68,6 +73,19 @@ def test_a_stage_that_has_ended_leaves_only_what_is_held(tmp_path):
     assert [path.name for path in work.iterdir()] == ["finished"]
     finished.clear(work, keep=False)
     assert not finished.is_held(work)
+
+
+class Model(Outputs):
+    model: Path
+
+
+def test_a_stage_that_leaves_an_output_out_is_told_so_by_its_path_and_nothing_is_held(tmp_path):
+    stage = Stage("one", "", (), ("artifacts/model",), "metrics/one.json", (), "cpu", 1.0, 0, ())
+    spec = Contract(lambda _params, _inputs, _outputs: Metrics(), Params, Inputs, Model, False)
+    work = Work(tmp_path / "work", tmp_path / "reports")
+    with pytest.raises(StageError, match="stage 'one' left out artifacts/model: a stage writes every output"):
+        runner.produce(tmp_path, stage, spec, Params(), {}, work)
+    assert not finished.is_held(work.folder)
 
 
 @pytest.mark.long

@@ -7,8 +7,8 @@ import pytest
 
 from flows import git
 from flows.tracking import git_commit
+from tests import workspaces
 
-GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
 DEPS = "[scripts/own.py, 'artifacts/${item}', ../beside, /elsewhere, 's3://bucket/key']"
 DVC_YAML = f"stages:\n  one:\n    cmd: x\n    deps: {DEPS}\n    outs: [out]\n"
 
@@ -18,13 +18,12 @@ def checkout(tmp_path):
     for name, text in {"tasks/one.py": "", "dvc.yaml": DVC_YAML, "dvc.lock": "a", "params.yaml": "a: 1", ".gitignore": "*.pyc\n"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    for words in (["init", "-q", "."], ["add", "-A"], ["commit", "-qm", "a clone"]):
-        subprocess.run([*GIT, *words], cwd=tmp_path, check=True)
+    workspaces.make_repository(tmp_path)
     return tmp_path
 
 
 def head(root):
-    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    return workspaces.git(root, "rev-parse", "HEAD")
 
 
 def put(path, text="changed"):
@@ -47,8 +46,8 @@ def test_a_file_of_the_code_that_the_commit_does_not_hold_makes_it_dirty(checkou
 def test_a_workspace_in_a_folder_of_a_repository_is_judged_by_its_own_files(checkout):
     for name in ("inner/tasks/two.py", "inner/dvc.yaml"):
         put(checkout / name, DVC_YAML)
-    subprocess.run([*GIT, "add", "-A"], cwd=checkout, check=True)
-    subprocess.run([*GIT, "commit", "-qm", "inner"], cwd=checkout, check=True)
+    workspaces.git(checkout, "add", "-A")
+    workspaces.git(checkout, "commit", "-qm", "inner")
     put(checkout / "tasks" / "new.py")
     assert git_commit(checkout / "inner") == head(checkout)
     put(checkout / "inner" / "tasks" / "new.py")

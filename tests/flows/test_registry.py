@@ -16,19 +16,12 @@ from flows import record, release, report
 from flows.record import Decision
 from flows.registry import Registry, score
 from flows.tracking import PROMOTIONS, Tracker
-from flows.workspace import Workspace, prepare_environment, start_time
+from flows.workspace import start_time
 from models.errors import Refused, StageError, UserError
 from models.records import folder_md5, write_json
 from tasks.anchor import Against
 from tasks.gate import Evidence, GateResult, Policy, SuitePolicy, SuiteVerdict
 from tests.limits import ANY
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    workspace = Workspace(tmp_path_factory.mktemp("registry"))
-    prepare_environment(workspace)
-    return workspace
 
 
 @pytest.fixture

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from flows import salvage
 from flows.workspace import Workspace
+from tests import workspaces
 
 ONE = b"schema: '2.0'\nstages:\n  sources:\n    cmd: sluice stage sources\n    outs:\n    - path: artifacts/records\n      md5: 0123\n"
 TWO = ONE + b"  validate:\n    cmd: sluice stage validate\n    outs:\n    - path: artifacts/validation.json\n      md5: 4567\n"
@@ -87,9 +89,7 @@ def test_a_whole_lock_of_somebody_elses_stays(workspace, text):
 
 
 def test_after_a_killed_run_the_lock_of_the_branch_that_was_checked_out_stays(workspace):
-    def git(*words):
-        subprocess.run(["git", "-c", "user.name=test", "-c", "user.email=test@example.org", *words], cwd=workspace.root, check=True)
-
+    git = partial(workspaces.git, workspace.root)
     git("init", "-q", "-b", "older", ".")
     for branch, text in (("older", ONE), ("newer", THREE)):
         git("checkout", "-q", "-B", branch)

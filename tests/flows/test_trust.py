@@ -13,7 +13,6 @@ from flows.rebaseline import _prepared, key_of, rebaselined
 from flows.record import RESCORED, Decision
 from flows.registry import Registry
 from flows.tracking import PIPELINE, PROMOTIONS, Tracker
-from flows.workspace import Workspace, prepare_environment
 from models.errors import StageError
 from models.records import folder_md5, write_json, write_lines
 from tasks.gate import Evidence, GateResult
@@ -24,13 +23,6 @@ pytestmark = pytest.mark.long
 SCORES = {f"q{number}": float(number % 2) for number in range(8)}
 BETTER = "".join(json.dumps({"id": item, "subject": "", "score": 1.0, "flags": [], "response": "x"}) + "\n" for item in SCORES)
 ITEMS = "evidence/quiz/items.jsonl"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    workspace = Workspace(tmp_path_factory.mktemp("trust"))
-    prepare_environment(workspace)
-    return workspace
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from flows.verify import verify
 from flows.workspace import Workspace, prepare_environment
 from tests.mlflow_server import begin, wait_for
 from tests.versions import PARAMS, add_version, doctor, files_of
-from tests.workspaces import run
+from tests.workspaces import git, make_repository, run
 
 pytestmark = pytest.mark.long
 
@@ -53,11 +52,6 @@ echo '{}' > metrics/rlhf.json
 }
 
 
-def git(root, *words):
-    who = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null"]
-    return subprocess.run(["git", *who, *words], cwd=root, check=True, capture_output=True, text=True).stdout
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, empty_store):
     """A repository whose pipeline ran once; its lock is not committed."""
@@ -67,8 +61,7 @@ def made(tmp_path_factory, empty_store):
         (root / name).write_text(text)
     (root / ".sluice").mkdir()
     shutil.copy(empty_store, root / ".sluice" / "mlflow.db")
-    for words in (["init", "-q", "."], ["add", "-A"], ["commit", "-qm", "a clone"]):
-        git(root, *words)
+    make_repository(root)
     done = run(root, "dvc", "repro", "--quiet")
     assert done.returncode == 0, done.stderr
     return root
@@ -82,7 +75,7 @@ def registry(made, request, monkeypatch, tmp_path):
     prepare_environment(Workspace(made))
     found = Registry(Tracker(Workspace(made), getattr(request, "param", f"model {hash(request.node.name)}")))
     model = shutil.copytree(made / "artifacts" / "rlhf", tmp_path / "model")
-    commit = git(made, "rev-parse", "HEAD").strip()
+    commit = git(made, "rev-parse", "HEAD")
     add_version(found, SCORES, params=FILES["params.yaml"], lock=(made / "dvc.lock").read_text(), model=model, commit=commit)
     ended = signal.getsignal(signal.SIGTERM)
     yield found
@@ -169,7 +162,7 @@ def test_a_stored_lock_that_lists_files_outside_of_the_worktree_writes_none(regi
 
 
 def test_commands_are_those_of_the_commit_and_not_of_the_workspace(registry, made, planted):
-    commit = git(made, "rev-parse", "HEAD").strip()
+    commit = git(made, "rev-parse", "HEAD")
     (made / "dvc.yaml").write_text(FILES["dvc.yaml"].replace("cmd: sh ", f"cmd: touch {planted}; sh "))
     try:
         assert failed(checks(registry, retrain=True, score=True)) == []
@@ -225,7 +218,7 @@ def test_a_killed_verification_s_worktree_is_removed_by_the_next_one(registry, m
 
 
 def test_a_living_verification_s_worktree_is_left_alone(made):
-    commit = git(made, "rev-parse", "HEAD").strip()
+    commit = git(made, "rev-parse", "HEAD")
     with worktree.scratch(made) as folder, worktree.checkout(made, commit, folder, "version 1") as tree:
         assert worktree.clear(made) == []
         assert (tree / "dvc.yaml").is_file()

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 from flows import verify
 from flows.processes import program
+from tests.workspaces import git, make_repository
 
 
 def test_a_worktree_reads_the_cache_of_a_workspace_whose_path_is_not_ascii(tmp_path):
@@ -12,11 +13,8 @@ def test_a_worktree_reads_the_cache_of_a_workspace_whose_path_is_not_ascii(tmp_p
     (root / ".dvc").mkdir(parents=True)
     (root / ".dvc" / "config").write_text("[core]\nanalytics = false\n")
     scratch.mkdir()
-    git = ["git", "-C", str(root), "-c", "user.name=test", "-c", "user.email=test@example.org"]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a clone"]):
-        subprocess.run([*git, *words], check=True)
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    with verify._worktree(root, SimpleNamespace(version="1"), commit, scratch) as tree:
+    make_repository(root)
+    with verify._worktree(root, SimpleNamespace(version="1"), git(root, "rev-parse", "HEAD"), scratch) as tree:
         assert (scratch / "shared").readlink() == root / ".dvc" / "cache"
         seen = subprocess.run([program("dvc"), "cache", "dir"], cwd=tree, capture_output=True, text=True, check=True).stdout.strip()
         assert seen == str(scratch / "shared")
