@@ -24,6 +24,7 @@ Verdict = Literal[
     "invalid", "uninformative", "better", "worse", "non-inferior", "underpowered", "floor", "below floor", "below anchor", "unavailable"
 ]
 Decision = Literal["promote", "refuse", "undecided", "invalid", "unchanged"]
+LOOKS = {1: "decide it", 7: "decide it for a week of nightly looks at an anchor"}  # what a size is for
 USUAL_DISCORDANCE = 0.1  # share of items on which two retrainings of one model differ; measured here: .05 to .15
 
 
@@ -382,16 +383,20 @@ def _judge_or_explain(
 def warnings(policy: Policy, sizes: Mapping[str, int]) -> list[str]:
     """A line for each suite that cannot reach its margin at its size [items], if equals differ on a tenth of the items.
 
-    The first look at an anchor asks the least; see tasks/anchor.py.
+    Each look at an anchor asks more than the one before, see tasks/anchor.py: a suite must do for the first, and for those of a week.
     """
-    found = []
-    for suite, rules in policy.suites.items():
-        needed = paired.items_for(USUAL_DISCORDANCE, level(policy.alpha, 1), rules.margin)
-        if suite in sizes and sizes[suite] < needed:
-            reach = math.sqrt(needed / sizes[suite]) * rules.margin
-            found.append(
-                f"gate.suites.{suite}.margin is {rules.margin:g}, must be about {reach:.2g} or more for {sizes[suite]} items to decide it "
+    found = (_beyond_reach(suite, policy.alpha, rules.margin, sizes[suite]) for suite, rules in policy.suites.items() if suite in sizes)
+    return [line for line in found if line]
+
+
+def _beyond_reach(suite: str, alpha: float, margin: float, size: int) -> str:
+    for look, purpose in LOOKS.items():
+        needed = paired.items_for(USUAL_DISCORDANCE, level(alpha, look), margin)
+        if size < needed:
+            reach = math.sqrt(needed / size) * margin
+            return (
+                f"gate.suites.{suite}.margin is {margin:g}, must be about {reach:.3g} or more for {size} items to {purpose} "
                 f"({needed} items, if two equally good models differ on {USUAL_DISCORDANCE:.0%} of them, power {paired.POWER}): "
                 "expect 'underpowered', widen the margin or add items"
             )
-    return found
+    return ""

@@ -14,7 +14,7 @@ def test_a_policy_whose_margin_a_suite_cannot_reach_is_said_with_the_size_that_w
     held.params["gate"]["suites"]["mmlu-mini"]["margin"] = 0.03
     held.params["benchmark"]["items"]["mmlu-mini"] = 100
     assert len(held.warnings()) == 1
-    assert "gate.suites.mmlu-mini.margin is 0.03, must be about 0.097 or more for 100 items" in held.warnings()[0]
+    assert "gate.suites.mmlu-mini.margin is 0.03, must be about 0.0974 or more for 100 items to decide it" in held.warnings()[0]
 
 
 def test_a_suite_that_decides_nothing_is_named():

@@ -223,5 +223,12 @@ def test_subjects_give_two_averages_with_their_errors():
 def test_a_margin_that_a_suite_cannot_reach_is_said_when_the_policy_is_loaded():
     found = warnings(policy(margin=0.05, suites=("humaneval", "mmlu")), {"humaneval": 164, "mmlu": 14042})
     assert len(found) == 1
-    assert "gate.suites.humaneval.margin is 0.05, must be about 0.076 or more for 164 items" in found[0]
-    assert warnings(policy(margin=0.0763, suites=("humaneval",)), {"humaneval": 164}) == []
+    assert "gate.suites.humaneval.margin is 0.05, must be about 0.0761 or more for 164 items" in found[0]
+    assert "for a week of nightly looks" in warnings(policy(margin=0.0763, suites=("humaneval",)), {"humaneval": 164})[0]
+    assert warnings(policy(margin=0.103, suites=("humaneval",)), {"humaneval": 164}) == []
+
+
+def test_a_margin_that_is_out_of_reach_within_a_week_of_nights_is_said_too():
+    found = warnings(policy(margin=0.1, suites=("humaneval", "gpqa")), {"humaneval": 164, "gpqa": 198})
+    assert len(found) == 1
+    assert "gate.suites.humaneval.margin is 0.1, must be about 0.102 or more for 164 items to decide it for a week of nightly" in found[0]
