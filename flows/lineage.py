@@ -87,7 +87,7 @@ def lineage(registry: Registry, version: Any) -> dict[str, Any]:
     run = registry.client.get_run(version.run_id)
     parent = run.data.tags.get("mlflow.parentRunId")
     about = registry.client.get_run(parent).data.tags if parent else {}
-    on_record = filter(record.decides, record.decisions(registry.tracker))
+    on_record = filter(record.decides, record.read(registry.tracker).runs)
     decisions = [run for run in on_record if run.data.tags.get("sluice.version") == str(version.version)]
     return {
         "version": str(version.version),

@@ -9,7 +9,7 @@ Records are FINISHED runs of `<model>/promotions`; a run that a crash left open 
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,14 @@ class Decision:
     previous: str | None = None
     suites: tuple[str, ...] = ()
     inputs: str = ""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The runs on record as they were read, newest first, those that decide nothing among them, and the head that vouches for them."""
+
+    runs: Sequence[Any]
+    head: str
 
 
 @dataclass(frozen=True)
@@ -111,14 +119,14 @@ def log_evidence(tracker: Tracker, run_id: str, result: GateResult, items: Mappi
         tracker.log_metrics(run_id, {verdict.suite: numbers | ({"anchor": drift} if drift else {})})
 
 
-def link(tracker: Tracker, run_id: str) -> str:
-    """Give a record its place in the chain; return the new head. Only the holder of the registry's lock may.
+def link(tracker: Tracker, run_id: str, chain: Chain) -> str:
+    """Give a record its place after those of `chain`; return the new head. Only the holder of the registry's lock may.
 
     Raises StageError where the head was tampered with: a new record would hide it.
     """
-    newest = head(tracker)
+    newest = head(tracker)  # of now: a clone that shares no Prefect server holds another lock
     sequence, _, before = newest.partition(":")
-    if wrong := _no_head(newest, [] if newest else decisions(tracker)):
+    if wrong := _no_head(Chain(chain.runs, newest)):
         raise StageError(f"registered model {tracker.model}: {wrong}")
     tracker.client.set_tag(run_id, "sluice.artifacts", _artifacts(tracker, run_id))
     own = _number(sequence) + 1
@@ -129,12 +137,12 @@ def link(tracker: Tracker, run_id: str) -> str:
     return f"{own}:{found}"
 
 
-def _no_head(newest: str, runs: Sequence[Any]) -> str:
+def _no_head(chain: Chain) -> str:
     """What is wrong where the head names no record; empty before the first."""
-    sequence, _, before = newest.partition(":")
-    if (_number(sequence) and before) or not (newest or any("sluice.record" in run.data.tags for run in runs)):
+    sequence, _, before = chain.head.partition(":")
+    if (_number(sequence) and before) or not (chain.head or any("sluice.record" in run.data.tags for run in chain.runs)):
         return ""
-    return f"its tag {HEAD} is {newest!r}; 'sluice audit' says what it must be: put it back"
+    return f"its tag {HEAD} is {chain.head!r}; 'sluice audit' says what it must be: put it back"
 
 
 def _number(text: str) -> int:
@@ -172,10 +180,23 @@ def _fetched(tracker: Tracker, run_id: str, folder: str) -> str:
     return folder_md5(Path(tracker.client.download_artifacts(run_id, "", folder))) if tracker.client.list_artifacts(run_id) else ""
 
 
-def decisions(tracker: Tracker) -> Sequence[Any]:
-    """The runs on record, newest first, those that decide nothing among them."""
-    found = tracker.runs(PROMOTIONS, "attributes.status = 'FINISHED'")
-    return sorted(found, key=lambda run: (_number(run.data.tags.get("sluice.sequence", "")), run.info.start_time), reverse=True)
+def read(tracker: Tracker) -> Chain:
+    """The record as it is now. A run that the head names already is on it, though its writer has not closed it yet."""
+    runs, newest = _closed(tracker), head(tracker)
+    if newest and not any(map(_named_by(newest), runs)):  # written since, or being written; or it was removed
+        named = filter(_named_by(newest), tracker.open_runs(PROMOTIONS))
+        runs = list({run.info.run_id: run for run in (*named, *_closed(tracker))}.values())
+    runs.sort(key=lambda run: (_number(run.data.tags.get("sluice.sequence", "")), run.info.start_time), reverse=True)
+    return Chain(runs, newest)
+
+
+def _closed(tracker: Tracker) -> list[Any]:
+    return tracker.runs(PROMOTIONS, "attributes.status = 'FINISHED'")
+
+
+def _named_by(newest: str) -> Callable[[Any], bool]:
+    hashed = newest.partition(":")[2]
+    return lambda run: run.data.tags.get("sluice.record") == hashed
 
 
 def decides(run: Any) -> bool:
@@ -188,7 +209,7 @@ def rescored(tracker: Tracker, key: str) -> Iterator[Path]:
 
     Evidence whose files are not those that were put on record is passed over.
     """
-    for run in trusted(decisions(tracker), head(tracker))[0]:
+    for run in trusted(read(tracker))[0]:
         tags = run.data.tags
         if (tags.get("sluice.verdict"), tags.get("sluice.inputs")) == (RESCORED, key):
             with tempfile.TemporaryDirectory() as folder:
@@ -196,12 +217,17 @@ def rescored(tracker: Tracker, key: str) -> Iterator[Path]:
                     yield Path(folder) / "evidence"
 
 
-def sound(newest_first: Sequence[Any], newest: str) -> list[Any]:
+def decisions(chain: Chain) -> list[Any]:
+    """The decisions on record that nobody edited or forged, newest first: what may be acted on."""
+    return list(filter(decides, sound(chain)))
+
+
+def sound(chain: Chain) -> list[Any]:
     """Of these runs those that stand in the chain as they were decided, newest first: none edited, or put there by another hand."""
     found = []
-    last, _, expected = newest.partition(":")
+    last, _, expected = chain.head.partition(":")
     place = _number(last) + 1
-    for run in newest_first:
+    for run in chain.runs:
         tags, number = run.data.tags, _number(run.data.tags.get("sluice.sequence", ""))
         in_chain = tags.get("sluice.record") == expected or number < place - 1  # or those between were removed
         if not 0 < number < place or not in_chain:
@@ -212,25 +238,25 @@ def sound(newest_first: Sequence[Any], newest: str) -> list[Any]:
     return found
 
 
-def doubts(newest_first: Sequence[Any], newest: str) -> set[str]:
+def doubts(chain: Chain) -> set[str]:
     """What the head does not vouch for: "#3", a record that is gone or was edited, and the ids of runs that are no sound record."""
-    chain = sound(newest_first, newest)
-    ids = {run.info.run_id for run in newest_first if "sluice.record" in run.data.tags} - {run.info.run_id for run in chain}
-    return ids | _places(1, _number(newest.partition(":")[0])) - {f"#{run.data.tags['sluice.sequence']}" for run in chain}
+    vouched = sound(chain)
+    ids = {run.info.run_id for run in chain.runs if "sluice.record" in run.data.tags} - {run.info.run_id for run in vouched}
+    return ids | _places(1, _number(chain.head.partition(":")[0])) - {f"#{run.data.tags['sluice.sequence']}" for run in vouched}
 
 
 def _places(first: int, last: int) -> set[str]:
     return {f"#{number}" for number in range(first, last + 1)}
 
 
-def trusted(newest_first: Sequence[Any], newest: str) -> tuple[list[Any], set[str]]:
+def trusted(chain: Chain) -> tuple[list[Any], set[str]]:
     """The records that the head vouches for through all records between, newest first, and what is in doubt.
 
     Below a record that is gone or was edited nothing is sure: whoever took it away may have written what is there. A person who accepts it,
     on record, passes over it.
     """
-    found, accepted, place = list[Any](), set[str](), _number(newest.partition(":")[0])
-    for run in sound(newest_first, newest):
+    found, accepted, place = list[Any](), set[str](), _number(chain.head.partition(":")[0])
+    for run in sound(chain):
         tags, number = run.data.tags, _number(run.data.tags["sluice.sequence"])
         if not accepted >= _places(number + 1, place):
             break
@@ -238,20 +264,20 @@ def trusted(newest_first: Sequence[Any], newest: str) -> tuple[list[Any], set[st
         if tags.get("sluice.verdict") == ACCEPTED:  # older ones do not say what
             accepted |= set(tags["sluice.accepted"].split()) if "sluice.accepted" in tags else _places(1, number)
         place = number - 1
-    return found, doubts(newest_first, newest) - accepted
+    return found, doubts(chain) - accepted
 
 
-def known(newest_first: Sequence[Any], newest: str, number: str, tags: Mapping[str, str]) -> Known:
+def known(chain: Chain, number: str, tags: Mapping[str, str]) -> Known:
     """What is known of a version: as it was when it was first decided on, by a record that the head vouches for; else by its tags."""
-    (runs, doubtful), own = trusted(newest_first, newest), content_of(tags)
+    (runs, doubtful), own = trusted(chain), content_of(tags)
     about = [run.data.tags for run in runs if run.data.tags.get("sluice.version") == number and "sluice.model_md5" in run.data.tags]
     if about:
         recorded = {key: run[f"sluice.{key}"] for run in about for key in VERSION if f"sluice.{key}" in run}  # the first one's word counts
         content = {key: value for key, value in {**own, **recorded}.items() if value}
         return Known(content, f"record {about[-1]['sluice.sequence']}")
-    if wrong := _no_head(newest, newest_first):
+    if wrong := _no_head(chain):
         return Known(own, TAGS, f"what was decided about it is not known: the registered model lost its place in the record, {wrong}")
-    claimed = {run.info.run_id for run in newest_first if run.data.tags.get("sluice.version") == number}
+    claimed = {run.info.run_id for run in chain.runs if run.data.tags.get("sluice.version") == number}
     if any(one.startswith("#") for one in doubtful) or doubtful & claimed:
         todo = "'sluice audit' names them, 'sluice audit --accept WHY' puts on record that they are known"
         return Known(own, TAGS, f"what was decided about it is not known, records are missing or were edited: {todo}")
@@ -269,6 +295,11 @@ def anchors_of(run: Any) -> dict[str, Standing] | None:
     """The suites' anchors after a decision, as its record has them; None on a record that is older than anchors."""
     tag = run.data.tags.get("sluice.anchors")
     return None if tag is None else {suite: Standing.model_validate(value) for suite, value in json.loads(tag).items()}
+
+
+def standings(chain: Chain) -> dict[str, Standing]:
+    """Each suite's anchor, by the newest sound record that says; empty before the first champion."""
+    return next((found for run in decisions(chain) if (found := anchors_of(run)) is not None), {})
 
 
 def anchors_tag(standings: Mapping[str, Standing]) -> str:
@@ -296,24 +327,22 @@ def champions(newest_first: Sequence[Any]) -> list[str]:
     return walked
 
 
-def audit(
-    tracker: Tracker, newest_first: Sequence[Any], newest: str, aliases: Mapping[str, str], versions: Mapping[str, Mapping[str, str]]
-) -> list[Finding]:
+def audit(tracker: Tracker, chain: Chain, aliases: Mapping[str, str], versions: Mapping[str, Mapping[str, str]]) -> list[Finding]:
     """All that does not fit: records edited, removed or added by another hand, aliases that no record put where they are, and versions
     that are not those decided about. What a person accepted, on record, is no finding any more.
 
     All was read under the registry's lock; `versions` holds, of each, what VERSION names, as it is stored now.
     """
-    runs = list(reversed(newest_first))
+    runs = list(reversed(chain.runs))
     strangers = [run for run in runs if "sluice.record" not in run.data.tags]
-    chain = [run for run in runs if "sluice.record" in run.data.tags]
+    linked = [run for run in runs if "sluice.record" in run.data.tags]
     found = [
         *(Finding("a record that Sluice did not write: it has no place in the chain", run.info.run_id) for run in strangers),
-        *_broken_links(tracker, chain, newest),
-        *_unexplained_moves(chain, aliases),
-        *_changed_versions(chain, versions),
+        *_broken_links(tracker, linked, chain.head),
+        *_unexplained_moves(linked, aliases),
+        *_changed_versions(linked, versions),
     ]
-    known = _accepted(tracker, sound(newest_first, newest))
+    known = _accepted(tracker, sound(chain))
     return [finding for finding in found if [finding.what, finding.run_id] not in known]
 
 
@@ -333,10 +362,10 @@ def _accepted(tracker: Tracker, runs: Sequence[Any]) -> list[list[str | None]]:
     return found
 
 
-def _changed_versions(chain: Sequence[Any], versions: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+def _changed_versions(linked: Sequence[Any], versions: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
     """Versions whose content, by the first record about each, is not what is stored."""
     recorded: dict[str, dict[str, str]] = {}
-    for run in chain:
+    for run in linked:
         tags = run.data.tags
         if "sluice.model_md5" in tags:
             said = {key: tags[f"sluice.{key}"] for key in VERSION if f"sluice.{key}" in tags}
@@ -351,9 +380,9 @@ def _changed_versions(chain: Sequence[Any], versions: Mapping[str, Mapping[str, 
                 yield Finding(f"the {what} of version {number} {has} {now or 'none'}, decided on was {then or 'none'}: it was changed")
 
 
-def _broken_links(tracker: Tracker, chain: Sequence[Any], newest: str) -> Iterator[Finding]:
+def _broken_links(tracker: Tracker, linked: Sequence[Any], newest: str) -> Iterator[Finding]:
     sequence, before = 0, ""
-    for run in chain:
+    for run in linked:
         tags, number = run.data.tags, _number(run.data.tags.get("sluice.sequence", ""))
         name = f"record {number} ({tags.get('sluice.verdict', '')} {tags.get('sluice.version', '')})".replace(" )", ")")
         if number > sequence + 1:
@@ -388,10 +417,10 @@ def _numbers(first: int, last: int) -> str:
     return f"record {first} is" if first == last else f"records {first} to {last} are"
 
 
-def _unexplained_moves(chain: Sequence[Any], aliases: Mapping[str, str]) -> Iterator[Finding]:
+def _unexplained_moves(linked: Sequence[Any], aliases: Mapping[str, str]) -> Iterator[Finding]:
     """Replay the record: where each move began, and where the aliases must stand now."""
     champion, previous = "", ""
-    for run in chain:
+    for run in linked:
         tags = run.data.tags
         if tags.get("sluice.verdict") == ACCEPTED:
             champion, previous = tags.get("sluice.version", ""), tags.get("sluice.previous", "")

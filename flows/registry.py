@@ -12,7 +12,7 @@ from typing import Any
 
 from flows import lease, record, services, tracking
 from flows.evidence import load_evidence, unreadable
-from flows.record import CHAMPION, PREVIOUS, REJECTED, ROLLBACK, Decision, Known
+from flows.record import CHAMPION, PREVIOUS, REJECTED, ROLLBACK, Chain, Decision, Known
 from flows.tracking import PIPELINE, PROMOTIONS, Tracker, all_pages, is_dead, is_mine
 from flows.workspace import locked
 from models.errors import Refused, StageError, UserError
@@ -150,14 +150,15 @@ class Registry:
                 raise
         return self.client.create_model_version(self.name, logged.model_uri, run_id, tags=dict(tags), model_id=logged.model_id)
 
-    def registered(self, version: Any) -> Known:
-        """What identifies a version and what was registered with it, by the record where one vouches for it.
+    def registered(self, version: Any, chain: Chain | None = None) -> Known:
+        """What identifies a version and what was registered with it, by the record where one vouches for it; as in `chain`, where that was
+        read already.
 
         Raises UserError where the whole record was deleted.
         """
         if version.name != self.name:
             return Registry(Tracker(self.tracker.workspace, version.name)).registered(version)
-        known = record.known(record.decisions(self.tracker), record.head(self.tracker), str(version.version), version.tags)
+        known = record.known(chain or record.read(self.tracker), str(version.version), version.tags)
         if known.doubt:
             self.tracker.kept_experiment(PROMOTIONS)
         return known
@@ -291,10 +292,11 @@ class Registry:
         The run is open while the alias moves: a crash in between is settled by the next writer. Raises Refused, with nothing moved, where
         champion is not what it `was` any more.
         """
-        standings = self._standings_after(decision, result)
-        tags = record.tags_of(decision, parent) | self._content(decision.version) | {"sluice.anchors": record.anchors_tag(standings)}
+        chain = record.read(self.tracker)
+        standings = self._standings_after(chain, decision, result)
+        tags = record.tags_of(decision, parent) | self._content(chain, decision.version) | {"sluice.anchors": record.anchors_tag(standings)}
         if accepted:
-            tags["sluice.accepted"] = " ".join(sorted(record.doubts(record.decisions(self.tracker), record.head(self.tracker))))
+            tags["sluice.accepted"] = " ".join(sorted(record.doubts(chain)))
         run_id = self.tracker.start(PROMOTIONS, f"{decision.verdict} {decision.version or ''}".strip(), tags)
         try:
             if result is not None:
@@ -303,7 +305,7 @@ class Registry:
                 record.log_accepted(self.tracker, run_id, accepted)
             if evidence is not None:
                 self.client.log_artifacts(run_id, str(evidence), f"evidence/{evidence.name}")
-            head = record.link(self.tracker, run_id)
+            head = record.link(self.tracker, run_id, chain)
             if decision.alias:
                 self._require_champion(decision.was)  # once more: a clone that shares no Prefect server holds another lock
                 self.client.set_registered_model_alias(self.name, decision.alias, decision.version)
@@ -318,16 +320,16 @@ class Registry:
 
     def standings(self) -> dict[str, Standing]:
         """Each suite's anchor, by the newest sound record that says; empty before the first champion."""
-        return next((found for run in self.decisions() if (found := record.anchors_of(run)) is not None), {})
+        return record.standings(record.read(self.tracker))
 
-    def _standings_after(self, decision: Decision, result: GateResult | None) -> dict[str, Standing]:
+    def _standings_after(self, chain: Chain, decision: Decision, result: GateResult | None) -> dict[str, Standing]:
         """The suites' anchors once the decision is carried out."""
-        now, version = self.standings(), decision.version or ""
+        now, version = record.standings(chain), decision.version or ""
         promoted = version if decision.alias == CHAMPION else None
         if decision.verdict == record.ANCHORED:
             return anchor.pinned(now, decision.suites, version)
         if decision.verdict == ROLLBACK:
-            return self._standings_at(version, now)
+            return self._standings_at(chain, version, now)
         if result is not None:
             looked = {verdict.suite: verdict.anchor for verdict in result.suites if verdict.anchor is not None}
             return anchor.after_gate(now, [verdict.suite for verdict in result.suites], looked, promoted)
@@ -335,9 +337,9 @@ class Registry:
             now if promoted is None else anchor.after_person(now, self._scored(self.client.get_model_version(self.name, version)), version)
         )
 
-    def _standings_at(self, champion: str, now: Mapping[str, Standing]) -> dict[str, Standing]:
+    def _standings_at(self, chain: Chain, champion: str, now: Mapping[str, Standing]) -> dict[str, Standing]:
         """The anchors that held when `champion` was promoted last. A look that was had at one of them since is not given back."""
-        runs = self.decisions()
+        runs = record.decisions(chain)
         made = next(
             (run for run in runs if run.data.tags.get("sluice.alias") == CHAMPION and run.data.tags.get("sluice.version") == champion), None
         )
@@ -366,9 +368,9 @@ class Registry:
             self.put_on_record(Decision(record.ANCHORED, reason, "", str(found.version), current, suites=tuple(suites)))
         return self.standings()
 
-    def _content(self, number: str | None) -> dict[str, str]:
+    def _content(self, chain: Chain, number: str | None) -> dict[str, str]:
         """What identifies a version on record, as the first record of it has it."""
-        content = self.registered(self.client.get_model_version(self.name, number)).content if number else {}
+        content = self.registered(self.client.get_model_version(self.name, number), chain).content if number else {}
         return {f"sluice.{key}": content.get(key, "") for key in record.VERSION} if content else {}
 
     def _stored(self, number: str) -> dict[str, str]:
@@ -396,12 +398,13 @@ class Registry:
 
     def _require_looks(self, result: GateResult | None) -> None:
         """Raise Refused where another decision had this look at an anchor, or a person pinned another, since the gate compared."""
-        standings = self.standings()
-        for verdict in result.suites if result else ():
-            held, now = verdict.anchor, standings.get(verdict.suite)
-            if held is not None and now is not None and (held.version, held.look) != (now.version, now.looks + 1):
+        compared = {verdict.suite: verdict.anchor for verdict in (result.suites if result else ()) if verdict.anchor is not None}
+        standings = self.standings() if compared else {}
+        for suite, held in compared.items():
+            now = standings.get(suite)
+            if now is not None and (held.version, held.look) != (now.version, now.looks + 1):
                 raise Refused(
-                    f"the anchor of {verdict.suite} is version {now.version} after {now.looks} looks now, the gate compared with version "
+                    f"the anchor of {suite} is version {now.version} after {now.looks} looks now, the gate compared with version "
                     f"{held.version} at look {held.look}: nothing was moved; run the gate again"
                 )
 
@@ -452,7 +455,7 @@ class Registry:
 
     def decisions(self) -> list[Any]:
         """The decisions on record that nobody edited or forged, newest first: what may be acted on."""
-        return list(filter(record.decides, record.sound(record.decisions(self.tracker), record.head(self.tracker))))
+        return record.decisions(record.read(self.tracker))
 
     def turned_down(self, version: str) -> str:
         """What a person decided against a version, in a line, where that is the last word on it; the gate does not overrule people."""
@@ -486,7 +489,7 @@ class Registry:
                 "reason": run.data.tags.get("sluice.reason"),
                 "run_id": run.info.run_id,
             }
-            for run in filter(record.decides, record.decisions(self.tracker))
+            for run in filter(record.decides, record.read(self.tracker).runs)
         ]
 
     def audit(self) -> list[record.Finding]:
@@ -495,10 +498,10 @@ class Registry:
             return self._audit()
 
     def _audit(self) -> list[record.Finding]:
-        runs, kept = record.decisions(self.tracker), {str(version.version) for version in self.versions()}
-        named = {run.data.tags.get("sluice.version", "") for run in runs if "sluice.model_md5" in run.data.tags}
+        chain, kept = record.read(self.tracker), {str(version.version) for version in self.versions()}
+        named = {run.data.tags.get("sluice.version", "") for run in chain.runs if "sluice.model_md5" in run.data.tags}
         versions = {number: self._stored(number) for number in named & kept}
-        return record.audit(self.tracker, runs, record.head(self.tracker), self.aliases(), versions)
+        return record.audit(self.tracker, chain, self.aliases(), versions)
 
     def accept(self, reason: str) -> list[record.Finding]:
         """Put on record that what `audit` finds is known, and why: it finds it no more. Raises UserError where it finds nothing."""
@@ -520,8 +523,8 @@ class Registry:
 
     def _settle(self, run: Any) -> None:
         """A linked record was carried out if the model names it as the newest, or champion has moved already; what is left is done then."""
-        tags, head = run.data.tags, record.head(self.tracker)
-        followed = {later.data.tags.get("sluice.before") for later in record.decisions(self.tracker)}
+        tags, chain = run.data.tags, record.read(self.tracker)
+        head, followed = chain.head, {later.data.tags.get("sluice.before") for later in chain.runs}
         if tags.get("sluice.record", "") in followed - {""}:  # opened again by another hand
             self.tracker.end(run.info.run_id, "FINISHED")
             return

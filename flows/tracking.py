@@ -92,6 +92,7 @@ class Tracker:
 
     def __init__(self, workspace: Workspace, model: str) -> None:
         self.workspace, self.model, self.uri = workspace, model, workspace.tracking_uri
+        self._ids = dict[str, str]()  # of experiments, by kind
 
     @cached_property
     def client(self) -> Any:
@@ -139,8 +140,10 @@ class Tracker:
         return experiment
 
     def experiment_id(self, kind: str) -> str:
-        """The id of experiment `<model>/<kind>`."""
-        return str(self._experiment(kind).experiment_id)
+        """The id of experiment `<model>/<kind>`, asked once: it never changes."""
+        if kind not in self._ids:
+            self._ids[kind] = str(self._experiment(kind).experiment_id)
+        return self._ids[kind]
 
     def registered_model(self) -> Any | None:
         """The registered model with its aliases and tags, or None."""
@@ -155,9 +158,14 @@ class Tracker:
 
     def start(self, kind: str, name: str, tags: Mapping[str, str], parent: str | None = None, time_ms: int | None = None) -> str:
         """Open a run and return its id. Raises UserError where somebody deleted the experiment."""
+        from mlflow.exceptions import MlflowException
+
         tags = {**owner_tags(), **masked_values(tags), **({"mlflow.parentRunId": parent} if parent else {})}
-        experiment = self.kept_experiment(kind)
-        run = self.client.create_run(str(experiment.experiment_id), time_ms, tags, name)
+        try:
+            run = self.client.create_run(self.experiment_id(kind), time_ms, tags, name)
+        except MlflowException:
+            self.kept_experiment(kind)
+            raise
         return str(run.info.run_id)
 
     def tagged(self, key: str, value: str) -> Sequence[Any]:

@@ -69,5 +69,5 @@ def doctor(registry: Registry, version, path: str, text: str, tags: bool = True)
 def record_of(registry: Registry, version) -> str:
     """The id of the first record about a version."""
     return next(
-        run.info.run_id for run in reversed(record.decisions(registry.tracker)) if run.data.tags["sluice.version"] == str(version.version)
+        run.info.run_id for run in reversed(record.read(registry.tracker).runs) if run.data.tags["sluice.version"] == str(version.version)
     )

@@ -42,7 +42,7 @@ def test_a_champion_is_scored_again_once_and_on_record(registry, capsys):
     for _ in range(2):
         assert cli.run_command(["gate", "--json"]) in (0, 3)
         said.append(json.loads(capsys.readouterr().out))
-        newest, *others = record.decisions(registry.tracker)
+        newest, *others = record.read(registry.tracker).runs
         assert newest.data.tags["sluice.verdict"] == record.RESCORED
         assert newest.data.tags["sluice.version"] == "2"
         assert len(registry.tracker.runs(PIPELINE, "attributes.run_name = 'rebaseline 2 mmlu-mini'")) == 1

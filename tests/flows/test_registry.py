@@ -150,7 +150,7 @@ def leave_open(registry, version):
     """A decision on record whose process died before it closed the run, and perhaps before the alias moved."""
     decision = Decision("promote", "x", "champion", version, registry.aliases().get("champion"), registry.aliases().get("champion"))
     run_id = registry.tracker.start(PROMOTIONS, "promote", record.tags_of(decision, None))
-    head = record.link(registry.tracker, run_id)
+    head = record.link(registry.tracker, run_id, record.read(registry.tracker))
     registry.client.set_tag(run_id, "sluice.pid", "1:0")
     return run_id, head
 
@@ -177,7 +177,7 @@ def test_a_crash_before_the_alias_moved_is_settled_as_killed_and_leaves_no_gap(r
 def test_a_crash_after_the_head_was_set_is_settled_as_done_where_no_alias_moves(registry):
     registry.promote("1", None, "promote", "first")
     run_id = registry.tracker.start(PROMOTIONS, "refuse", record.tags_of(Decision("refuse", "worse", "", "2"), None))
-    record.set_head(registry.tracker, record.link(registry.tracker, run_id))
+    record.set_head(registry.tracker, record.link(registry.tracker, run_id, record.read(registry.tracker)))
     registry.client.set_tag(run_id, "sluice.pid", "1:0")
     registry.settle()
     assert [entry["verdict"] for entry in registry.history()] == ["refuse", "promote"]
@@ -337,6 +337,19 @@ def test_a_deleted_record_of_promotions_is_found_and_says_how_it_comes_back(regi
         registry.promote("3", "1", "promote", "third")
 
 
+def test_who_reads_after_the_head_has_moved_and_before_the_run_is_closed_finds_the_decision(registry, monkeypatch):
+    registry.promote("1", None, "promote", "first")
+    end, seen = registry.tracker.end, []
+
+    def look(*words):
+        seen.append((registry.registered(registry.version("1")).doubt, registry.decisions()[0].data.tags["sluice.version"]))
+        end(*words)
+
+    monkeypatch.setattr(registry.tracker, "end", look)
+    registry.promote("2", "1", "promote", "second")
+    assert seen == [("", "2")]
+
+
 def test_a_promotion_at_work_is_no_finding(registry, monkeypatch):
     registry.promote("1", None, "promote", "first")
     seen, set_head = [], record.set_head
@@ -424,14 +437,14 @@ def test_a_version_whose_tag_was_edited_is_found(registry):
 
 def test_a_tag_that_was_added_to_a_record_is_found(registry):
     two_promotions(registry)
-    first = record.decisions(registry.tracker)[-1].info.run_id
+    first = record.read(registry.tracker).runs[-1].info.run_id
     registry.client.set_tag(first, "mlflow.note.content", "approved by the board")
     assert found(registry) == ["record 1 (promote 1) was added to: mlflow.note.content"]
 
 
 def test_an_old_record_that_is_opened_again_keeps_its_words(registry):
     two_promotions(registry)
-    first = record.decisions(registry.tracker)[-1].info.run_id
+    first = record.read(registry.tracker).runs[-1].info.run_id
     registry.client.update_run(first, status="RUNNING")
     assert found(registry) == []
     run = registry.client.get_run(first)
@@ -456,7 +469,7 @@ def test_what_a_person_accepts_is_found_no_more_and_what_comes_after_is(registry
 
 def found_before(registry):
     """What the newest record accepted."""
-    run = record.decisions(registry.tracker)[0]
+    run = record.read(registry.tracker).runs[0]
     with tempfile.TemporaryDirectory() as folder:
         path = registry.client.download_artifacts(run.info.run_id, "accepted.json", folder)
         return [what for what, _ in json.loads(Path(path).read_text())]
@@ -481,7 +494,7 @@ def test_a_forged_record_is_no_way_back_and_turns_nothing_down(registry):
 
 def test_an_edited_record_is_no_way_back(registry):
     two_promotions(registry)
-    registry.client.set_tag(record.decisions(registry.tracker)[-1].info.run_id, "sluice.version", "3")
+    registry.client.set_tag(record.read(registry.tracker).runs[-1].info.run_id, "sluice.version", "3")
     with pytest.raises(StageError, match="version 1: what was decided about it is not known, records are missing or were edited"):
         registry.rollback("bad answers")
     registry.accept("somebody tried the page out; the weights are those of the backup")

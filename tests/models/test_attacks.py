@@ -44,7 +44,7 @@ def done(result):
 """
 
 here = sandbox.isolation()
-pytestmark = pytest.mark.skipif(not here.backend, reason=here.reason)
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not here.backend, reason=here.reason)]
 
 
 @pytest.fixture(params=[name for name in sandbox.BACKENDS if shutil.which(name)])
