@@ -6,7 +6,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = Path(sys.executable).parent
@@ -79,6 +82,20 @@ def copy_of(workspace: Path, folder: Path) -> Path:
         with contextlib.closing(sqlite3.connect(database)) as store, store:
             _rename(store, f"{workspace}/", f"{folder}/")
     return folder
+
+
+def without_stages(workspace: Path, stages: Sequence[str]) -> Path:
+    """Put a finished workspace back to where its run had done all but these stages, and had told neither MLflow nor anybody of them."""
+    path, yaml = workspace / "dvc.lock", YAML()
+    lock = yaml.load(path.read_text(encoding="utf-8"))
+    for out in [out for stage in stages for out in lock["stages"].pop(stage)["outs"]]:
+        made = workspace / out["path"]
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(lock, file)
+    for remembers in (".sluice", ".work", ".dvc/cache/runs", ".dvc/tmp"):
+        shutil.rmtree(workspace / remembers, ignore_errors=True)
+    return workspace
 
 
 def _rename(store: sqlite3.Connection, old: str, new: str) -> None:

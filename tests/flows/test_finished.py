@@ -89,7 +89,7 @@ def test_a_stage_that_leaves_an_output_out_is_told_so_by_its_path_and_nothing_is
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("by_dvc", [True, False], ids=["by DVC", "by hand"])
+@pytest.mark.parametrize("by_dvc", [pytest.param(True, id="by DVC"), pytest.param(False, id="by hand", marks=pytest.mark.slow)])
 def test_a_stage_killed_once_its_outputs_are_in_place_is_not_done_again_by_dvc(tmp_path, by_dvc):
     workspace = make_workspace(tmp_path / "sluice")
     env = environment(workspace, **({"DVC_STAGE": "sources"} if by_dvc else {}))

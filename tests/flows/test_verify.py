@@ -123,16 +123,16 @@ def test_commands_of_the_stored_lock_and_of_a_stored_dvc_yaml_never_run(registry
 @pytest.mark.parametrize(
     "param",
     [
-        "word: x; touch PLANTED",
+        pytest.param("word: x; touch PLANTED", marks=pytest.mark.slow),
         "word: $(touch PLANTED)",
-        "word: '`touch PLANTED`'",
-        "word: |-\n  x\n  touch PLANTED",
+        pytest.param("word: '`touch PLANTED`'", marks=pytest.mark.slow),
+        pytest.param("word: |-\n  x\n  touch PLANTED", marks=pytest.mark.slow),
         "word: -x",
-        "word: ../../PLANTED",
-        "word: PLANTED",
-        "more: {rate: '1; touch PLANTED'}",
+        pytest.param("word: ../../PLANTED", marks=pytest.mark.slow),
+        pytest.param("word: PLANTED", marks=pytest.mark.slow),
+        pytest.param("more: {rate: '1; touch PLANTED'}", marks=pytest.mark.slow),
         "more: {'x; touch PLANTED;': 1}",
-        "suites: [quiz, 'other; touch PLANTED']",
+        pytest.param("suites: [quiz, 'other; touch PLANTED']", marks=pytest.mark.slow),
         "suites: [[quiz, {deep: '`touch PLANTED`'}]]",
     ],
 )

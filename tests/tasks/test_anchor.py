@@ -144,7 +144,11 @@ ERROR = 2.5 * (0.05 * 0.95 / YEARS) ** 0.5  # of the simulation
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("slide", drift.SLIDES, ids=lambda slide: slide.__name__)
+@pytest.mark.parametrize(
+    "slide",
+    [pytest.param(slide, marks=() if slide in (drift.slow, drift.edge) else pytest.mark.slow) for slide in drift.SLIDES],
+    ids=lambda slide: slide.__name__,
+)
 def test_in_a_year_no_champion_falls_below_its_anchor_by_more_than_the_margin_more_often_than_alpha(slide):
     assert drift.share_violated(drift.MMLU, slide, YEARS, seed=5) <= 0.05 + ERROR
 
@@ -156,7 +160,7 @@ def test_in_a_year_on_few_items_neither(suite, slide):
     assert drift.share_violated(suite, slide, YEARS, seed=6) <= 0.05 + ERROR
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_models_that_inherit_their_champions_luck_need_new_items_and_are_held_by_them():
     """Each made from the champion keeps what it happened to get right: the same items, asked for ever, are learned by selection alone."""
     found = [drift.share_violated(drift.MMLU, drift.slow, 60, 7, inherited=True, fresh_every=every) for every in (7, 400)]
