@@ -37,7 +37,7 @@ def place(workspace: Workspace, pool: str, tell: Tell) -> Iterator[None]:
     name, folders = device_name(), shared_folders()
     with contextlib.ExitStack() as stack:
         for path in [folder / f"sluice-{name}.lock" for folder in folders]:
-            waits = f"waits for {name} of this machine, where another training is at work ('fuser {path}' says which)"
+            waits = f"waits for its turn: the {name} of this machine does one thing at a time ('fuser {path}' says whose)"
             with contextlib.suppress(OSError):
                 stack.enter_context(_held(path, waits, tell))
                 break

@@ -50,7 +50,7 @@ def test_two_clones_wait_for_each_other_and_a_killed_one_leaves_its_place(tmp_pa
     with taker(tmp_path / "one", 600) as first:
         assert first.stdout.readline() == "has it\n"
         with taker(tmp_path / "other", 0) as second:
-            assert "waits for processor of this machine" in second.stdout.readline()
+            assert "waits for its turn: the processor of this machine" in second.stdout.readline()
             first.kill()
             assert second.stdout.readline() == "has it\n"
     assert len(list(shared.iterdir())) == 1
