@@ -56,7 +56,16 @@ def pytest_sessionfinish(session):
 
 
 SLOW_S = 3600
-LONGEST = ("test_crash", "test_servers")  # the first of parallel workers take these files at once, a file each
+LONGEST = (  # parallel workers take these files first, a file each: whoever began one last would end long after the others
+    "test_servers",
+    "test_crash",
+    "test_refusals",
+    "test_bad_input",
+    "test_run",
+    "test_registry",
+    "test_verify",
+    "test_pretrained",
+)
 
 
 def pytest_collection_modifyitems(config, items):
