@@ -2,6 +2,7 @@
 .PHONY: setup run quick test test-all check demo-refusal bench lock clean
 BIN = .venv/bin
 PARALLEL = --dist loadfile --no-loadscope-reorder
+export PYTHONDONTWRITEBYTECODE =  # where it is set, as in containers, each of the many processes of a test would compile again what it imports
 
 setup:  ## make .venv from the lock files; nothing to do where it matches them
 	@infra/setup.sh

@@ -57,12 +57,12 @@ def pytest_sessionfinish(session):
 
 SLOW_S = 3600
 LONGEST = (  # parallel workers take these files first, a file each: whoever began one last would end long after the others
-    "test_servers",
     "test_crash",
+    "test_servers",
+    "test_registry",
     "test_refusals",
     "test_bad_input",
     "test_run",
-    "test_registry",
     "test_verify",
     "test_pretrained",
 )
