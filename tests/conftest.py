@@ -60,6 +60,7 @@ LONGEST = (  # parallel workers take these files first, a file each: whoever beg
     "test_crash",
     "test_servers",
     "test_registry",
+    "test_audit",
     "test_refusals",
     "test_bad_input",
     "test_run",

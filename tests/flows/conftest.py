@@ -6,7 +6,10 @@ import subprocess
 
 import pytest
 
+from flows.registry import Registry
+from flows.tracking import PROMOTIONS, Tracker
 from flows.workspace import Workspace, prepare_environment
+from models.records import folder_md5, write_json
 from tests.workspaces import ROOT
 
 
@@ -35,3 +38,19 @@ def bare(tmp_path, monkeypatch):
     yield folder
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def registry(store, request):
+    """A model of its own for each test, with three versions."""
+    found = Registry(Tracker(store, request.node.name))
+    run_id = found.tracker.start(PROMOTIONS, "versions", {})
+    found.client.create_registered_model(found.name)
+    for number in (1, 2, 3):
+        source = store.root / request.node.name / str(number)
+        write_json(source / "model" / "config.json", {"of": f"{request.node.name} {number}"})
+        write_json(source / "MLmodel", {})
+        tags = {"sluice.model_md5": folder_md5(source / "model")}
+        found.client.create_model_version(found.name, source.as_uri(), run_id, tags=tags)
+    found.tracker.end(run_id, "KILLED")
+    return found
