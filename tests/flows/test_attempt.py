@@ -38,6 +38,7 @@ def failure_of(folder, cmd, monkeypatch):
     return raised.value
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("cmd", "again", "said"),
     [

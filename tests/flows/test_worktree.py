@@ -3,9 +3,13 @@
 import subprocess
 from types import SimpleNamespace
 
+import pytest
+
 from flows import verify
 from flows.processes import program
 from tests.workspaces import git, make_repository
+
+pytestmark = pytest.mark.long
 
 
 def test_a_worktree_reads_the_cache_of_a_workspace_whose_path_is_not_ascii(tmp_path):

@@ -66,6 +66,7 @@ def test_a_deep_program_is_found_where_it_leaked():
     assert len(list(trees(DEEP_SUM))) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unit", UNITS, ids=ascii)
 def test_time_grows_with_the_length_of_a_text_and_not_with_its_square(unit):
     """Sixteen times the text must not take much more than sixteen times as long: 256 where it takes the square."""

@@ -270,6 +270,7 @@ def test_an_attack_fails(attack: str, backend: str) -> None:
     assert time.monotonic() - started < SHORT.wall_seconds + 3
 
 
+@pytest.mark.long
 def test_processor_time_and_wall_time_are_told_apart_from_wrong_answers(backend: str) -> None:
     limits = LIMITS.model_copy(update={"cpu_seconds": 1})
     assert judge(ATTACKS["loops for ever"], backend, limits=limits) == Verdict(
@@ -314,6 +315,7 @@ def test_a_program_sees_no_environment(backend: str, monkeypatch: pytest.MonkeyP
     assert judge(body, backend, "def check(candidate):\n    assert 'SECRET' not in candidate(1) and len(candidate(1)) < 4\n").passed
 
 
+@pytest.mark.long
 def test_a_reply_that_makes_the_test_work_for_ever_is_stopped(backend: str) -> None:
     test = "def check(candidate):\n    while candidate(1): pass\n    n = 0\n    while True: n += 1\n"
     found = judge("    return 0\n", backend, test, LIMITS.model_copy(update={"wall_seconds": 1.0}))
