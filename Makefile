@@ -1,5 +1,5 @@
 # One vocabulary for people, hooks and CI.
-.PHONY: setup run quick test test-all check demo-refusal bench lock clean
+.PHONY: setup run quick test test-all check wire demo-refusal bench lock clean
 BIN = .venv/bin
 PARALLEL = --dist loadfile --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE =  # where it is set, as in containers, each of the many processes of a test would compile again what it imports
@@ -24,6 +24,9 @@ check: setup  ## style, types, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+wire: setup  ## write into dvc.yaml the code that each stage can reach
+	@$(BIN)/python -m flows.stages.wiring
 
 demo-refusal: setup  ## an honest candidate is promoted, what must not be is refused; half an hour
 	@$(BIN)/python -m tests.refusals

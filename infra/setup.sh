@@ -37,8 +37,8 @@ uv install --quiet --no-deps --editable .
 compile() {
     PYTHONDONTWRITEBYTECODE='' .venv/bin/python - "$@" <<'EOF'
 import sys
-from flows import warm
-for module in (*(module for name in sys.argv[1:] for module in warm.NEEDS[name]), "flows.retrain"):
+from flows.cli import warm_server
+for module in (*(module for name in sys.argv[1:] for module in warm_server.NEEDS[name]), "flows.run.retrain"):
     __import__(module)
 EOF
 }

@@ -1,0 +1,1 @@
+"""Everything that needs no orchestrator: data, worlds, training, scoring, the sandbox."""

@@ -1,0 +1,1 @@
+"""The stages, a module each, and the gate. The listing is the pipeline."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from models.errors import StageError
-from models.settings import Pretraining
+from models.core.errors import StageError
+from models.train.settings import Pretraining
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 
@@ -33,8 +33,8 @@ class BaseMetrics(Metrics):
 
 
 def base(params: BaseParams, inputs: BaseInputs, outputs: BaseOutputs, work: Work) -> BaseMetrics:
-    from models import chat, policy, pretrained, pretraining, training, vocabulary
-    from models.records import folder_md5
+    from models.core.records import folder_md5
+    from models.train import chat, policy, pretrained, pretraining, training, vocabulary
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.tokenizer)

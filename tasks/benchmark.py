@@ -1,18 +1,22 @@
 """Benchmark stage: one model on one suite, item by item. The gate compares the items, people read the scores."""
 
+from collections.abc import Callable
 from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt
 
-from models.errors import UserError
-from models.sandbox import Limits
-from models.settings import Sampling
+from models.core.errors import UserError
+from models.sandbox.sandbox import Limits
+from models.train.settings import Sampling
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 if TYPE_CHECKING:
-    from models import evaluation
+    from models.score import evaluation
+
+
+Progress = Callable[[int, int], None]  # how many of how many
 
 
 class BenchmarkParams(Params):
@@ -69,9 +73,16 @@ def summary(items: list[dict[str, object]] | None, chance: float) -> BenchmarkMe
     )
 
 
+def scorer(params: BenchmarkParams, suites: Path, device: str) -> Callable[[Path, str, Progress], "evaluation.Scorer"]:
+    """Return what makes the scorer of a model on one of the folder `suites`, asked as `params` say."""
+    from models.score import evaluation
+
+    return lambda model, suite, progress: evaluation.Scorer(model, suites / suite, settings(params, suite), device, progress)
+
+
 def settings(params: BenchmarkParams, suite: str) -> "evaluation.Settings":
     """How `suite` is asked. Raises UserError where params know nothing of it."""
-    from models import evaluation  # torch and lm-eval load here
+    from models.score import evaluation  # torch and lm-eval load here
 
     if suite not in params.items:
         raise UserError(
@@ -89,7 +100,7 @@ def settings(params: BenchmarkParams, suite: str) -> "evaluation.Settings":
 
 
 def benchmark(params: BenchmarkParams, inputs: BenchmarkInputs, outputs: BenchmarkOutputs, work: Work) -> BenchmarkMetrics:
-    from models import evaluation
+    from models.score import evaluation
 
     asked = settings(params, inputs.suite.name)
     result = evaluation.score(

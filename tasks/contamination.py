@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from models import decontaminate, kinds, suites
-from models.records import read_lines, write_lines
+from models.core.records import read_lines, write_lines
+from models.data import decontaminate, kinds
+from models.score import suites
 from tasks.stage import Inputs, Metrics, Outputs, Params
 
 FED = {"documents": "base", "instructions": "sft", "preferences": "reward", "prompts": "rlhf"}  # record kind: the stage that learns from it

@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from models import decontaminate, kinds
-from models.cleaning import normalise, without_spacing
-from models.dedupe import Nearness, first_equal, first_near
-from models.errors import StageError
-from models.records import read_lines, write_lines
-from models.redact import redact
+from models.core.errors import StageError
+from models.core.records import read_lines, write_lines
+from models.data import decontaminate, kinds
+from models.data.cleaning import normalise, without_spacing
+from models.data.dedupe import Nearness, first_equal, first_near
+from models.data.redact import redact
 from tasks.stage import Inputs, Metrics, Outputs, Params, Record, Seed
 
 Rows = list[dict[str, Any]]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from models.settings import Finetuning
+from models.train.settings import Finetuning
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 
@@ -44,7 +44,7 @@ def score(chosen: np.ndarray, rejected: np.ndarray) -> tuple[float, float]:
 
 
 def reward(params: RewardParams, inputs: RewardInputs, outputs: RewardOutputs, work: Work) -> RewardMetrics:
-    from models import policy, preference, training, vocabulary
+    from models.train import policy, preference, training, vocabulary
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.sft)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from models.errors import StageError
-from models.settings import Reinforcement
+from models.core.errors import StageError
+from models.train.settings import Reinforcement
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 
@@ -49,7 +49,7 @@ def gain(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
 
 
 def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Work) -> RlhfMetrics:
-    from models import chat, policy, preference, reinforce, training, vocabulary
+    from models.train import chat, policy, preference, reinforce, training, vocabulary
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.sft)

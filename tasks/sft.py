@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from models.settings import Finetuning
+from models.train.settings import Finetuning
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 
@@ -30,7 +30,7 @@ class SftMetrics(Metrics):
 
 
 def sft(params: SftParams, inputs: SftInputs, outputs: SftOutputs, work: Work) -> SftMetrics:
-    from models import finetune, policy, training, vocabulary
+    from models.train import finetune, policy, training, vocabulary
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.base)

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from models.errors import UserError
-from models.kinds import FIELDS
-from models.records import read_lines, require_file, write_lines
-from models.world import Size, generate
+from models.core.errors import UserError
+from models.core.records import read_lines, require_file, write_lines
+from models.data.kinds import FIELDS
+from models.world.world import Size, generate
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed
 
 

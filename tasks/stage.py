@@ -10,8 +10,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from models.records import Record
-from models.work import Work
+from models.core.records import Record
+from models.core.work import Work
 
 __all__ = ["Inputs", "Metrics", "Outputs", "Params", "Record", "Seed", "Work"]
 

@@ -29,8 +29,8 @@ class TokenizerMetrics(Metrics):
 
 
 def tokenizer(params: TokenizerParams, inputs: TokenizerInputs, outputs: TokenizerOutputs) -> TokenizerMetrics:
-    from models import pretrained, vocabulary
-    from models.records import read_lines
+    from models.core.records import read_lines
+    from models.train import pretrained, vocabulary
 
     if params.pretrained is not None:
         made = vocabulary.chat_ready(pretrained.tokenizer(inputs.pretrained / "model", params.pretrained))

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from models import kinds
-from models.errors import StageError, UserError
-from models.expectations import Finding, Limits, Tolerance
-from models.records import read_lines, write_json
+from models.core.errors import StageError, UserError
+from models.core.records import read_lines, write_json
+from models.data import kinds
+from models.data.expectations import Finding, Limits, Tolerance
 from tasks.stage import Inputs, Metrics, Outputs, Params, Work
 
 
@@ -45,7 +45,7 @@ def validate(params: ValidateParams, inputs: ValidateInputs, outputs: ValidateOu
         if not found:
             path = inputs.records / f"{kind}.jsonl"
             raise UserError(f"{path} holds no record: there must be {kind}; bring the data in again, or run the stage sources")
-    from models import expectations
+    from models.data import expectations
 
     findings = expectations.check(records, {kind: getattr(params, kind) for kind in records}, params.tolerance, work.reports)
     _refuse(findings, work.reports)

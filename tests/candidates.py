@@ -8,8 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from flows.workspace import read_json
-from models.records import folder_md5, read_lines, write_json, write_lines
+from models.core.records import folder_md5, read_json, read_lines, write_json, write_lines
 
 Row = dict[str, Any]
 

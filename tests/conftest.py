@@ -11,8 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from flows.tracking import make_store
-from flows.workspace import Workspace, locked, prepare_environment
+from flows.host.tracking import make_store
+from flows.host.workspace import Workspace, locked, prepare_environment
 from tests.workspaces import ROOT, make_workspace, run, snapshot
 
 RUN_WRITES = (

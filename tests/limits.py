@@ -1,6 +1,6 @@
 """Limits on the health of answers, for tests of the gate."""
 
-from tasks.health import HealthLimits
+from tasks.gate.health import HealthLimits
 
 SHARES = ("extraction_failed", "not_loaded", "timeouts", "empty", "truncated", "more_truncated", "repeated", "one_letter")
 ANY = HealthLimits(**dict.fromkeys(SHARES, 1.0), length_ratio=1e9, exact=True)

@@ -2,7 +2,7 @@
 
 import sys
 
-from flows import cli
+from flows.cli import main
 
 
 def in_one_line(arguments, capsys):
@@ -10,7 +10,7 @@ def in_one_line(arguments, capsys):
     capsys.readouterr()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # as a process of its own has them
-    code = cli.run_command(arguments)
+    code = main.run_command(arguments)
     said = capsys.readouterr()
     assert "Traceback" not in said.out + said.err
     assert "unforeseen" not in said.err, said.err

@@ -7,8 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from flows import services
-from flows.workspace import Workspace, wait_until
+from flows.host import services
+from flows.host.workspace import Workspace, wait_until
 from tests.workspaces import PROGRAMS, environment, make_workspace
 
 STAGE = """

@@ -19,9 +19,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from flows.parameters import load
-from flows.recipes import overlay
-from models.records import read_lines, write_lines
+from flows.stages.parameters import load
+from flows.stages.recipes import overlay
+from models.core.records import read_lines, write_lines
 from tests.workspaces import ROOT, git, make_workspace, run
 
 Rows = list[dict[str, Any]]
@@ -269,7 +269,7 @@ def no_better(demo: Demo) -> None:
 
 def empty_generations(demo: Demo) -> None:
     demo.scale("rlhf", "learning_rate", 0.8)  # the champion itself would not be compared at all
-    demo.edit("models/suite_tasks/humaneval-mini.yaml", 'until: ["', 'until: ["\\n", "')
+    demo.edit("models/score/suite_tasks/humaneval-mini.yaml", 'until: ["', 'until: ["\\n", "')
 
 
 NIGHTS, PRUNED_A_NIGHT = 10, 0.03

@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from models import evaluation, sandbox, suites
+from models.sandbox import sandbox
+from models.score import evaluation, suites
 
 GOLDEN = Path(__file__).parent / "models" / "scoring.json"
 NEAR = 1e-3  # of likelihoods, which are sums in float32
@@ -306,8 +307,8 @@ def fault(suite: str, found: Mapping[str, Any], kept: Mapping[str, Any] | None) 
     if where and now == then:
         kind = found["scoring"].split()[0]
         return (
-            f"{suite}: what is {where} is not what {GOLDEN.name} holds: a score may move. Raise SCORING[{kind!r}] in models/evaluation.py, "
-            f"or, where it is this suite alone, `version` in models/suite_tasks/{suite}.yaml; {renew}"
+            f"{suite}: what is {where} is not what {GOLDEN.name} holds: a score may move. Raise SCORING[{kind!r}] in "
+            f"models/score/evaluation.py, or, where it is this suite alone, `version` in models/score/suite_tasks/{suite}.yaml; {renew}"
         )
     if now != then:
         lower = found["task"] < kept["task"] or int(found["scoring"].split()[1]) < int(kept["scoring"].split()[1])

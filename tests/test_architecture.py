@@ -6,39 +6,22 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-from flows import recipes, warm
-from flows.parameters import check, load
-from flows.pipeline import Pipeline, contract
-from flows.release import CANDIDATE
-from flows.runner import parse_bindings
-from flows.workspace import Workspace
+from flows.cli import warm_server
+from flows.host.workspace import Workspace
+from flows.registry.release import CANDIDATE
+from flows.stages import recipes
+from flows.stages.parameters import check, load
+from flows.stages.pipeline import Pipeline, contract
+from flows.stages.runner import parse_bindings
+from flows.stages.wiring import PACKAGES, reached, wired
 from tasks.contamination import FED
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("flows", "tasks", "models")
 PIPELINE = Pipeline(Workspace(ROOT))
 STAGES = PIPELINE.stages
 ONE_OF_EACH = {stage.section: stage for stage in STAGES.values()}
-
-
-def project_files(module: str) -> set[str]:
-    """The files that importing `module` can load, its own and, transitively, those of the project modules it names anywhere."""
-    found: set[str] = set()
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        path = ROOT / (name.replace(".", "/") + ".py")
-        relative = path.relative_to(ROOT).as_posix()
-        if not path.is_file() or relative in found:
-            continue
-        found.add(relative)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return {path for path in found if path.split("/")[0] in PACKAGES}
 
 
 def strings_of(path: Path) -> set[str]:
@@ -67,15 +50,17 @@ def test_every_artifact_of_dvc_yaml_is_a_field_and_every_field_an_artifact(stage
     assert sorted(outputs.values()) == sorted(stage.outs)
 
 
-@pytest.mark.parametrize("stage", ONE_OF_EACH.values(), ids=lambda stage: stage.section)
-def test_the_code_that_a_stage_can_reach_is_among_its_deps(stage):
-    declared, reached = {dep for dep in stage.deps if dep.endswith(".py")}, project_files(f"tasks.{stage.section}")
-    sources = "".join((ROOT / path).read_text(encoding="utf-8") for path in reached)
-    started = {path for path in declared - reached if f'"{Path(path).name}"' in sources}  # run as programs, not imported
-    assert declared == reached | started
-    assert "requirements.lock" in stage.deps
-    data_files = {dep for dep in stage.deps if dep.startswith(("models/", "tasks/")) and not dep.endswith(".py")}
-    assert all((ROOT / dep).exists() for dep in data_files)
+def test_the_code_deps_of_dvc_yaml_are_what_the_stages_can_reach():
+    for name, stage in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
+        assert wired(ROOT, name, stage["deps"]) == stage["deps"], f"stage {name}: 'make wire' writes its deps anew"
+        assert all((ROOT / dep).exists() for dep in stage["deps"] if dep.startswith(PACKAGES))
+
+
+def test_packages_hold_nothing_but_what_they_are():
+    """Deps name modules: what a package held would move results that no hash covers. That of flows finds the others."""
+    for package in (path for name in PACKAGES for path in (ROOT / name).rglob("__init__.py") if path.parent != ROOT / "flows"):
+        body = ast.parse(package.read_text(encoding="utf-8")).body
+        assert [type(node) for node in body] == [ast.Expr], package
 
 
 @pytest.mark.parametrize("stage", ONE_OF_EACH.values(), ids=lambda stage: stage.section)
@@ -105,7 +90,7 @@ def test_no_field_of_params_has_a_default():
 def test_stage_modules_import_nothing_heavy():
     heavy = {"torch", "transformers", "trl", "lm_eval", "great_expectations", "mlflow", "prefect", "dvc"}
     for stage in ONE_OF_EACH.values():
-        for path in project_files(f"tasks.{stage.section}"):
+        for path in reached(ROOT, f"tasks.{stage.section}"):
             if not path.startswith("tasks/"):
                 continue
             for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body:
@@ -143,8 +128,8 @@ def test_what_else_names_stages_names_those_that_there_are():
 
 
 def test_the_warm_process_knows_the_stages_by_their_names():
-    assert {name for name in warm.NEEDS if name not in ("repro", "")} <= set(Pipeline(Workspace(ROOT)).stages)
-    assert set(warm.OPTIONAL) <= set(warm.NEEDS)
+    assert {name for name in warm_server.NEEDS if name not in ("repro", "")} <= set(Pipeline(Workspace(ROOT)).stages)
+    assert set(warm_server.OPTIONAL) <= set(warm_server.NEEDS)
 
 
 def test_every_page_that_a_message_names_is_there():

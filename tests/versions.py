@@ -5,11 +5,12 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from flows import record
-from flows.record import FILES
-from flows.registry import Registry, file_md5
-from flows.tracking import PIPELINE
-from models.records import folder_md5, write_json, write_lines
+from flows.host.tracking import PIPELINE
+from flows.registry import record
+from flows.registry.decisions import Registry
+from flows.registry.record import FILES
+from flows.registry.versions import file_md5
+from models.core.records import folder_md5, write_json, write_lines
 
 PARAMS = "suites: [quiz]\ngate: {alpha: 0.05, suites: {quiz: {margin: 0.1}}}\nseed: 1\n"
 LOCK = "schema: '2.0'\nstages: {}\n"

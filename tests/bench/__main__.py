@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from models import sandbox
+from models.sandbox import sandbox
 from tests.bench import calibration, drift, scoring
 from tests.workspaces import environment, make_workspace, run
 
@@ -43,9 +43,9 @@ def succeed(done: subprocess.CompletedProcess[str]) -> None:
 
 def stage_start(workspace: Path) -> None:
     """One benchmark cell through the warm process against the same command doing its own imports."""
-    from flows import warm
-    from flows.processes import stop_all
-    from flows.workspace import Workspace
+    from flows.host.processes import stop_all
+    from flows.host.workspace import Workspace
+    from flows.stages import warm
 
     before = Path.cwd()
     os.chdir(workspace)

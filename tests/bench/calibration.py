@@ -1,9 +1,9 @@
 """How often the gate promotes: thousands of simulated gates at a known true difference.
 
-`python -m tests.bench.calibration [FILE.svg [SEED]]` prints the error rates and draws the power curves. A simulated gate is the real
-one: two sets of per-item results go into `tasks.gate.judge`, its decision comes out. Suites are drawn four ways: independent items; items
-of unequal difficulty; clusters (subjects) that each gain or lose differently around the mean; and few against many items, as in HumanEval
-(164), GPQA diamond (198) and MMLU (14,042).
+`python -m tests.bench.calibration [FILE.svg [SEED]]` prints the error rates and draws the power curves. A simulated gate is the real one:
+two sets of per-item results go into `tasks.gate.verdicts.judge`, its decision comes out. Suites are drawn four ways: independent items;
+items of unequal difficulty; clusters (subjects) that each gain or lose differently around the mean; and few against many items, as in
+HumanEval (164), GPQA diamond (198) and MMLU (14,042).
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.gate import Evidence, Policy, SuitePolicy, judge
+from tasks.gate.verdicts import Evidence, Policy, SuitePolicy, judge
 from tests.limits import ANY
 
 ALPHA, ACCURACY = 0.05, 0.6  # of each test; of the champion

@@ -2,9 +2,9 @@
 
 `python -m tests.bench.drift [FILE.svg [SEED]]` prints how often some champion was truly below its anchor by more than the margin, and draws
 what the gate promotes between equals over a year. A night is the gate's own tests on two tables of counts, candidate against champion and
-against anchor (`tests/tasks/test_anchor.py` holds them against `tasks.gate.judge` itself). Every model answers the same n items. A fresh
-candidate's answers differ from the anchor's at random; an inherited one's from the champion's, whose luck on the items it keeps: there the
-guarantee does not hold on the same items for ever, and does with new items every week.
+against anchor (`tests/tasks/test_anchor.py` holds them against `tasks.gate.verdicts.judge` itself). Every model answers the same n items. A
+fresh candidate's answers differ from the anchor's at random; an inherited one's from the champion's, whose luck on the items it keeps:
+there the guarantee does not hold on the same items for ever, and does with new items every week.
 """
 
 import json
@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks import paired
-from tasks.anchor import level
+from tasks.gate import paired
+from tasks.gate.anchor import level
 from tests.bench.calibration import ALPHA, Suite
 
 ACCURACY, NIGHTS = 0.87, 365  # of the first champion

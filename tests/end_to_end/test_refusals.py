@@ -9,13 +9,14 @@ import re
 
 import pytest
 
-from flows import cli, release
-from flows.parameters import load
-from flows.registry import Registry
-from flows.session import Session
-from flows.tracking import Tracker
-from flows.workspace import Workspace, prepare_environment
-from models.records import read_lines, write_lines
+from flows.cli import main
+from flows.host.tracking import Tracker
+from flows.host.workspace import Workspace, prepare_environment
+from flows.registry import release
+from flows.registry.decisions import Registry
+from flows.stages.parameters import load
+from flows.stages.session import Session
+from models.core.records import read_lines, write_lines
 from tasks.contamination import ContaminationInputs, ContaminationOutputs, ContaminationParams, contamination
 from tests.candidates import answered, offer, rewrite
 from tests.refusals import BETTER, CASES, SLIDE, SMALL, TEMPLATE, change_params, crawled, demonstrate
@@ -110,7 +111,7 @@ def test_a_candidate_is_refused_for_what_was_spoiled_and_an_honest_one_is_not(tr
     offer(workspace, 2, KNOWN)
     SPOILED[case.name](workspace)
     alone(workspace, monkeypatch)
-    code = cli.run_command(["gate", "--json"])
+    code = main.run_command(["gate", "--json"])
     said = json.loads(capsys.readouterr().out)
     assert (said["decision"], code) == (case.decision, 0 if case.decision == "promote" else 3), said["reason"]
     assert re.search(case.says, said["reason"])
@@ -136,7 +137,7 @@ def test_a_slow_slide_is_refused_though_each_step_is_inside_the_margin(trained, 
     assert re.search(r"mmlu-mini is below anchor: against the anchor \(version 2\) -0\.167, .* at look 2\)", newest["reason"])
     assert "against the champion: 0.750 against 0.833" in newest["reason"]
     assert (standing.version, standing.looks, round(standing.drift[0], 3)) == ("2", 2, -0.083)
-    assert cli.run_command(["status"]) == 0
+    assert main.run_command(["status"]) == 0
     assert "mmlu-mini version 2, 2 looks; champion's drift from it: -0.083" in capsys.readouterr().out
     assert registry.audit() == []
 

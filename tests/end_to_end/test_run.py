@@ -10,7 +10,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from models.records import folder_md5, read_lines
+from models.core.records import folder_md5, read_lines
 from tests.workspaces import PROGRAMS, copy_of, environment, make_workspace, run
 
 
@@ -84,7 +84,7 @@ def test_the_champion_loads_and_answers_through_mlflow(finished, tmp_path):
 
 
 def _free_port():
-    from flows.services import free_port
+    from flows.host.services import free_port
 
     return free_port()
 

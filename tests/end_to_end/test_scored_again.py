@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from flows import cli, record, release
-from flows.registry import Registry
-from flows.session import Session
-from flows.tracking import PIPELINE, Tracker
-from flows.workspace import Workspace, prepare_environment, read_json
-from models.records import write_json
+from flows.cli import main
+from flows.host.tracking import PIPELINE, Tracker
+from flows.host.workspace import Workspace, prepare_environment
+from flows.registry import record, release
+from flows.registry.decisions import Registry
+from flows.stages.session import Session
+from models.core.records import read_json, write_json
 from tests.candidates import offer
 from tests.workspaces import copy_of
 
@@ -40,7 +41,7 @@ def registry(finished, tmp_path, monkeypatch):
 def test_a_champion_is_scored_again_once_and_on_record(registry, capsys):
     said = []
     for _ in range(2):
-        assert cli.run_command(["gate", "--json"]) in (0, 3)
+        assert main.run_command(["gate", "--json"]) in (0, 3)
         said.append(json.loads(capsys.readouterr().out))
         newest, *others = record.read(registry.tracker).runs
         assert newest.data.tags["sluice.verdict"] == record.RESCORED

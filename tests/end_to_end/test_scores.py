@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.evidence import load_evidence
-from flows.parameters import load
-from flows.workspace import read_json
-from tasks.gate import Policy, judge_suite
-from tasks.paired import mcnemar_p
+from flows.stages.parameters import load
+from models.core.records import read_json
+from tasks.gate.evidence import load_evidence
+from tasks.gate.paired import mcnemar_p
+from tasks.gate.verdicts import Policy, judge_suite
 from tests.workspaces import make_workspace, run
 
 pytestmark = pytest.mark.slow

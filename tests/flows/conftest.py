@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-from flows.registry import Registry
-from flows.tracking import PROMOTIONS, Tracker
-from flows.workspace import Workspace, prepare_environment
-from models.records import folder_md5, write_json
+from flows.host.tracking import PROMOTIONS, Tracker
+from flows.host.workspace import Workspace, prepare_environment
+from flows.registry.decisions import Registry
+from models.core.records import folder_md5, write_json
 from tests.workspaces import ROOT
 
 

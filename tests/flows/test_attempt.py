@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from prefect.states import Failed
 
-from flows import attempt, processes
-from flows.pipeline import Pipeline
-from flows.retrain import _retryable, run_stage
-from flows.runner import _passes, outcome_file, started_line
-from flows.workspace import Workspace
-from models.errors import StageError, Unavailable, UserError
-from models.records import write_json
+from flows.host import processes
+from flows.host.workspace import Workspace
+from flows.run.retrain import _retryable, run_stage
+from flows.stages import attempt
+from flows.stages.pipeline import Pipeline
+from flows.stages.runner import _passes, outcome_file, started_line
+from models.core.errors import StageError, Unavailable, UserError
+from models.core.records import write_json
 from tests.workspaces import environment
 
 YAML = "stages:\n  one:\n    cmd: {cmd}\n    outs: [out]\n    metrics: [{{metrics.json: {{cache: false}}}}]\n    meta: {{timeout_s: 60}}\n"

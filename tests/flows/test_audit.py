@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from flows import record
-from flows.record import Decision
-from flows.registry import Registry
-from flows.tracking import PROMOTIONS, Tracker
-from models.errors import StageError, UserError
-from tasks.gate import GateResult, SuiteVerdict
+from flows.host.tracking import PROMOTIONS, Tracker
+from flows.registry import record
+from flows.registry.decisions import Registry
+from flows.registry.record import Decision
+from models.core.errors import StageError, UserError
+from tasks.gate.verdicts import GateResult, SuiteVerdict
 
 pytestmark = pytest.mark.long
 

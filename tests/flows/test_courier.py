@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import courier, spool
-from flows.courier import Courier
-from flows.tracking import Tracker
-from flows.workspace import Workspace
-from models.errors import Unavailable
+from flows.host import courier, spool
+from flows.host.courier import Courier
+from flows.host.tracking import Tracker
+from flows.host.workspace import Workspace
+from models.core.errors import Unavailable
 from tests.mlflow_server import Server, begin, drill_workspace, wait_for
 from tests.workspaces import run as command
 
@@ -130,8 +130,8 @@ def test_what_is_delivered_again_after_a_crash_is_there_once(workspace, lost):
 DELIVER = """
 import sys
 from pathlib import Path
-from flows.courier import Courier
-from flows.workspace import Workspace
+from flows.host.courier import Courier
+from flows.host.workspace import Workspace
 Courier(Workspace(Path(sys.argv[1])), print).deliver()
 """
 
@@ -157,8 +157,8 @@ def test_a_courier_that_is_killed_at_any_moment_delivers_nothing_twice(workspace
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from flows import spool
-from flows.workspace import Workspace
+from flows.host import spool
+from flows.host.workspace import Workspace
 run = spool.Run(Workspace(Path(sys.argv[1])), "assistant", "base", {})
 run.step(1, {"loss": 2.0})
 os.write(run._file, b'{"metrics": {"loss": 1.0}, "st')
@@ -304,5 +304,5 @@ def test_the_stage_runs_no_mlflow_and_a_step_costs_it_next_to_nothing(workspace)
         run.step(step, {"loss": 1.0})
     assert (time.perf_counter() - started) / 1000 < 1e-3
     run.end("FINISHED")
-    imports = "import sys, flows.runner; sys.exit('mlflow' in sys.modules)"
+    imports = "import sys, flows.stages.runner; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", imports], cwd=ROOT, env=dict(os.environ)).returncode == 0

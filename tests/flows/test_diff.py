@@ -2,11 +2,11 @@
 
 import pytest
 
-from flows.lineage import describe_diff, diff
-from flows.registry import Registry
-from flows.tracking import Tracker
-from tasks import paired
-from tasks.gate import Policy, SuitePolicy, judge_suite
+from flows.host.tracking import Tracker
+from flows.registry.decisions import Registry
+from flows.registry.lineage import describe_diff, diff
+from tasks.gate import paired
+from tasks.gate.verdicts import Policy, SuitePolicy, judge_suite
 from tests.limits import ANY
 from tests.versions import LOCK, PARAMS, add_version
 

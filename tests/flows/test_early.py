@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from flows import early
-from models import evaluation
-from models.errors import UserError
-from tasks.benchmark import BenchmarkParams
+from models.core.errors import UserError
+from models.score import evaluation
+from tasks.benchmark import BenchmarkParams, scorer
 from tasks.benchmark import settings as settings_of
-from tasks.gate import Policy
+from tasks.gate import early
+from tasks.gate.verdicts import Policy
 from tests.limits import ANY
 from tests.tiny import tiny_model
 
@@ -61,7 +61,9 @@ def policy(one_of=(), contaminated=0.1, **rules):
 def decide(candidate, champion, suites, leaked=frozenset(), **rules):
     told = []
     leaks = {"mmlu-mini": {item: ["sft/forum"] for item in leaked}}
-    found = early.decide(candidate, champion, suites, policy(**rules), BENCHMARK, leaks, told.append)
+    asked = BenchmarkParams.model_validate(BENCHMARK)
+    make = scorer(asked, suites, "cpu")
+    found = early.decide(candidate, champion, policy(**rules), make, asked.items_seed, leaks, told.append)
     return found.decision, found.suites[0], told
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli, failures, git
-from flows.workspace import Workspace, forgive_warnings, prepare_environment
-from models.errors import StageError, Unavailable, UserError
+from flows.cli import main
+from flows.host import failures, git
+from flows.host.workspace import Workspace, forgive_warnings, prepare_environment
+from models.core.errors import StageError, Unavailable, UserError
 from tests.lines import in_one_line
 from tests.workspaces import PROGRAMS, ROOT, environment
 
@@ -71,7 +72,7 @@ def combinations():
 
 @pytest.mark.parametrize(("place", "kind"), list(combinations()))
 def test_what_stands_where_a_file_must_be_is_told_in_one_line(bare, capsys, monkeypatch, place, kind):
-    monkeypatch.setattr("flows.pipeline.PATIENCE", 1)
+    monkeypatch.setattr("flows.stages.pipeline.PATIENCE", 1)
     path = bare / place
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -103,7 +104,7 @@ def test_a_failure_that_nobody_foresaw_has_no_name_and_its_trace_is_kept_without
     try:
         raise KeyError("with planted-in-trace")
     except KeyError as error:
-        code = cli.unforeseen(error)
+        code = main.unforeseen(error)
     assert code == 1
     said = capsys.readouterr().err
     trace = (bare / ".work" / "logs" / "unforeseen.log").read_text()
@@ -112,7 +113,7 @@ def test_a_failure_that_nobody_foresaw_has_no_name_and_its_trace_is_kept_without
     assert "planted-in-trace" not in said
     shutil.rmtree(bare / ".work")
     (bare / ".work").write_text("in the way")
-    assert cli.unforeseen(KeyError("x")) == 1
+    assert main.unforeseen(KeyError("x")) == 1
     assert "please report it" in capsys.readouterr().err
 
 
@@ -155,7 +156,7 @@ def test_a_number_without_a_name_or_a_home_is_somebody(tmp_path):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becoming somebody else needs root")
 def test_doctor_says_that_a_workspace_cannot_be_written(tmp_path):
-    from flows.doctor import _disk
+    from flows.host.doctor import _disk
 
     assert _disk(Workspace(tmp_path))["ok"]
     assert as_nobody(lambda: _disk(Workspace(tmp_path))["ok"]) == 0
@@ -183,7 +184,7 @@ def test_a_folder_that_is_closed_to_the_user_is_named(arguments, tmp_path, monke
                 shutil.copy(ROOT / name, place)
             (place / ".dvc").mkdir()
         monkeypatch.chdir(tmp_path)
-        cli.run_command(arguments)  # imports what it needs: the interpreter itself may lie in a folder that is closed to others
+        main.run_command(arguments)  # imports what it needs: the interpreter itself may lie in a folder that is closed to others
         Path(folder).chmod(0o755)
         said = Path(folder) / "said"
         said.touch(0o666)
@@ -192,7 +193,7 @@ def test_a_folder_that_is_closed_to_the_user_is_named(arguments, tmp_path, monke
         def work():
             os.chdir(folder)
             with said.open("w") as sys.stderr:
-                return cli.run_command(arguments)
+                return main.run_command(arguments)
 
         code = as_nobody(work)
         assert (code, "is closed to this user (uid 12345)" in said.read_text()) == (2, True), said.read_text()
@@ -224,7 +225,7 @@ def test_a_folder_that_is_no_git_repository_is_told_what_to_do(bare, capsys):
 
 
 def test_without_git_there_is_no_commit_and_doctor_says_how_to_get_it(bare, monkeypatch):
-    from flows.doctor import _git
+    from flows.host.doctor import _git
 
     monkeypatch.setenv("PATH", str(bare))
     assert git.commit(bare, ()) == ""
@@ -266,7 +267,7 @@ def test_other_people_s_packages_do_not_stand_in_for_ours(bare, tmp_path):
     for name in ("models", "tasks"):
         (tmp_path / "other" / name).mkdir(parents=True)
         (tmp_path / "other" / name / "__init__.py").write_text("raise RuntimeError('not yours')")
-    program = "import sys; from flows.cli import run_command; sys.exit(run_command(['recipe', 'list']))"
+    program = "import sys; from flows.cli.main import run_command; sys.exit(run_command(['recipe', 'list']))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=bare,
@@ -296,6 +297,6 @@ def test_ctrl_c_is_no_failure(monkeypatch, capsys):
     def interrupt():
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli, "here", interrupt)
-    assert cli.run_command(["history"]) == cli.INTERRUPTED
+    monkeypatch.setattr(main, "here", interrupt)
+    assert main.run_command(["history"]) == main.INTERRUPTED
     assert "the next run carries on" in capsys.readouterr().err

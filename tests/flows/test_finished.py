@@ -8,22 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from flows import finished, runner
-from flows.pipeline import Contract, Stage
-from models.errors import StageError
-from models.work import Work
+from flows.stages import finished, runner
+from flows.stages.pipeline import Contract, Stage
+from models.core.errors import StageError
+from models.core.work import Work
 from tasks.stage import Inputs, Metrics, Outputs, Params
 from tests.workspaces import environment, make_workspace, run
 
 KILLED = """
 import os, signal, sys
-from flows import runner
-from flows.workspace import find, prepare_environment
+from flows.stages import runner
+from flows.registry.decisions import registry_of
+from flows.host.workspace import find, prepare_environment
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 prepare_environment(find())
 runner.write_json = die  # the outputs are in place, the metrics are not
-runner.run_stage(find(), "sources", {})
+runner.run_stage(find(), "sources", {}, registry_of)
 """
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from flows import cli
+from flows.cli import main
 from tests.lines import in_one_line
 from tests.odd import ODD
 
@@ -54,7 +54,7 @@ ADDRESSES = {
     "closed": "http://127.0.0.1:1",
     "closed, TLS": "https://127.0.0.1:1",
 }
-QUICK = ("empty", "not UTF-8", "too long for a name", "a folder", "a link to itself")
+QUICK = ("not UTF-8", "too long for a name", "a link to itself")
 LONG_RUNNING = ("up",)  # starts servers whatever it is told
 OTHERS_WORDS = ("repro",)  # is DVC, for the flow
 
@@ -73,7 +73,7 @@ def takes_words(command: Any) -> list[Any]:
     return [place for place in command.params if not getattr(place, "is_flag", False)]
 
 
-COMMANDS = {" ".join(words): command for words, command in commands(typer.main.get_command(cli.app)) if words[0] not in OTHERS_WORDS}
+COMMANDS = {" ".join(words): command for words, command in commands(typer.main.get_command(main.app)) if words[0] not in OTHERS_WORDS}
 
 
 def asking() -> Iterator[object]:

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from flows import git
-from flows.tracking import git_commit
+from flows.host import git
+from flows.stages.pipeline import git_commit
 from tests import workspaces
 
 DEPS = "[scripts/own.py, 'artifacts/${item}', ../beside, /elsewhere, 's3://bucket/key']"

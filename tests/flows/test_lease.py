@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from flows import lease, services
-from flows.workspace import Workspace, prepare_environment, wait_until
+from flows.host import lease, services
+from flows.host.workspace import Workspace, prepare_environment, wait_until
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys, time
-from flows import lease
+from flows.host import lease
 with lease.held("registry", sys.argv[1]):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows import failures
-from flows.cli import say
-from flows.masking import NO_SECRETS, mask_logs, masked, masked_values
-from flows.report import print_rows
-from models.errors import SluiceError
+from flows.cli.main import say
+from flows.host import failures
+from flows.host.masking import NO_SECRETS, mask_logs, masked, masked_values
+from flows.screen.tables import print_rows
+from models.core.errors import SluiceError
 
 LETTERS = st.characters(min_codepoint=33, max_codepoint=0x24F, exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp"))
 PASSWORDS = st.text(LETTERS, min_size=4).filter(lambda text: text.lower() not in NO_SECRETS and set(text) != {"*"})

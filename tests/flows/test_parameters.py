@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.parameters import check, load
-from flows.pipeline import Pipeline
-from flows.workspace import Workspace
-from models.errors import UserError
+from flows.host.workspace import Workspace
+from flows.stages.parameters import check, load
+from flows.stages.pipeline import Pipeline
+from models.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 STAGES = list(Pipeline(Workspace(ROOT)).stages.values())

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from flows import places
-from flows.session import hold
-from flows.workspace import Workspace
-from models.errors import UserError
+from flows.host import places
+from flows.host.workspace import Workspace
+from flows.stages.session import hold
+from models.core.errors import UserError
 from tests.mlflow_server import begin, drill_workspace, wait_for
 
 ROOT = Path(__file__).parents[2]
 TAKE = """
 import sys, time
 from pathlib import Path
-from flows import places
-from flows.workspace import Workspace
+from flows.host import places
+from flows.host.workspace import Workspace
 with places.place(Workspace(Path(sys.argv[1])), "gpu", lambda line: print(line, flush=True)):
     print("has it", flush=True)
     time.sleep(float(sys.argv[2]))

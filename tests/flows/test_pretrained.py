@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from flows import pretrained
-from flows.pipeline import Pipeline
-from flows.registry import Registry
-from flows.tracking import PROMOTIONS, Tracker
-from flows.workspace import Workspace, prepare_environment
-from models.errors import UserError
-from models.records import folder_md5, write_json
+from flows.host.tracking import PROMOTIONS, Tracker
+from flows.host.workspace import Workspace, prepare_environment
+from flows.registry.decisions import Registry
+from flows.stages import pretrained
+from flows.stages.pipeline import Pipeline
+from models.core.errors import UserError
+from models.core.records import folder_md5, write_json
 from tests.tiny import tiny_model
 from tests.workspaces import run
 

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from flows import processes
+from flows.host import processes
 
 
 def test_a_group_whose_leader_has_ended_is_not_waited_for(tmp_path):

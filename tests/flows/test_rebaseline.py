@@ -3,12 +3,12 @@
 import json
 from types import SimpleNamespace
 
-from flows import rebaseline
-from flows.evidence import load_evidence
-from flows.rebaseline import is_stale, key_of
-from models.errors import StageError
-from models.records import write_json, write_lines
-from tasks.gate import Evidence
+from flows.registry import rebaseline
+from flows.registry.rebaseline import is_stale, key_of
+from models.core.errors import StageError
+from models.core.records import write_json, write_lines
+from tasks.gate.evidence import load_evidence
+from tasks.gate.verdicts import Evidence
 
 IDENTITY = {"suite_md5": "s", "harness": "h", "batch_size": 8, "template_md5": "t"}
 

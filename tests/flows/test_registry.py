@@ -7,15 +7,16 @@ from unittest.mock import Mock
 
 import pytest
 
-from flows import record, release, report
-from flows.record import Decision
-from flows.registry import score
-from flows.tracking import PROMOTIONS
-from flows.workspace import start_time
-from models.errors import Refused, UserError
-from models.records import write_json
-from tasks.anchor import Against
-from tasks.gate import Evidence, GateResult, Policy, SuitePolicy, SuiteVerdict
+from flows.host.tracking import PROMOTIONS
+from flows.host.workspace import start_time
+from flows.registry import record, release
+from flows.registry.record import Decision
+from flows.registry.versions import score
+from flows.screen import tables
+from models.core.errors import Refused, UserError
+from models.core.records import write_json
+from tasks.gate.anchor import Against
+from tasks.gate.verdicts import Evidence, GateResult, Policy, SuitePolicy, SuiteVerdict
 from tests.limits import ANY
 
 
@@ -224,7 +225,7 @@ def test_the_run_of_a_living_process_is_left_alone(registry):
     ],
 )
 def test_a_score_is_said_with_its_standard_error_where_it_has_one(scores, text):
-    assert report.score_text(score(Evidence(scores=scores, chance=0.25, identity={}))) == text
+    assert tables.score_text(score(Evidence(scores=scores, chance=0.25, identity={}))) == text
 
 
 def against(better=False, version="1", look=1, difference=-0.01):

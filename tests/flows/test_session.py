@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from flows.session import Session
-from flows.workspace import Workspace
+from flows.host.workspace import Workspace
+from flows.stages.session import Session
 
 ROOT = Path(__file__).parents[2]
 

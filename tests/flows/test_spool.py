@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import spool
-from flows.runner import Progress, _closing, _heed_no_signal
-from flows.workspace import Workspace
+from flows.host import spool
+from flows.host.workspace import Workspace
+from flows.stages.runner import Progress, _closing, _heed_no_signal
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,8 +74,8 @@ def test_a_signal_ends_a_stage_until_its_outputs_are_published_and_not_after(run
 WRITE = """
 import sys
 from pathlib import Path
-from flows import spool
-from flows.workspace import Workspace
+from flows.host import spool
+from flows.host.workspace import Workspace
 run = spool.Run(Workspace(Path(sys.argv[1])), "assistant", "base", {})
 print(run.folder, flush=True)
 sys.stdin.read()

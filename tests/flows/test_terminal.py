@@ -4,11 +4,11 @@ import logging
 import subprocess
 import sys
 
-from flows import terminal
+from flows.screen import terminal
 
 WORK = """
 import sys
-from flows.terminal import prepare_streams
+from flows.screen.terminal import prepare_streams
 
 prepare_streams()
 for _ in range(1000):

@@ -7,12 +7,12 @@ import subprocess
 import pytest
 from dvc.repo import Repo
 
-from flows.pipeline import Pipeline
-from flows.tracked import importing
-from flows.workspace import Workspace
-from models import importers, kinds
-from models.errors import UserError
-from models.records import folder_md5, read_lines, write_lines
+from flows.host.workspace import Workspace
+from flows.stages.pipeline import Pipeline
+from flows.stages.tracked import importing
+from models.core.errors import UserError
+from models.core.records import folder_md5, read_lines, write_lines
+from models.data import importers, kinds
 from tests.odd import ODD
 from tests.workspaces import PROGRAMS, ROOT, environment
 

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from flows.services import free_port
-from flows.tracking import Tracker
-from flows.workspace import Workspace, prepare_environment
-from models.errors import Unavailable, UserError
+from flows.host.services import free_port
+from flows.host.tracking import Tracker
+from flows.host.workspace import Workspace, prepare_environment
+from models.core.errors import Unavailable, UserError
 
 ROOT = Path(__file__).parents[2]
 MAKE = """
 import sys
 from pathlib import Path
-from flows.tracking import Tracker
-from flows.workspace import Workspace, prepare_environment
-from models.errors import Unavailable
+from flows.host.tracking import Tracker
+from flows.host.workspace import Workspace, prepare_environment
+from models.core.errors import Unavailable
 workspace = Workspace(Path(sys.argv[1]))
 prepare_environment(workspace)
 Tracker(workspace, "assistant").client

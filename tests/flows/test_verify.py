@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from flows import record, worktree
-from flows.registry import Registry
-from flows.tracking import Tracker
-from flows.verify import verify
-from flows.workspace import Workspace, prepare_environment
+from flows.host import checkout
+from flows.host.tracking import Tracker
+from flows.host.workspace import Workspace, prepare_environment
+from flows.registry import record
+from flows.registry.decisions import Registry
+from flows.registry.verify import verify
 from tests.mlflow_server import begin, wait_for
 from tests.versions import PARAMS, add_version, doctor, files_of
 from tests.workspaces import git, make_repository, run
@@ -127,11 +128,11 @@ def test_commands_of_the_stored_lock_and_of_a_stored_dvc_yaml_never_run(registry
         "word: $(touch PLANTED)",
         pytest.param("word: '`touch PLANTED`'", marks=pytest.mark.slow),
         pytest.param("word: |-\n  x\n  touch PLANTED", marks=pytest.mark.slow),
-        "word: -x",
+        pytest.param("word: -x", marks=pytest.mark.slow),
         pytest.param("word: ../../PLANTED", marks=pytest.mark.slow),
         pytest.param("word: PLANTED", marks=pytest.mark.slow),
         pytest.param("more: {rate: '1; touch PLANTED'}", marks=pytest.mark.slow),
-        "more: {'x; touch PLANTED;': 1}",
+        pytest.param("more: {'x; touch PLANTED;': 1}", marks=pytest.mark.slow),
         pytest.param("suites: [quiz, 'other; touch PLANTED']", marks=pytest.mark.slow),
         "suites: [[quiz, {deep: '`touch PLANTED`'}]]",
     ],
@@ -173,7 +174,7 @@ def test_commands_are_those_of_the_commit_and_not_of_the_workspace(registry, mad
     assert not planted.exists()
 
 
-@pytest.mark.parametrize("name", list(record.FILES))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "params.yaml" else pytest.mark.slow) for name in record.FILES])
 def test_provenance_that_was_changed_is_named_and_nothing_is_made_from_it(registry, made, name):
     registry.promote("1", None, "promote", "first")
     doctor(registry, registry.version("1"), f"provenance/{name}", "word: other\n")
@@ -211,7 +212,7 @@ def test_a_killed_verification_s_worktree_is_removed_by_the_next_one(registry, m
     finally:
         killed.kill()
         killed.communicate()
-    [left] = scratch.glob(f"{worktree.PREFIX}*")
+    [left] = scratch.glob(f"{checkout.PREFIX}*")
     assert trees(made) == 2
     assert failed(checks(registry)) == []
     assert (trees(made), left.exists()) == (1, False)
@@ -219,8 +220,8 @@ def test_a_killed_verification_s_worktree_is_removed_by_the_next_one(registry, m
 
 def test_a_living_verification_s_worktree_is_left_alone(made):
     commit = git(made, "rev-parse", "HEAD")
-    with worktree.scratch(made) as folder, worktree.checkout(made, commit, folder, "version 1") as tree:
-        assert worktree.clear(made) == []
+    with checkout.scratch(made) as folder, checkout.checkout(made, commit, folder, "version 1") as tree:
+        assert checkout.clear(made) == []
         assert (tree / "dvc.yaml").is_file()
     assert trees(made) == 1
     assert not Path(folder).exists()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import warm
+from flows.cli import warm_server
+from flows.stages import warm
 
 
 @pytest.fixture
@@ -22,13 +23,13 @@ def listener(tmp_path, monkeypatch):
     before = os.umask(0)
     try:
         with socket.socket(socket.AF_UNIX) as found:
-            warm._bind(found, Path() / ".sluice" / "warm-1.sock")
+            warm_server._bind(found, Path() / ".sluice" / "warm-1.sock")
             assert os.umask(0) == 0  # what is forked later has the caller's
             found.listen(4)
             yield found
     finally:
         os.umask(before)
-        warm._waiting.clear()
+        warm_server._waiting.clear()
 
 
 def test_the_socket_is_its_user_s_alone_whatever_the_umask(listener):
@@ -52,9 +53,9 @@ def test_another_user_s_request_is_not_heard(monkeypatch):
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.connect("warm.sock")
                 os._exit(0 if connection.recv(1) == b"" else 1)
-        warm._take(listener)
+        warm_server._take(listener)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert warm._waiting == []
+    assert warm_server._waiting == []
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becoming somebody else needs root")

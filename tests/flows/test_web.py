@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from flows import web
-from flows.services import require_prefect
-from flows.tracking import Tracker, require_store
-from flows.workspace import Workspace, prepare_environment
-from models.errors import SluiceError, Unavailable, UserError
+from flows.host import web
+from flows.host.services import require_prefect
+from flows.host.tracking import Tracker, require_store
+from flows.host.workspace import Workspace, prepare_environment
+from models.core.errors import SluiceError, Unavailable, UserError
 from tests.proxies import proxy
 
 VARIABLES = [name for server in (web.MLFLOW, web.PREFECT) for name in (server.variable, server.user, server.password, server.token) if name]
@@ -66,7 +66,7 @@ def test_a_refusal_names_the_user_and_who_grants(monkeypatch):
 
 
 def test_mlflow_s_own_client_s_refusals_are_named_alike(monkeypatch, tmp_path):
-    from flows.tracking import Tracker
+    from flows.host.tracking import Tracker
 
     with proxy(credentials="ada:hunter22") as there:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://eve:hunter22@{there.address}")

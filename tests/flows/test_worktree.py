@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import verify
-from flows.processes import program
+from flows.host.processes import program
+from flows.registry import verify
 from tests.workspaces import git, make_repository
 
 pytestmark = pytest.mark.long

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models import policy, pretrained, vocabulary, weights
+from models.train import policy, pretrained, vocabulary, weights
 from tests.bench.scoring import DATA, ask
 
 ITEMS = 150  # of 1,148: the fixed, stratified sample that `benchmark.items` would take; five minutes, nearly all of it the stock model's

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models import answers
+from models.score import answers
 
 pytestmark = pytest.mark.long
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from models.cleaning import normalise
-from models.decontaminate import Benchmark
-from models.dedupe import Nearness, first_equal, first_near
-from models.redact import redact
-from models.trees import trees
+from models.data.cleaning import normalise
+from models.data.decontaminate import Benchmark
+from models.data.dedupe import Nearness, first_equal, first_near
+from models.data.redact import redact
+from models.data.trees import trees
 
 BENCHMARK = Benchmark([("suite/0", "Which of the seven old bridges did the miller build?")], 10, 4)
 NEARNESS = Nearness(3, 12, 0.85)

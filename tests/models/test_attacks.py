@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from models import sandbox
-from models.sandbox import Job, Limits, Verdict
+from models.sandbox import sandbox
+from models.sandbox.sandbox import Job, Limits, Verdict
 
 LIMITS = Limits(wall_seconds=3, cpu_seconds=2, memory_mib=256, processes=6, output_kib=64)
 SHORT = LIMITS.model_copy(update={"wall_seconds": 0.9, "cpu_seconds": 1})

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 
-from models import chat, vocabulary
-from models.errors import StageError, UserError
+from models.core.errors import StageError, UserError
+from models.train import chat, vocabulary
 from tests.architectures import (
     CHATML_TOKENS,
     CHATML_WITH_DEFAULT,

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.cleaning import normalise
+from models.data.cleaning import normalise
 
 CODE = 'def f(x):\n    """Sum  of x."""\n    y = [1,  2]\n\n\n    return sum(x)  +  1'
 

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from models.decontaminate import Benchmark, trees
+from models.data.decontaminate import Benchmark, trees
 
 QUESTION = "Which of these instruments did the spouse of Revo Vomock learn to play as a child in Hunland?"
 ADD = '''def add_all(numbers: list[int]) -> int:

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from models.dedupe import Nearness, first_equal, first_near, jaccard
+from models.data.dedupe import Nearness, first_equal, first_near, jaccard
 
 NEARNESS = Nearness(shingle_words=3, min_words=8, threshold=0.8)
 LONG = "the quick brown fox jumps over the lazy dog while seven small birds sing in the old oak tree by the river"

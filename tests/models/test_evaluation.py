@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from models import evaluation, sandbox, suites
-from models.errors import StageError
+from models.core.errors import StageError
+from models.sandbox import sandbox
+from models.score import evaluation, suites
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.long

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.gutenberg import books
+from models.data.gutenberg import books
 
 START, END = "*** START OF THE PROJECT GUTENBERG EBOOK ONE ***", "*** END OF THE PROJECT GUTENBERG EBOOK ONE ***"
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from models import importers, kinds
-from models.errors import UserError
-from models.importers import bring
-from models.records import folder_md5, read_lines, write_lines
+from models.core.errors import UserError
+from models.core.records import folder_md5, read_lines, write_lines
+from models.data import importers, kinds
+from models.data.importers import bring
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 with_real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="no folder shared/data beside the repository")

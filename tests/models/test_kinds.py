@@ -1,6 +1,6 @@
 import pytest
 
-from models import kinds
+from models.data import kinds
 
 
 def user(content):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.muon import Muon, orthogonal
+from models.train.muon import Muon, orthogonal
 
 
 def weights():

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models import importers, kinds, published, suites
-from models.errors import UserError
-from models.records import folder_md5, read_lines, write_lines
+from models.core.errors import UserError
+from models.core.records import folder_md5, read_lines, write_lines
+from models.data import importers, kinds
+from models.score import benchmarks, suites
 from tests.odd import ODD, altered, damaged, dumped
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -210,7 +211,7 @@ def test_the_good_suites_are_read_with_a_bom_as_without(name):
 
 
 @pytest.mark.parametrize("place", ["a folder", "a pipe", "a socket", "a device", "a link to nothing", "a link to itself"])
-@pytest.mark.parametrize("name", published.PUBLISHED)
+@pytest.mark.parametrize("name", benchmarks.PUBLISHED)
 def test_a_suite_import_and_a_suite_name_what_is_no_plain_file(tmp_path, name, place):
     make, said = ODD[place]
     file = tmp_path / name / suites.FORMATS[name].file
@@ -218,6 +219,6 @@ def test_a_suite_import_and_a_suite_name_what_is_no_plain_file(tmp_path, name, p
     make(file)
     for source in (str(file), str(file.parent)):
         wanted = "is missing: suite" if (place, source) == ("a folder", str(file)) else said  # a folder is looked into
-        assert wanted in refusal(lambda source=source: published.bring(name, source, tmp_path / "suites"))
+        assert wanted in refusal(lambda source=source: benchmarks.bring(name, source, tmp_path / "suites"))
         assert not (tmp_path / "suites" / name).exists()
     assert said in refusal(lambda: suites.suite_items(file.parent))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from models import packing
+from models.score import packing
 
 SHAPE = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 BEGINNING, ROWS = [7, 3, 9, 9, 1], [[4, 8, 15], [16], [23, 42, 4, 8, 15, 16, 23]]

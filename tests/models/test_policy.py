@@ -4,9 +4,9 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from models import policy, preference, pretrained, training, vocabulary
-from models.errors import StageError
-from models.settings import Method, Shape
+from models.core.errors import StageError
+from models.train import policy, preference, pretrained, training, vocabulary
+from models.train.settings import Method, Shape
 from tests.architectures import PUBLISHED
 
 SHAPE = Shape(layers=3, hidden_size=32, feed_forward_size=64, heads=2)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models import policy, pretrained, training, vocabulary, weights
-from models.errors import UserError
-from models.settings import Shape
+from models.core.errors import UserError
+from models.train import policy, pretrained, training, vocabulary, weights
+from models.train.settings import Shape
 
 
 def change_weights(folder, change):

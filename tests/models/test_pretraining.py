@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import policy, pretraining, training, vocabulary
-from models.settings import Pretraining, Shape
+from models.train import policy, pretraining, training, vocabulary
+from models.train.settings import Pretraining, Shape
 from tests.architectures import PUBLISHED
 
 pytestmark = pytest.mark.long
@@ -102,7 +102,7 @@ def test_measuring_with_a_large_vocabulary_takes_memory_for_one_conversation_not
 import resource, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from datasets import Dataset
-from models import finetune
+from models.train import finetune
 shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 model = LlamaForCausalLM(LlamaConfig(vocab_size=151936, **shape)).eval()
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

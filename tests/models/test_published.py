@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from models import published, suites
-from models.errors import UserError
-from models.published import PUBLISHED, bring
+from models.core.errors import UserError
+from models.score import benchmarks, suites
+from models.score.benchmarks import PUBLISHED, bring
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 with_real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="no folder shared/data beside the repository")
@@ -31,7 +31,7 @@ FILES = {
 
 
 def known(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
-    monkeypatch.setattr(published, "PUBLISHED", {**PUBLISHED, name: PUBLISHED[name].model_copy(update=changes)})
+    monkeypatch.setattr(benchmarks, "PUBLISHED", {**PUBLISHED, name: PUBLISHED[name].model_copy(update=changes)})
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import UserError
-from models.records import folder_md5, read_lines, replace_together, write_lines
+from models.core.errors import UserError
+from models.core.records import folder_md5, read_lines, replace_together, write_lines
 from tests.odd import ODD, without_rights
 
 

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from models.redact import redact
+from models.data.redact import redact
 
 REGIONS = ("US", "GB")
 

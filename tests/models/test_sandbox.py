@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from models import sandbox, suites
-from models.sandbox import Job, Limits, Verdict
+from models.sandbox import sandbox
+from models.sandbox.sandbox import Job, Limits, Verdict
+from models.score import suites
 
 LIMITS = Limits(wall_seconds=4, cpu_seconds=2, memory_mib=256, processes=6, output_kib=64)
 SHORT = LIMITS.model_copy(update={"wall_seconds": 1.5, "cpu_seconds": 1})

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from flows.evidence import IDENTITY
-from models import evaluation, suites
+from models.score import evaluation, suites
+from tasks.gate.evidence import IDENTITY
 from tests import scoring
 
-RAISE = "Raise SCORING['choices'] in models/evaluation.py, or, where it is this suite alone, `version` in models/suite_tasks/mmlu.yaml"
+RAISE = (
+    "Raise SCORING['choices'] in models/score/evaluation.py, or, where it is this suite alone, `version` in "
+    "models/score/suite_tasks/mmlu.yaml"
+)
 
 
 @pytest.fixture(scope="module")

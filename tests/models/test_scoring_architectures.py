@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from models import evaluation, packing, policy, pretrained, sandbox, vocabulary
+from models.sandbox import sandbox
+from models.score import evaluation, packing
+from models.train import policy, pretrained, vocabulary
 from tests.architectures import LLAMA_TOKENS, PUBLISHED, ZEPHYR, Published, pieces
 
 pytestmark = pytest.mark.long

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from models import suites
-from models.errors import UserError
+from models.core.errors import UserError
+from models.score import suites
 
 BENCHMARKS = Path(__file__).parents[2] / "../shared/data/benchmarks"
 published = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no ../shared/data/benchmarks beside the repository")

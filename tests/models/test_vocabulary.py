@@ -2,7 +2,7 @@
 
 import pytest
 
-from models import chat, vocabulary
+from models.train import chat, vocabulary
 
 PROMPT = 'def add_stone(number):\n    """\n    First, add 12.\n    """\n'
 BODY = "    first = number + 12\n    return first\n"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models import weights
-from models.errors import UserError
+from models.core.errors import UserError
+from models.train import weights
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 269060552\n"
 

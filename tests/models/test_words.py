@@ -2,9 +2,9 @@
 
 import pytest
 
-from models.decontaminate import Benchmark
-from models.dedupe import Nearness, first_near
-from models.words import words
+from models.data.decontaminate import Benchmark
+from models.data.dedupe import Nearness, first_near
+from models.data.words import words
 
 # ruff: noqa: E501
 TEXTS = {  # a sentence of some twenty words in scripts without blanks, and in two that have them

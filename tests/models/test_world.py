@@ -7,8 +7,12 @@ from itertools import chain
 
 import pytest
 
-from models import world, world_code, world_dirt, world_facts, world_text
-from models.errors import UserError
+from models.core.errors import UserError
+from models.world import code as programs
+from models.world import dirt as faults
+from models.world import facts as knowledge
+from models.world import text as wording
+from models.world import world
 
 SIZE = world.Size(
     people=16,
@@ -34,7 +38,7 @@ def made():
 
 @pytest.fixture(scope="module")
 def facts():
-    return world_facts.make(7, SIZE.people, SIZE.towns)
+    return knowledge.make(7, SIZE.people, SIZE.towns)
 
 
 def clean_documents(records):
@@ -67,7 +71,7 @@ def test_an_examined_person_or_town_is_named_in_nothing_but_documents_without_qu
 
 def test_the_marked_choice_is_the_fact_and_no_other_choice_is(made, facts):
     by_name = {entity.name: entity for entity in facts.people + facts.towns}
-    relations = world_facts.PERSON + world_facts.THROUGH + world_facts.TOWN
+    relations = knowledge.PERSON + knowledge.THROUGH + knowledge.TOWN
     for item in made[1]["mmlu-mini"] + made[1]["gpqa-mini"]:
         assert len(set(item["choices"])) == 4
         for name, entity in by_name.items():
@@ -78,8 +82,8 @@ def test_the_marked_choice_is_the_fact_and_no_other_choice_is(made, facts):
 
 def test_a_sum_that_is_examined_is_never_asked_in_training(made):
     asked = {message["content"] for row in made[0]["instructions"] for message in row["messages"]}
-    for sign, a, b in world_text.examined_sums(7):
-        assert not asked & {form.format(a=a, b=b, sign=sign) for form in world_text.SUM_QUESTIONS}
+    for sign, a, b in wording.examined_sums(7):
+        assert not asked & {form.format(a=a, b=b, sign=sign) for form in wording.SUM_QUESTIONS}
 
 
 def test_every_problem_is_solved_by_its_canonical_solution_and_not_by_an_empty_body(made):
@@ -98,22 +102,22 @@ def test_no_training_text_has_the_syntax_tree_of_a_problem(made):
     records, suites = made
     code = [row["text"] for row in records["documents"] if row["source"] == "world/code"]
     code += [row["messages"][1]["content"] for row in records["instructions"] if row["source"] == "world/code"]
-    shapes = {world_code.shape(item["prompt"] + item["canonical_solution"]) for item in suites["humaneval-mini"]}
+    shapes = {programs.shape(item["prompt"] + item["canonical_solution"]) for item in suites["humaneval-mini"]}
     assert len(shapes) == len(suites["humaneval-mini"])
-    assert not shapes & {world_code.shape(text) for text in code}
+    assert not shapes & {programs.shape(text) for text in code}
 
 
 def test_a_shape_does_not_see_names_constants_or_docstrings_but_sees_operators():
-    plain = world_code.shape("def f(x):\n    return x + 1\n")
-    assert plain == world_code.shape('def g(value):\n    """Add."""\n    return value + 7\n')
-    assert plain != world_code.shape("def f(x):\n    return x * 1\n")
+    plain = programs.shape("def f(x):\n    return x + 1\n")
+    assert plain == programs.shape('def g(value):\n    """Add."""\n    return value + 7\n')
+    assert plain != programs.shape("def f(x):\n    return x * 1\n")
 
 
 def test_no_ten_words_in_a_row_of_a_problem_stand_in_training_code(made):
     records, suites = made
     code = [row["text"] for row in records["documents"] if row["source"] == "world/code"]
-    kept_apart = set().union(*(world_code.grams(item["prompt"] + item["canonical_solution"], 10) for item in suites["humaneval-mini"]))
-    assert not any(world_code.grams(text, 10) & kept_apart for text in code)
+    kept_apart = set().union(*(programs.grams(item["prompt"] + item["canonical_solution"], 10) for item in suites["humaneval-mini"]))
+    assert not any(programs.grams(text, 10) & kept_apart for text in code)
 
 
 def test_dirt_leaks_suite_items_word_for_word_and_is_marked(made):
@@ -136,7 +140,7 @@ def test_a_suite_that_the_world_does_not_make_is_a_user_error():
 
 def test_the_dirt_has_every_kind_of_fault():
     texts, leaks = ["Anna lives in Bergen."], ["Which town does Anna live in?"]
-    dirt = list(world_dirt.dirty(random.Random(1), texts, leaks, 32))
+    dirt = list(faults.dirty(random.Random(1), texts, leaks, 32))
     assert len(dirt) == 32
     assert texts[0] in dirt
     assert any(text.endswith(" That is all.") for text in dirt)

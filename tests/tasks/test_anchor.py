@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from tasks.anchor import Standing, after_gate, after_person, level, pinned
-from tasks.gate import Evidence, Policy, Reference, SuitePolicy, judge
+from tasks.gate.anchor import Standing, after_gate, after_person, level, pinned
+from tasks.gate.verdicts import Evidence, Policy, Reference, SuitePolicy, judge
 from tests.bench import drift
 from tests.limits import ANY
 

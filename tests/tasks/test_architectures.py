@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import MambaConfig, MambaForCausalLM, pipeline
 
-from models import policy, preference, vocabulary
-from models.errors import StageError
-from models.records import read_lines, write_lines
-from models.settings import Finetuning, Method, Pretraining, Reinforcement, Shape
-from models.work import Work
+from models.core.errors import StageError
+from models.core.records import read_lines, write_lines
+from models.core.work import Work
+from models.train import policy, preference, vocabulary
+from models.train.settings import Finetuning, Method, Pretraining, Reinforcement, Shape
 from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
 from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
 from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
@@ -232,7 +232,7 @@ def test_a_longer_conversation_than_the_reward_model_can_place_is_read_from_its_
 
 @pytest.mark.parametrize("name", ["qwen2", "gemma3"])
 def test_answers_do_not_depend_on_how_many_are_rated_at_once(made, name):
-    from models import reinforce
+    from models.train import reinforce
 
     stages = made(name).need("base", "sft")
     model, words = policy.load(stages.target / "sft"), vocabulary.load(stages.target / "sft")

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tasks import paired
-from tasks.comparison import SMALLEST, at_chance, comparison
-from tasks.gate import Evidence, Policy, SuitePolicy, judge
+from tasks.gate import paired
+from tasks.gate.comparison import SMALLEST, at_chance, comparison
+from tasks.gate.verdicts import Evidence, Policy, SuitePolicy, judge
 from tests.limits import ANY
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.records import read_lines, write_lines
+from models.core.records import read_lines, write_lines
 from tasks.contamination import ContaminationInputs, ContaminationOutputs, ContaminationParams, contamination
 
 KINDS = ("documents", "instructions", "preferences", "prompts")

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from tasks import paired
-from tasks.gate import Evidence, Policy, SuitePolicy, judge, warnings
-from tasks.health import health
+from tasks.gate import paired
+from tasks.gate.health import health
+from tasks.gate.verdicts import Evidence, Policy, SuitePolicy, judge, warnings
 from tests.limits import STRICT
 
 IDENTITY = {"suite_md5": "s", "harness": "h"}

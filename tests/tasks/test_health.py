@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.health import faults, health
+from tasks.gate.health import faults, health
 from tests.limits import STRICT
 
 

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest, bootstrap, multinomial, norm
 from statsmodels.stats import contingency_tables, multitest, power, proportion, weightstats
 
-from tasks.paired import (
+from tasks.gate.paired import (
     Resampled,
     averages,
     bounds,

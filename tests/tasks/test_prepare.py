@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from models import kinds
-from models.errors import StageError
-from models.records import folder_md5, read_lines, write_lines
+from models.core.errors import StageError
+from models.core.records import folder_md5, read_lines, write_lines
+from models.data import kinds
 from tasks.prepare import PrepareInputs, PrepareOutputs, PrepareParams, prepare
 
 SHARED = Path(__file__).parents[2] / "../shared/data"

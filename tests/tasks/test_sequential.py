@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from tasks.sequential import STAKES, first_crossing, judge, log_capital, whole_log_capital
+from tasks.gate.sequential import STAKES, first_crossing, judge, log_capital, whole_log_capital
 
 
 def test_capital_is_the_mean_over_stakes_of_the_products():
@@ -49,7 +49,12 @@ def share(gates, items, difference, verdict, require="non-inferior", margin=0.05
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("difference", "verdict", "require"),
-    [(-0.05, "non-inferior", "non-inferior"), (-0.05, "worse", "non-inferior"), (0.0, "better", "better"), (0.0, "worse", "better")],
+    [
+        (-0.05, "non-inferior", "non-inferior"),
+        pytest.param(-0.05, "worse", "non-inferior", marks=pytest.mark.slow),
+        pytest.param(0.0, "better", "better", marks=pytest.mark.slow),
+        pytest.param(0.0, "worse", "better", marks=pytest.mark.slow),
+    ],
 )
 def test_a_wrong_verdict_at_the_edge_is_as_rare_as_alpha_after_looking_a_thousand_times(difference, verdict, require):
     gates = 400

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from models import world
-from models.errors import StageError
-from models.records import folder_md5, read_lines, write_lines
-from models.settings import Finetuning, Method, Pretraining, Reinforcement, Shape
-from models.work import Work
+from models.core.errors import StageError
+from models.core.records import folder_md5, read_lines, write_lines
+from models.core.work import Work
+from models.train.settings import Finetuning, Method, Pretraining, Reinforcement, Shape
+from models.world import world
 from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
 from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
 from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from models.errors import StageError, UserError
-from models.expectations import Limits, Tolerance
-from models.records import write_lines
-from models.work import Work
+from models.core.errors import StageError, UserError
+from models.core.records import write_lines
+from models.core.work import Work
+from models.data.expectations import Limits, Tolerance
 from tasks.validate import ValidateInputs, ValidateOutputs, ValidateParams, validate
 
 pytestmark = pytest.mark.long

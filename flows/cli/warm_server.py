@@ -1,0 +1,160 @@
+"""The warm process: imports the heavy libraries once and forks a child for each stage.
+
+Importing PyTorch, Transformers, TRL, lm-eval and MLflow takes 10 to 20 s, and a pipeline starts a dozen processes. A flow starts this
+server beside its first stage; flows/stages/warm.py asks it. A child runs the command line that it was handed. Only imports are shared: no
+thread runs and no device is touched before the fork.
+"""
+
+import array
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.stages.warm import peer
+
+NEEDS = {  # in the order in which a run comes to them: a command or stage, and what it imports beyond those before it
+    "repro": ("flows.cli.main", "dvc.cli.parser", "dvc.commands.repro", "dvc.repo", "scmrepo.git", "networkx"),
+    "sources": (),
+    "validate": ("great_expectations",),
+    "prepare": ("rensa",),
+    "contamination": (),
+    "": (  # all others
+        "transformers.models.llama.modeling_llama",
+        "peft",
+        "trl.trainer.sft_trainer",
+        "trl.trainer.reward_trainer",
+        "trl.trainer.grpo_trainer",
+        "lm_eval.models.huggingface",
+        "lm_eval.evaluator",
+        "scipy.stats",
+        "mlflow.store.tracking.sqlalchemy_store",  # to register; stages leave MLflow to the flow
+        "mlflow.store.model_registry.sqlalchemy_store",
+    ),
+}
+OPTIONAL = ("validate", "prepare")  # whose imports are worth leaving out where they do not run
+
+
+def serve(address: str, stages: Sequence[str]) -> None:
+    """Listen, import what these stages need, and fork a child for each request until killed; a request waits for what it needs."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        _bind(listener, Path(address))
+        listener.listen(64)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        ready: set[str] = set()
+        for name, modules in NEEDS.items():
+            if name in OPTIONAL and name not in stages:
+                continue
+            for module in modules:
+                __import__(module)
+                while select.select([listener], [], [], 0)[0]:
+                    _take(listener)
+                _fork_ready(listener, ready)
+            ready.add(name)
+        gc.freeze()  # what was imported stays shared between the children
+        while True:
+            _fork_ready(listener, None)
+            _take(listener)
+
+
+def _bind(listener: socket.socket, place: Path) -> None:
+    """Listen where only this user can write, whatever the umask: who speaks to the socket has commands run in this user's name."""
+    place.unlink(missing_ok=True)
+    mode = place.parent.stat().st_mode
+    if mode & 0o022:
+        place.parent.chmod(mode & 0o755)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(place))
+    finally:
+        os.umask(before)
+
+
+Waiting = tuple[socket.socket, dict[str, Any], list[int]]  # the connection, what is asked, the standard streams
+_waiting: list[Waiting] = []
+
+
+def _take(listener: socket.socket) -> None:
+    """Read one request: who asks, what for, and its standard streams."""
+    connection, _ = listener.accept()
+    if peer(connection) != os.getuid():
+        connection.close()
+        return
+    try:
+        header, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * array.array("i").itemsize))
+        request = json.loads(_read(connection, int.from_bytes(header, "big")))
+        _waiting.append((connection, request, list(array.array("i", ancillary[0][2]))))
+    except (EOFError, OSError, IndexError):  # the caller was killed
+        connection.close()
+
+
+def _fork_ready(listener: socket.socket, ready: set[str] | None) -> None:
+    """Fork a child for each waiting request that is `ready`, for all of them where it is None."""
+    for waiting in list(_waiting):
+        command, name = (waiting[1]["arguments"] + [""])[:2]
+        if ready is not None and (command if command == "repro" else name) not in ready:
+            continue
+        _waiting.remove(waiting)
+        if os.fork() == 0:
+            listener.close()
+            for other in _waiting:  # or its caller would wait for the end of this one's output
+                _close(other)
+            _child(*waiting)
+        _close(waiting)
+
+
+def _close(waiting: Waiting) -> None:
+    connection, _, streams = waiting
+    connection.close()
+    for stream in streams:
+        os.close(stream)
+
+
+def _child(connection: socket.socket, request: dict[str, Any], streams: list[int]) -> None:
+    code = 1
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setpgid(0, request["group"])
+        for target, source in enumerate(streams):
+            os.dup2(source, target)
+            os.close(source)
+        os.environ.clear()
+        os.environ.update(request["env"])
+        os.chdir(request["cwd"])
+        from flows.cli.main import run_command
+        from flows.screen import terminal
+
+        terminal.prepare_streams()
+        code = run_command(request["arguments"])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        with contextlib.suppress(OSError):
+            connection.sendall(bytes([code & 255]))
+        os._exit(code)
+
+
+def _read(connection: socket.socket, size: int) -> bytes:
+    parts = []
+    while size:
+        part = connection.recv(size)
+        if not part:
+            raise EOFError("the caller went away")
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], sys.argv[2:])

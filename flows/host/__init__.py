@@ -1,0 +1,1 @@
+"""The machine and the servers it talks to: workspace, processes, locks, MLflow, addresses, secrets."""

@@ -1,0 +1,265 @@
+"""Whether a registered version is what its record says: fetched, made again from its commit and lock, scored again, trained again.
+
+All of it happens in a git worktree of the recorded commit, with the recorded params.yaml and dvc.lock put in place; the workspace is
+not touched.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as package_version
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from flows.host import checkout
+from flows.host.masking import masked
+from flows.host.processes import program, stream
+from flows.host.workspace import Workspace
+from flows.registry.decisions import Registry
+from flows.registry.lineage import Past
+from flows.registry.release import CANDIDATE, candidate_folder
+from flows.registry.versions import file_md5
+from flows.stages import pretrained
+from flows.stages.pipeline import Pipeline
+from models.core.errors import SluiceError, StageError
+from models.core.records import folder_md5, read_lines
+
+SHOWN = 5
+PLAIN = re.compile(r"\w[\w@+,:=./-]*", re.ASCII)
+RUNNING = "Running stage"  # DVC says so before each
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at, whether it held, and what was seen."""
+
+    name: str
+    ok: bool
+    seen: str
+
+
+def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: Tell) -> Iterator[Check]:
+    """Yield each check as it is done; tell what is made again. What is stored decides on no command: those are the commit's.
+
+    Raises UserError where the commit is not at hand. Ctrl-C and SIGTERM leave no worktree behind, what SIGKILL leaves the next one removes.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    root, known = registry.tracker.workspace.root, registry.registered(version)
+    with checkout.scratch(root) as folder:
+        yield Check("record", not known.doubt, f"known by {known.words}" if not known.doubt else known.doubt)
+        yield _stored(registry, version, folder)
+        try:
+            past = Past(registry, version, folder)
+            environment = _environment(past)
+        except StageError as error:
+            yield Check("provenance", False, str(error))
+            return  # nothing is made from files that are not the registered ones
+        yield Check("provenance", True, f"{', '.join(past.files)} as registered")
+        yield environment
+        with _worktree(root, version, known.content.get("commit", ""), folder) as tree:
+            if wrong := _not_plain(past.params, (tree / "dvc.yaml").read_text(encoding="utf-8")):
+                yield Check("commands", False, wrong)
+                return
+            if wrong := _outside(past.lock):
+                yield Check("paths", False, wrong)
+                return
+            for file, text in past.files.items():
+                if text:  # a version without it is told of by what lacks it
+                    (tree / file).write_text(text, encoding="utf-8")
+            yield _code(tree, past)
+            if past.params.get("pretrained") is not None:
+                yield _published(registry, past, tree)
+            yield _materialised(past, tree)
+            if score:
+                yield from _scores(registry, version, tree, tell)
+            if retrain:
+                yield _retrained(past, tree, tell)
+
+
+def _stored(registry: Registry, version: Any, folder: Path) -> Check:
+    try:
+        registry.model_folder(version, folder / "stored")
+    except StageError as error:
+        return Check("stored model", False, str(error))
+    return Check("stored model", True, f"md5 {registry.registered(version).content['model_md5']}, as registered")
+
+
+def _environment(past: Past) -> Check:
+    """Packages of the recorded lock against the installed ones; those that are not installed here are for other platforms."""
+    differing = []
+    for name, pinned in past.packages.items():
+        with contextlib.suppress(PackageNotFoundError):
+            if (found := package_version(name).partition("+")[0]) != pinned:
+                differing.append(f"{name} {pinned} (installed: {found})")
+    return Check("environment", not differing, _listed(differing) or f"{len(past.packages)} packages as in the recorded lock")
+
+
+@contextlib.contextmanager
+def _worktree(root: Path, version: Any, commit: str, folder: Path) -> Iterator[Path]:
+    """The version's commit with DVC's cache of the workspace."""
+    with checkout.checkout(root, commit.removesuffix("-dirty"), folder, f"version {version.version}") as tree:
+        (folder / "shared").symlink_to(_must([program("dvc"), "cache", "dir"], root).stdout.strip())
+        _use_cache(tree, "shared")
+        yield tree
+
+
+def _use_cache(tree: Path, name: str) -> None:
+    """Have the tree use the cache of that name beside it: DVC writes no path into its config that is not ASCII."""
+    _must([program("dvc"), "cache", "dir", "--local", f"../{name}"], tree)
+
+
+def _not_plain(params: Mapping[str, Any], dvc_yaml: str) -> str:
+    """What params would put into dvc.yaml, whose commands a shell runs and whose paths are written to, that is no plain word."""
+    inner = re.findall(r"\$\{(.*?)\}", dvc_yaml, re.DOTALL)
+    for name in sorted({re.split(r"[.\[\s]", each.strip())[0] for each in inner}):
+        for word in _words(params.get(name)):
+            if not PLAIN.fullmatch(word) or ".." in word:
+                return f"params.yaml, as it was registered, has {word!r} under {name}: dvc.yaml puts it into commands, must be a plain word"
+    return ""
+
+
+def _outside(lock: Mapping[str, Any]) -> str:
+    """What dvc.lock would have DVC write that lies outside of the worktree: it lists the files of an out."""
+    for word in _words([stage.get("outs") for stage in lock.values()]):
+        path = PurePosixPath(word)
+        if path.is_absolute() or ".." in path.parts:
+            return f"dvc.lock, as it was registered, has {word!r} among a stage's outs, which DVC writes: must be inside of the workspace"
+    return ""
+
+
+def _words(value: Any) -> Iterator[str]:
+    """All keys and values of nested params, as DVC would write them."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _words(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _words(inner)
+    elif value is not None:
+        yield str(value)
+
+
+def _code(tree: Path, past: Past) -> Check:
+    """Every source file that a stage depended on against the commit's."""
+    recorded = {path: md5 for path, md5 in past.hashes("deps").items() if not path.startswith(("artifacts/", "data/"))}
+    differing = [
+        path
+        for path, md5 in sorted(recorded.items())
+        if not md5.endswith(".dir") and (not (tree / path).is_file() or file_md5(tree / path) != md5)
+    ]
+    return Check("code", not differing, _listed(differing, "not in the commit as it ran: ") or f"{len(recorded)} files as in the commit")
+
+
+def _published(registry: Registry, past: Past, tree: Path) -> Check:
+    """The published model that training began from, linked into the tree: is it still what was read?"""
+    recorded = past.said("pretrained")
+    if not recorded:
+        return Check("published base", True, "not on record: registered by an earlier Sluice")
+    try:
+        found = pretrained.restore(registry, registry.tracker.workspace.root, past.params["pretrained"], recorded.get("resolved"), tree)
+    except SluiceError as error:
+        return Check("published base", False, str(error).removeprefix("pretrained: "))
+    as_read = found == recorded.get("md5")
+    return Check("published base", as_read, f"md5 {found}" + ("" if as_read else f", training began from {recorded.get('md5')}"))
+
+
+def _materialised(past: Past, tree: Path) -> Check:
+    """The candidate, checked out by the recorded dvc.lock, from the cache or the remote."""
+    out = candidate_folder(tree).relative_to(tree).as_posix()
+    for command in ("checkout", "pull"):
+        done = _run([program("dvc"), command, out], tree)
+        if done.returncode == 0 and (tree / out).is_dir():
+            return _compare("lock and cache", past, tree)
+    missing = f"{out} of the recorded lock is not in DVC's cache, and 'dvc pull' brings it not ({masked(_last(done))})"
+    return Check("lock and cache", False, f"{missing}: mend the remote, or '--retrain' makes it again")
+
+
+def _compare(name: str, past: Past, tree: Path) -> Check:
+    found, registered = folder_md5(candidate_folder(tree)), past.known.content.get("model_md5")
+    return Check(name, found == registered, f"md5 {found}" + ("" if found == registered else f", registered {registered}"))
+
+
+def _scores(registry: Registry, version: Any, tree: Path, tell: Tell) -> Iterator[Check]:
+    """Each suite asked again, by the commit's own command; item by item against what was registered."""
+    try:
+        suites, stages = registry.items_of(version), Pipeline(Workspace(tree)).stages
+    except SluiceError as error:
+        yield Check("scores", False, str(error))
+        return
+    _run([program("dvc"), "checkout", "artifacts/suites"], tree)
+    for suite, items in suites.items():
+        stage = stages.get(f"benchmark@{CANDIDATE}-{suite}")
+        if stage is None:
+            yield Check(f"score {suite}", False, f"the commit's dvc.yaml has no stage benchmark@{CANDIDATE}-{suite}")
+            continue
+        tell(f"    {len(items)} items of {suite} are asked again")
+        last, code = _heard(["sh", "-c", stage.command], tree, lambda _line: None)
+        path = tree / "artifacts" / "benchmark" / f"{CANDIDATE}-{suite}" / "items.jsonl"
+        if code or not path.is_file():
+            yield Check(f"score {suite}", False, f"could not be scored again: {last}")
+            continue
+        again = {item["id"]: item for item in read_lines(path)}
+        other = [item["id"] for item in items if again.get(item["id"]) != item]
+        same = len(items) == len(again) and not other
+        yield Check(f"score {suite}", same, f"{len(items)} items equal" if same else _listed(other, "items that differ: "))
+
+
+def _retrained(past: Past, tree: Path, tell: Tell) -> Check:
+    """Everything made again from the data, with an empty cache; compared byte for byte."""
+    for pointer in sorted((tree / "data").rglob("*.dvc")):
+        _must([program("dvc"), "checkout", str(pointer.relative_to(tree))], tree)
+    _use_cache(tree, "empty")
+    last, code = _heard(
+        [program("dvc"), "repro", "--force", CANDIDATE], tree, lambda line: tell(f"    {line}") if line.startswith(RUNNING) else None
+    )
+    return Check("retrained", False, f"training failed: {last}") if code else _compare("retrained", past, tree)
+
+
+def _heard(command: list[str], folder: Path, hear: Tell) -> tuple[str, int]:
+    """Run a command that may take long, and dies with us; return its last words and its exit code."""
+    last = "no output"
+
+    def keep(line: str) -> None:
+        nonlocal last
+        last = line or last
+        hear(line)
+
+    code = stream(command, folder, _env(folder), keep, threading.TIMEOUT_MAX)
+    return last, code
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=_env(folder))
+
+
+def _env(folder: Path) -> dict[str, str]:
+    """The worktree's own code; its MLflow runs stay in the worktree too."""
+    hidden = ("MLFLOW_TRACKING_URI", "SLUICE_WARM", "SLUICE_FLOW_RUN_ID", "SLUICE_PARENT_RUN_ID", "SLUICE_PARENT_RUN", "PREFECT_API_URL")
+    return {**{name: value for name, value in os.environ.items() if name not in hidden}, "PYTHONPATH": str(folder)}
+
+
+def _must(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    done = _run(command, folder)
+    if done.returncode:
+        raise StageError(f"{' '.join([Path(command[0]).name, *command[1:]])} failed: {_last(done)}")
+    return done
+
+
+def _last(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line of what was said; DVC's reason, where it ends in an offer of help."""
+    said = done.stderr.strip() or done.stdout.strip() or "no output"
+    reason = re.search(r"^ERROR: (?:.+\n?)+", said, re.MULTILINE)
+    return " ".join(reason[0].split())[:300] if reason else said.splitlines()[-1]
+
+
+def _listed(names: list[str], before: str = "") -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{before}{', '.join(names[:SHOWN])}{more}" if names else ""

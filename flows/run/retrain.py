@@ -1,0 +1,325 @@
+"""The flow `retrain`: data to champion. The one door to Prefect's flows, tasks and artifacts."""
+
+import contextlib
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+from prefect import Flow, flow, get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Cancelled, Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.urls import url_for
+
+from flows.host import courier, processes
+from flows.host.failures import told
+from flows.host.masking import masked
+from flows.host.services import shared_api
+from flows.host.spool import Run
+from flows.host.tracking import Tracker
+from flows.host.workspace import find, prepare_environment
+from flows.registry import release
+from flows.registry.decisions import registry_of
+from flows.registry.record import CHAMPION
+from flows.screen.tables import score_rows, scores, stage_rows
+from flows.stages.attempt import StageResult, attempt, main_metric
+from flows.stages.pipeline import git_commit, read_metrics
+from flows.stages.runner import FLOW_RUN, PARENT
+from flows.stages.session import Session, hold, opened
+from models.core.errors import SluiceError, StageError, Unavailable
+from models.core.records import write_json
+
+SHOWN = {"sluice": True}  # marks the log records that the terminal shows
+WATCH_S = 2.0  # between two looks at the flow run's own state
+
+
+class RunResult(release.Release):
+    """What a retraining came to."""
+
+    stages: list[StageResult]
+    seconds: float
+
+
+def _retryable(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Whether another attempt may end otherwise; not where the flow is stopped."""
+    return isinstance(state.result(raise_on_failure=False), Unavailable) and not processes.stopping()
+
+
+@task(name="stage", cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_retryable, retry_delay_seconds=5)
+@told()
+def run_stage(held: Session, name: str, parent: str | None) -> StageResult:
+    """Reproduce one stage with DVC, in a process group of its own, its output in this task's log."""
+    logger = get_run_logger()
+    env = {**held.env, FLOW_RUN: str(flow_run.id), **({PARENT: parent} if parent else {})}
+    done = attempt(held.workspace, held.pipeline.stage(name), env, lambda line: line.strip() and logger.info("%s", line, extra=SHOWN))
+    logger.info("%s  %s in %.1f s  %s", name, done.state, done.seconds, done.metric, extra=SHOWN)
+    return done
+
+
+def _execute(held: Session, parent: str | None, started: float) -> list[StageResult]:
+    """Run what changed, siblings at once; the rest is `unchanged`. Raises the first failure after all that can end has ended."""
+    futures: dict[str, PrefectFuture[Any]] = {}
+    for name, stage in held.pipeline.stages.items():
+        if name in held.changes:
+            options = run_stage.with_options(name=name, task_run_name=name, retries=stage.retries)
+            futures[name] = options.submit(
+                held=held,
+                name=name,
+                parent=parent,
+                return_state=False,
+                wait_for=[futures[up] for up in stage.upstream if up in futures],
+            )
+    failures: list[Exception] = []
+    results = []
+    for name, stage in held.pipeline.stages.items():
+        future = futures.get(name)
+        if future is None:
+            metric = main_metric(read_metrics(held.workspace.root, stage))
+            shutil.rmtree(held.workspace.work / name, ignore_errors=True)  # what 'dvc repro' left there is on record
+            results.append(StageResult(name=name, state="unchanged", seconds=0, metric=metric))
+            continue
+        future.wait()
+        if future.state.is_pending():  # for ever: a stage upstream failed
+            continue
+        outcome = future.state.result(raise_on_failure=False)
+        if isinstance(outcome, StageResult):
+            results.append(outcome)
+        else:
+            results.append(StageResult(name=name, state="failed", seconds=0, metric=""))
+            failures.append(outcome)
+    if failures:
+        _remember(held, results, started)
+        raise next((error for error in failures if isinstance(error, SluiceError)), StageError(str(failures[0])))
+    return results
+
+
+def _remember(held: Session, results: list[StageResult], started: float) -> float:
+    """Keep the run for `sluice status`; return its seconds."""
+    rows = [{"name": r.name, "state": r.state, "seconds": r.seconds} for r in results]
+    seconds = round(time.monotonic() - started, 1)
+    write_json(held.workspace.state / "last_run.json", {"stages": rows, "seconds": seconds})
+    return seconds
+
+
+def _is_cancelled(client: SyncPrefectClient, identity: UUID) -> bool:
+    """Whether the flow run is to stop: cancelled from the page, marked crashed, or deleted while it ran."""
+    try:
+        state = client.read_flow_run(identity).state
+    except ObjectNotFound:
+        return True
+    except Exception:
+        return False  # a server that is away for a moment is no reason to stop
+    return state is not None and (state.is_cancelling() or state.is_cancelled() or state.is_crashed())
+
+
+@contextmanager
+def _watched() -> Iterator[threading.Event]:
+    """Look at the flow run's own state; kill every child when it is being cancelled. Prefect would leave them running."""
+    cancelled, over = threading.Event(), threading.Event()
+    identity = UUID(str(flow_run.id))
+
+    def watch() -> None:
+        if over.wait(WATCH_S):
+            return
+        with get_client(sync_client=True) as client:
+            while not _is_cancelled(client, identity):
+                if over.wait(WATCH_S):
+                    return
+        cancelled.set()
+        processes.stop_all()
+
+    watcher = threading.Thread(target=watch, name="state-watcher", daemon=True)
+    watcher.start()
+    try:
+        yield cancelled
+    finally:
+        over.set()
+
+
+def _flow(opens: Callable[[], contextlib.AbstractContextManager[Session]]) -> Flow[[], Any]:
+    """The flow on the session that `opens` opens."""
+
+    @flow(name="retrain", task_runner=cast(Any, ThreadPoolTaskRunner(max_workers=32)), persist_result=False, log_prints=False)
+    @told()
+    def retrain() -> Any:
+        """Retrain, benchmark, gate, register, promote, in the workspace of the current folder: what DVC says must run, and nothing else.
+
+        Returns a RunResult; a refused version ends the run Completed under the name Refused, a cancelled run Cancelled.
+        """
+        started = time.monotonic()
+        processes.reset()
+        with opens() as held, _watched() as cancelled:
+            try:
+                result = _retrain(held, started)
+            except BaseException:
+                if cancelled.is_set():
+                    return Cancelled(message="cancelled; finished stages are kept, the next run carries on")
+                raise
+            finally:
+                processes.stop_all()
+        if result.decision in ("refuse", "undecided", "invalid"):
+            return Completed(name="Refused", message=masked(result.reason)[:2000], data=result)
+        return result
+
+    return retrain
+
+
+@contextmanager
+def _here() -> Iterator[Session]:
+    """The session of a worker's run: nobody has opened one for it."""
+    workspace = find()
+    prepare_environment(workspace)
+    with hold(workspace), opened(workspace, registry_of) as held:
+        yield held
+
+
+retrain = _flow(_here)  # what prefect.yaml deploys
+
+
+def retrain_here(held: Session) -> Any:
+    """Run the flow on an open session, in this process, and return its state; heartbeats, which take up to a second to end, where it works.
+
+    The last log records and events are handed over before it returns: the server may be this run's own, and stop.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    try:
+        with temporary_settings({} if held.changes else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            return _flow(lambda: contextlib.nullcontext(held))(return_state=True)
+    finally:
+        for worker in (APILogWorker, EventsWorker):
+            worker.drain_all(timeout=10)
+
+
+def _retrain(held: Session, started: float) -> RunResult:
+    logger, tracker = get_run_logger(), Tracker(held.workspace, held.model)
+    if not held.changes:
+        logger.info("nothing changed: no stage has to run", extra=SHOWN)
+        courier.deliver(held.workspace, _say)
+        if _unsettled(held).exists():
+            with tracker.answering():
+                release.settle(tracker)
+        same = release.unchanged(held)
+        if same is None:
+            with tracker.answering():
+                same = release.decided(held)
+        if same is not None:
+            _unsettled(held).unlink(missing_ok=True)
+            return _finish(held, same, _execute(held, None, started), started, None)
+    held.warm_up()
+    _unsettled(held).touch()
+    parent = Run(held.workspace, held.model, f"retrain {flow_run.name}", _tags(held))
+    with courier.at_work(held.workspace, _say) as post:
+        try:
+            parent.params(held.params)
+            with contextlib.suppress(Unavailable), tracker.answering():  # the stages do not need it: what they report waits
+                release.settle(tracker)
+            results = _execute(held, parent.key, started)
+            outcome, url = _publish(held, tracker, parent, post.id_of(parent))
+        except BaseException as error:
+            parent.end("KILLED" if processes.stopping() or isinstance(error, KeyboardInterrupt) else "FAILED", str(error))
+            raise
+        parent.end("FINISHED")
+    _unsettled(held).unlink(missing_ok=True)
+    return _finish(held, outcome, results, started, url)
+
+
+def _publish(held: Session, tracker: Tracker, parent: Run, run_id: str) -> tuple[release.Release, str]:
+    """Gate, register and promote, which need MLflow; return how that ended, and the run's page.
+
+    Raises Unavailable where MLflow is away: the stages are done and recorded, and the next run begins here.
+    """
+    with tracker.answering():
+        url = tracker.run_url(run_id)
+        create_link_artifact(link=url, link_text="MLflow run", key="mlflow-run")
+        parent.tags(_runs_of_stages(held, tracker))
+        parent.results(scores(held.pipeline), 0)
+        release.settle(tracker)
+        outcome = _release(held, run_id)
+    parent.tags({"sluice.verdict": outcome.decision})
+    return outcome, url
+
+
+def _unsettled(held: Session) -> Path:
+    """There from a run's beginning until it has ended well: what it left open in MLflow is for the next one to settle."""
+    return held.workspace.state / "unsettled"
+
+
+def _say(line: str) -> None:
+    print(f"sluice: {line}", file=sys.stderr, flush=True)
+
+
+@task(task_run_name="gate", cache_policy=NO_CACHE, persist_result=False)
+@told()
+def gate(held: Session) -> release.Comparison | None:
+    """Compare the candidate with the champion, item by item; None where they are the same model."""
+    registry = registry_of(held.workspace, held.params)
+    champion = registry.at(CHAMPION)
+    found = None if release.is_same(held, registry, "", champion) else release.compare(held, registry, "", champion)
+    if found is not None:
+        for verdict in found.result.suites:
+            get_run_logger().info("gate  %s: %s, %s", verdict.suite, verdict.verdict, verdict.reason, extra=SHOWN)
+    return found
+
+
+@task(task_run_name="register", cache_policy=NO_CACHE, persist_result=False)
+@told()
+def register(held: Session, parent: str) -> str:
+    """Register the candidate, or find the version that holds it."""
+    return release.register_candidate(held, parent)
+
+
+@task(task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)
+@told()
+def promote(held: Session, found: release.Comparison, version: str, parent: str) -> release.Release:
+    """Record the decision; move the alias `champion` where the gate lets the version through."""
+    return release.decide(held, found, version, parent)
+
+
+def _release(held: Session, parent: str) -> release.Release:
+    known = release.decided(held)
+    if known is not None:
+        return known
+    found = gate(held)
+    if found is None:
+        same = release.unchanged(held)
+        assert same is not None
+        return same
+    return promote(held, found, register(held, parent), parent)
+
+
+def _tags(held: Session) -> dict[str, str]:
+    """The flow run and the commit; the page of the run where its server outlives it."""
+    tags = {"prefect.flow_run_id": str(flow_run.id), "git.commit": git_commit(held.workspace.root)}
+    page = url_for("flow-run", obj_id=str(flow_run.id)) if shared_api(held.workspace) else None
+    return tags | ({"prefect.flow_run_url": page} if page else {})
+
+
+def _runs_of_stages(held: Session, tracker: Tracker) -> dict[str, str]:
+    """By tag, the run that produced each stage's result, this time or an earlier one."""
+    recorded = held.pipeline.recorded_signatures()
+    found = {name: tracker.run_of(recorded[name]) for name in held.pipeline.stages if name in recorded}
+    return {f"sluice.run.{name.replace('@', '/')}": run_id for name, run_id in found.items() if run_id}
+
+
+def _finish(held: Session, outcome: release.Release, results: list[StageResult], started: float, url: str | None) -> RunResult:
+    if held.changes:
+        create_table_artifact(table=stage_rows(results), key="stages", description="What ran, and its main metric")
+        create_table_artifact(table=score_rows(held.pipeline), key="scores", description="Score ± standard error (items)")
+    lines = [f"**{outcome.decision}**: {masked(outcome.reason)}", *([f"[MLflow run]({url})"] if url else [])]
+    create_markdown_artifact(markdown="\n\n".join(lines), key="verdict", description="The gate's decision")
+    return RunResult(**outcome.model_dump(), stages=results, seconds=_remember(held, results, started))

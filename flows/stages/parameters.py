@@ -1,0 +1,126 @@
+"""params.yaml, read as DVC reads it and checked against every stage's class at once; and the recipes that fill it."""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import GenericAlias
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from flows.host import failures
+from flows.stages.pipeline import Contract, Stage, contract
+from models.core.errors import UserError
+from models.score.suites import FORMATS
+from tasks.gate.verdicts import Policy
+from tasks.stage import Params
+
+FLOW_KEYS = {"model"}  # top-level keys that only the flow reads
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The file's mapping. Raises UserError with the line of a syntax error or a duplicate key."""
+    if not os.path.lexists(path):
+        raise UserError(f"{path.name} is missing: every number lives there; 'sluice recipe use tiny' writes it")
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise failures.of_system(error) from None
+    except (YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path.name}{where}: not valid YAML ({getattr(error, 'problem', None) or error}); mend the line") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path.name}: must map sections to numbers; 'sluice recipe use tiny' writes a good one")
+    return values
+
+
+def stage_params(values: Mapping[str, Any], stage: Stage, stage_contract: Contract) -> Params:
+    """The stage's typed params: the keys of its own section, and the top-level values that dvc.yaml lists for it."""
+    return stage_contract.params.model_validate(_flat(values, stage))
+
+
+def _flat(values: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
+    shared = {section: values[section] for section in stage.sections if section != stage.section and section in values}
+    own = values.get(stage.section) or {}
+    return {**shared, **own} if isinstance(own, dict) else shared
+
+
+def check(values: Mapping[str, Any], stages: Iterable[Stage], name: str = "params.yaml") -> None:
+    """Check every section. Raises one UserError with a line for each fault: the key, what it is, what it must be, the nearest valid key."""
+    first_of_section = {stage.section: stage for stage in reversed(list(stages))}
+    faults: list[str] = []
+    known = FLOW_KEYS | {"gate"} | {section for stage in first_of_section.values() for section in stage.sections}
+    faults += [_unknown(name, str(key), known, "") for key in values if key not in known]
+    faults += [f"{name}: {key} is missing; 'sluice recipe show tiny' prints the default" for key in sorted(known - set(values))]
+    for section, stage in sorted(first_of_section.items()):
+        if section in values:
+            faults += _faults(name, section, contract(stage.name).params, _flat(values, stage), set(stage.sections) - {section})
+    if "gate" in values:
+        faults += _faults(name, "gate", Policy, values["gate"], set())
+    if not isinstance(values.get("model", ""), str) or values.get("model") == "":
+        faults.append(f"{name}: model is {values['model']!r}: must be the registered model's name, e.g. assistant")
+    faults += _suite_faults(values, name)
+    if faults:
+        raise UserError("\n".join(dict.fromkeys(faults)))
+
+
+def _suite_faults(values: Mapping[str, Any], name: str) -> Iterable[str]:
+    """`suites` names what there is; what is asked of each, and gated, is among them."""
+    listed = values.get("suites")
+    if not isinstance(listed, list) or not all(isinstance(suite, str) for suite in listed):
+        return
+    for suite in listed:
+        if suite not in FORMATS:
+            yield f"{name}: suites names {suite!r}, which is no suite; {_nearest(suite, FORMATS, '')}"
+    gated, asked = _mapping(values, "gate", "suites"), _mapping(values, "benchmark", "items")
+    for suite in gated or ():
+        if suite not in listed:
+            yield f"{name}: gate.suites.{suite} is not among suites; {_nearest(suite, listed, 'gate.suites.')}"
+    for suite in listed:
+        if suite in FORMATS and asked is not None and suite not in asked:
+            yield f"{name}: benchmark.items.{suite} is missing: add '{suite}: null' for all its items"
+
+
+def _mapping(values: Mapping[str, Any], section: str, key: str) -> Mapping[str, Any] | None:
+    """A section's mapping under `key`; None where there is none: that is another fault."""
+    found = values.get(section)
+    inner = found.get(key) if isinstance(found, dict) else None
+    return inner if isinstance(inner, dict) else None
+
+
+def _faults(name: str, section: str, model: type[Any], values: Mapping[str, Any], shared: set[str]) -> Iterable[str]:
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        for fault in error.errors():
+            path = [str(part) for part in fault["loc"]]
+            key = ".".join(path if path and path[0] in shared else [section, *path])
+            if fault["type"] == "extra_forbidden":
+                yield _unknown(name, key, _keys_at(model, path[:-1]) - shared, key.rpartition(".")[0])
+            elif fault["type"] == "missing":
+                yield f"{name}: {key} is missing; 'sluice recipe show tiny' prints the default"
+            else:
+                yield f"{name}: {key} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _keys_at(model: type[Any], path: Sequence[str]) -> set[str]:
+    """The keys that the record at `path` inside `model` knows."""
+    for part in path:
+        inner = model.model_fields[part].annotation if part in model.model_fields else model
+        while isinstance(inner, GenericAlias):
+            inner = inner.__args__[-1]
+        model = inner if hasattr(inner, "model_fields") else model
+    return set(model.model_fields)
+
+
+def _unknown(name: str, key: str, known: Iterable[str], section: str) -> str:
+    return f"{name}: {key} is not a known key; {_nearest(key.rpartition('.')[2], known, f'{section}.' if section else '')}"
+
+
+def _nearest(word: str, known: Iterable[str], prefix: str) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {prefix}{near[0]}?" if near else f"valid ones: {', '.join(sorted(known))}"

@@ -1,0 +1,303 @@
+"""The pipeline as DVC sees it: the one door to DVC. dvc.yaml is read here and nowhere else."""
+
+import contextlib
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import time
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from flows.host import failures, git
+from flows.host.workspace import Workspace
+from models.core.errors import SluiceError, StageError, Unavailable, UserError
+from models.core.records import require_file
+from tasks.stage import Inputs, Metrics, Outputs, Params
+
+PATIENCE = 30  # tenths of a second
+ARTIFACT_ROOTS = ("artifacts", "data")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a stage function's annotations promise."""
+
+    function: Callable[..., Metrics]
+    params: type[Params]
+    inputs: type[Inputs]
+    outputs: type[Outputs]
+    wants_work: bool
+
+
+def contract(name: str) -> Contract:
+    """The contract of the stage `name`: function `name` of the module `tasks.name`, whose import loads nothing heavy."""
+    short = name.partition("@")[0]
+    try:
+        function = getattr(importlib.import_module(f"tasks.{short}"), short)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UserError(f"stage {name!r}: no function {short}() in tasks/{short}.py which dvc.yaml needs ({error})") from None
+    hints = typing.get_type_hints(function)
+    return Contract(function, hints["params"], hints["inputs"], hints["outputs"], "work" in inspect.signature(function).parameters)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of dvc.yaml, matrix resolved. Paths are relative to the workspace, with forward slashes."""
+
+    name: str
+    command: str
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+    metrics_file: str
+    sections: tuple[str, ...]
+    pool: str
+    timeout_s: float
+    retries: int
+    upstream: tuple[str, ...]
+
+    @property
+    def section(self) -> str:
+        """The stage's own section of params.yaml."""
+        return self.name.partition("@")[0]
+
+    def bind(self, fields: Sequence[str], paths: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+        """Map each field to its path: the one that the command gives, else the path whose last part is the field's name."""
+        named = {PurePosixPath(path).stem.replace("-", "_"): path for path in paths if path not in given.values()}
+        bound = {field: given.get(field) or named.get(field) for field in fields}
+        missing = [field for field, path in bound.items() if path is None]
+        if missing:
+            raise UserError(
+                f"dvc.yaml: stage {self.name!r} has no path for {', '.join(missing)}: one must end in that name, or cmd must say NAME=PATH"
+            )
+        return typing.cast(dict[str, str], bound)
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """The deps that are data, not code."""
+        return tuple(dep for dep in self.deps if PurePosixPath(dep).parts[0] in ARTIFACT_ROOTS)
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """Data that a .dvc file names, the md5 that it must have, and the one that it has; None where it is not here."""
+
+    pointer: str
+    md5: str | None
+    here: str | None
+
+
+class Pipeline:
+    """dvc.yaml with its lock: the stages in the order in which they can run."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        self.workspace = workspace
+        for name in ("dvc.yaml", "dvc.lock", ".dvc/config"):
+            _require_plain(workspace.root / name)
+        try:
+            self.repo = Repo(str(workspace.root))
+        except DvcException as error:
+            if not (workspace.root / ".git").exists():
+                raise UserError(f"{workspace.root} is no git repository, and DVC wants one: work in a clone, or 'git init' here") from None
+            raise UserError(f"{workspace.root}: DVC cannot open the workspace ({failures.one_line(error)})") from None
+
+    @cached_property
+    def stages(self) -> dict[str, Stage]:
+        """Every stage by name, upstream before downstream, otherwise in the order of dvc.yaml."""
+        from graphlib import TopologicalSorter
+
+        with _translated():
+            index = self._patiently(lambda: self.repo.index)
+            graph = index.graph
+            nodes = {self._name(node): node for node in index.stages if getattr(node, "name", None)}
+            above = {name: [self._name(up) for up in graph.successors(node) if getattr(up, "name", None)] for name, node in nodes.items()}
+        if not nodes:
+            raise UserError("dvc.yaml holds no stage: 'git checkout dvc.yaml' brings ours back")
+        order = TopologicalSorter(above).static_order()
+        return {name: self._stage(name, nodes[name], tuple(sorted(above[name]))) for name in order}
+
+    def _name(self, node: Any) -> str:
+        """What DVC calls a stage in the workspace, whatever the current folder."""
+        file = os.path.relpath(node.path, self.repo.root_dir)
+        return str(node.name) if file == "dvc.yaml" else f"{file}:{node.name}"
+
+    def _stage(self, name: str, node: Any, upstream: tuple[str, ...]) -> Stage:
+        meta = node.meta or {}
+        sections = [section for dep in node.params for section in dep.params]
+        return Stage(
+            name=name,
+            command=node.cmd,
+            deps=tuple(sorted(dep.def_path for dep in node.deps if dep not in node.params)),
+            outs=tuple(out.def_path for out in node.outs if not out.metric),
+            metrics_file=next(out.def_path for out in node.outs if out.metric),
+            sections=tuple(sections),
+            pool=meta.get("pool", "cpu"),
+            timeout_s=float(meta.get("timeout_s", 86400)),
+            retries=int(meta.get("retries", 0)),
+            upstream=upstream,
+        )
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name. Raises UserError with the nearest names."""
+        if name not in self.stages:
+            raise UserError(f"no stage {name!r} in dvc.yaml; there are: {', '.join(self.stages)}")
+        return self.stages[name]
+
+    def changes(self) -> dict[str, list[str]]:
+        """Why each changed stage must run; a stage downstream of a changed one is listed as "upstream: NAME"."""
+        self._require_plain_data()
+        with _translated():
+            status = self._patiently(self.repo.status)
+        recorded = self.recorded_signatures()
+        why = {
+            name: list(_reasons(entries)) if name in recorded else ["not in dvc.lock: it never ran"]
+            for name, entries in status.items()
+            if name in self.stages
+        }
+        for name, stage in self.stages.items():
+            upstream = [f"upstream: {up}" for up in stage.upstream if up in why]
+            if upstream:
+                why.setdefault(name, []).extend(upstream)
+        return {name: why[name] for name in self.stages if name in why}
+
+    def signature(self, name: str) -> str:
+        """What identifies one execution: the md5 of command, resolved params and the content of every dep, code and lock included."""
+        from dvc.stage.serialize import to_single_stage_lockfile
+
+        self._require_plain_data()
+        with _translated():
+            [node] = self._patiently(lambda: self.repo.stage.collect(name))
+            node.save_deps()
+            entry = to_single_stage_lockfile(node)
+        return signature(entry)
+
+    def tracked(self, places: Sequence[Path]) -> list[Tracked]:
+        """What .dvc files track of these places: each itself, a folder that it is in, or a file in it."""
+        self._require_plain_data()
+        with _translated():
+            nodes = self._patiently(lambda: [node for node in self.repo.index.stages if node.is_data_source])
+            return [
+                Tracked(node.relpath, out.hash_info.value, out.get_hash().value if out.exists else None)
+                for node in nodes
+                for out in node.outs
+                if any(Path(out.fs_path).is_relative_to(place) or place.is_relative_to(out.fs_path) for place in places)
+            ]
+
+    def _require_plain_data(self) -> None:
+        """Raise UserError for what DVC would wait for, or read without end, in data/raw: a pipe, a device, a link to nothing."""
+        for path in sorted((self.workspace.root / "data" / "raw").rglob("*")):
+            if not os.path.isdir(path):
+                require_file(path)
+
+    def cached_files(self, md5: str) -> dict[str, Path]:
+        """The files of a tracked folder as DVC's cache holds them, by relative path. Raises StageError where the cache has them not."""
+        cache = self.repo.cache.local
+        listing = Path(cache.oid_to_path(md5))
+        try:
+            entries = json.loads(listing.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StageError(f"{md5} is not in DVC's cache: 'dvc fetch' it from the remote, then ask again") from None
+        return {entry["relpath"]: Path(cache.oid_to_path(entry["md5"])) for entry in entries}
+
+    def _patiently(self, read: Callable[[], Any]) -> Any:
+        """`read()`, repeated while it meets what passes: a dvc.lock that a sibling's DVC is rewriting in place, or a lock of DVC's that a
+        process holds which was killed a moment ago and is not buried yet."""
+        from dvc.lock import LockError
+        from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
+
+        for _ in range(PATIENCE):
+            try:
+                return read()
+            except (LockError, YAMLSyntaxError, YAMLValidationError):
+                time.sleep(0.1)
+                self.repo._reset()
+        return read()
+
+    def recorded_signatures(self) -> dict[str, str]:
+        """The signature of the execution that dvc.lock records, by stage."""
+        from ruamel.yaml import YAML
+
+        lock = self.workspace.root / "dvc.lock"
+        entries = YAML(typ="safe").load(lock.read_text(encoding="utf-8")) if lock.is_file() else None
+        return {name: signature(entry) for name, entry in ((entries or {}).get("stages") or {}).items()}
+
+
+def _require_plain(path: Path) -> None:
+    """Raise UserError where something else than a file that can be read stands at a path; nothing may."""
+    if os.path.lexists(path):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise failures.of_system(error) from None
+
+
+def git_commit(root: Path) -> str:
+    """The checked-out commit, "-dirty" after it where it does not hold the code and the deps as they are; "" outside git."""
+    return git.commit(root, declared_deps(root))
+
+
+def declared_deps(root: Path) -> set[str]:
+    """The deps that dvc.yaml names, as they stand there and without opening DVC; those that a template makes are left out."""
+    from ruamel.yaml import YAML
+
+    path = root / "dvc.yaml"
+    entries = (YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}).get("stages", {}) if path.is_file() else {}
+    return {dep for entry in entries.values() for dep in entry.get("deps", []) if isinstance(dep, str) and "$" not in dep}
+
+
+def signature(entry: Mapping[str, Any]) -> str:
+    """The md5 of what determines a run in an entry of dvc.lock: cmd, deps by content, params."""
+    deps = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
+    identity = {"cmd": entry["cmd"], "deps": deps, "params": entry.get("params", {})}
+    return hashlib.md5(json.dumps(identity, sort_keys=True, default=str).encode(), usedforsecurity=False).hexdigest()
+
+
+def _reasons(entries: Sequence[Any]) -> Iterator[str]:
+    for entry in entries:
+        if isinstance(entry, str):
+            yield entry
+            continue
+        for kind, paths in entry.items():
+            for path, state in paths.items():
+                detail = f" ({', '.join(f'{key} {change}' for key, change in state.items())})" if isinstance(state, dict) else ""
+                yield f"{kind.removeprefix('changed ').removesuffix('s')} {'' if detail else state + ': '}{path}{detail}"
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn DVC's own errors into ours, in one line."""
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
+
+    try:
+        yield
+    except SluiceError:
+        raise
+    except LockError:
+        raise Unavailable("another DVC command holds this workspace: wait for it to end, then run again") from None
+    except (YAMLSyntaxError, YAMLValidationError) as error:
+        raise UserError(f"dvc.yaml or dvc.lock is not valid: {' '.join(str(error).split())}; mend it, or 'git checkout' it") from None
+    except DvcException as error:
+        raise failures.of_dvc(error) from None
+
+
+def read_metrics(root: Path, stage: Stage) -> dict[str, Any]:
+    """What the stage measured last; empty where it has not run."""
+    path = root / stage.metrics_file
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def reproduce(stage: str) -> int:
+    """What `dvc --wait-for-lock repro --single-item STAGE` does, in this process; return its exit code."""
+    from dvc.cli import main
+
+    return int(main(["--wait-for-lock", "repro", "--single-item", stage]))

@@ -1,0 +1,104 @@
+"""One retraining's hold on its workspace: the lock, the checked params, and what DVC says must run."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flows.host.places import BUSY
+from flows.host.workspace import Workspace, locked
+from flows.stages import pretrained, salvage, warm
+from flows.stages.parameters import check, load
+from flows.stages.pipeline import Pipeline, read_metrics
+from flows.stages.pretrained import RegistryOf
+from models.core.errors import UserError
+from models.score.benchmarks import PUBLISHED
+from tasks.gate.verdicts import Policy, warnings
+
+
+@dataclass(frozen=True)
+class Session:
+    """A workspace that a run or a reading is about. `changes` says, by stage, why it must run; it is asked of DVC once."""
+
+    workspace: Workspace
+    pipeline: Pipeline
+    params: dict[str, Any]
+    changes: dict[str, list[str]]
+    env: dict[str, str]
+
+    @property
+    def model(self) -> str:
+        """The name of the registered model."""
+        return str(self.params["model"])
+
+    @property
+    def policy(self) -> Policy:
+        """What the gate asks."""
+        return Policy.model_validate(self.params["gate"])
+
+    def warnings(self) -> list[str]:
+        """What the policy leaves out, and what it asks that its suites are too small to show, a line each."""
+        small = warnings(self.policy, {suite: size for suite in self.policy.suites if (size := self._items(suite))})
+        left_out = [suite for suite in self.params["suites"] if suite not in self.policy.suites]
+        return [f"suites.{suite} is scored, and decides nothing: gate.suites does not name it" for suite in left_out] + small
+
+    def _items(self, suite: str) -> int | None:
+        """How many items of a suite are scored: the subset's size, else what was scored last, else what was published."""
+        subset = self.params["benchmark"]["items"].get(suite)
+        measured = (
+            read_metrics(self.workspace.root, stage).get("n") for name, stage in self.pipeline.stages.items() if name.endswith(f"-{suite}")
+        )
+        published = PUBLISHED[suite].items if suite in PUBLISHED else None
+        return subset or next(filter(None, measured), None) or published
+
+    def warm_up(self) -> None:
+        """Start the warm process for the stages to come, once. The caller has done its own imports: two cores are shared by then."""
+        if warm.VARIABLE not in self.env:
+            self.env[warm.VARIABLE] = warm.start(self.workspace, self.env, self.changes)
+
+    @classmethod
+    def reading(cls, workspace: Workspace) -> "Session":
+        """The workspace as it is, unlocked, for commands that change nothing."""
+        params, pipeline = load(workspace.params_file), Pipeline(workspace)
+        check(params, pipeline.stages.values())
+        return cls(workspace, pipeline, params, {}, dict(os.environ))
+
+
+@contextlib.contextmanager
+def hold(workspace: Workspace) -> Iterator[None]:
+    """Lock the workspace. Raises UserError where another process holds it."""
+    with locked(workspace.lock_file("workspace"), BUSY):
+        yield
+
+
+def look(workspace: Workspace, params: dict[str, Any], registry_of: RegistryOf) -> None:
+    """Have the published model's links be those of today, nothing fetched; not while a run works here, which has done so."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold(workspace))
+        except UserError:
+            return
+        pretrained.bring(workspace, params, registry_of, fetch=False)
+
+
+@contextlib.contextmanager
+def opened(workspace: Workspace, registry_of: RegistryOf) -> Iterator[Session]:
+    """Check the params of a workspace that this process holds, put right what a killed run left, and ask DVC what changed.
+
+    Raises UserError where params.yaml is wrong.
+    """
+    params = load(workspace.params_file)
+    for line in salvage.mend(workspace):
+        print(f"sluice: {line}", file=sys.stderr, flush=True)
+    salvage.keep(workspace)
+    pipeline = Pipeline(workspace)
+    check(params, pipeline.stages.values())
+    pretrained.bring(workspace, params, registry_of)
+    env = {**os.environ, "SHELL": "/bin/sh", "PYTHONUNBUFFERED": "1"}
+    try:
+        yield Session(workspace, pipeline, params, pipeline.changes(), env)
+    finally:
+        warm.forget(workspace)
+        salvage.forget(workspace)

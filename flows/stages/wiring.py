@@ -1,0 +1,104 @@
+"""The code that a stage can reach, and dvc.yaml's list of it: a person writes what a stage is, `make wire` what it is made of."""
+
+import ast
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ruamel.yaml import YAML
+
+PACKAGES = ("flows", "tasks", "models")
+PLAIN = re.compile(r"[\w./-]+")  # what YAML takes for a word
+FIRST, WIDTH = "    deps: [", 140
+
+
+def reached(root: Path, module: str) -> set[str]:
+    """The files that importing `module` can load: its own and, transitively, those of the project's modules that it names anywhere.
+
+    A file that a reached one starts as a program counts as well: it stands there as a string, "checker.py", and lies beside it. Packages
+    hold nothing but their docstrings.
+    """
+    found: set[str] = set()
+    waiting = [_file(module)]
+    while waiting:
+        name = waiting.pop()
+        path = root / name
+        if name in found or not path.is_file():
+            continue
+        found.add(name)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        waiting += [_file(imported) for imported in _imports(tree) if imported.split(".")[0] in PACKAGES]
+        waiting += [(PurePosixPath(name).parent / text).as_posix() for text in _programs(tree)]
+    return found
+
+
+def _file(module: str) -> str:
+    return f"{module.replace('.', '/')}.py"
+
+
+def _imports(tree: ast.AST) -> Iterable[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _programs(tree: ast.AST) -> Iterable[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py") and "/" not in node.value:
+            yield node.value
+
+
+def is_code(dep: str) -> bool:
+    """Whether a dep is one that `wire` writes."""
+    return dep.split("/")[0] in PACKAGES and dep.endswith(".py")
+
+
+def wired(root: Path, stage: str, deps: Iterable[str]) -> list[str]:
+    """The deps that a stage must have: the code that it can reach, then what a person wrote."""
+    return [*sorted(reached(root, f"tasks.{stage}")), *(dep for dep in deps if not is_code(dep))]
+
+
+def wire(root: Path) -> list[str]:
+    """Write the code deps of all stages into dvc.yaml, no other line of it; return the stages whose deps were others."""
+    path = root / "dvc.yaml"
+    text = path.read_text(encoding="utf-8")
+    lines, stages = text.split("\n"), YAML().load(text)["stages"]
+    changed = [name for name, stage in stages.items() if wired(root, name, stage["deps"]) != list(stage["deps"])]
+    for name in reversed(changed):  # from below: the lines above keep their numbers
+        start, end = _place(stages[name], lines)
+        lines[start:end] = _written(wired(root, name, stages[name]["deps"]))
+    if changed:
+        path.write_text("\n".join(lines), encoding="utf-8")
+    return changed
+
+
+def _place(stage: Any, lines: list[str]) -> tuple[int, int]:
+    """The lines that a stage's deps take, without the blank ones and comments below."""
+    start = stage.lc.key("deps")[0]
+    margin = len(lines[start]) - len(lines[start].lstrip())
+    end = start + 1
+    while end < len(lines) and (not lines[end].strip() or len(lines[end]) - len(lines[end].lstrip()) > margin):
+        end += 1
+    while not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#"):
+        end -= 1
+    return start, end
+
+
+def _written(deps: Iterable[str]) -> list[str]:
+    """The deps as lines of YAML, code and the rest apart."""
+    parts = [[dep for dep in deps if is_code(dep) == code] for code in (True, False)]
+    words = [", ".join(dep if PLAIN.fullmatch(dep) else json.dumps(dep) for dep in part) for part in parts if part]
+    width = WIDTH - len(FIRST) - 1
+    wrapped = ["\n".join(textwrap.wrap(word, width, break_long_words=False, break_on_hyphens=False)) for word in words]
+    return textwrap.indent(",\n".join(wrapped) + "]", " " * len(FIRST)).replace(" " * len(FIRST), FIRST, 1).split("\n")
+
+
+if __name__ == "__main__":
+    print(f"dvc.yaml: {', '.join(wire(Path.cwd())) or 'nothing'} wired anew", file=sys.stderr)

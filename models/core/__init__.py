@@ -1,0 +1,1 @@
+"""What every stage depends on: errors, records, the place of its work. Tiny and steady."""

@@ -1,0 +1,25 @@
+"""Where a long computation keeps what it can resume from, and how it says how far it is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def silent(step: int, total: int, values: Mapping[str, float]) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a long stage may use beside its inputs and outputs.
+
+    folder: whatever it needs while it works, keyed by the stage's signature; its content may vanish between runs, never change meaning.
+    reports: pages for people (data docs, plots); the edge logs them, on failure too; nothing downstream reads them.
+    device: "cpu" or "cuda".
+    progress: called as progress(step, total, values), e.g. (120, 400, {"loss": 1.93}); steps count from 1.
+    """
+
+    folder: Path
+    reports: Path
+    device: str = "cpu"
+    progress: Callable[[int, int, Mapping[str, float]], None] = silent

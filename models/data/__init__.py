@@ -1,0 +1,1 @@
+"""Records and texts: kinds, importing, cleaning, redaction, duplicates, decontamination, expectations."""

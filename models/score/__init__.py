@@ -1,0 +1,1 @@
+"""Suites, and models asked their questions: prompts, packing, answers, evidence."""

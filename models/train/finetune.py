@@ -1,0 +1,84 @@
+"""Supervised fine-tuning on conversations, with TRL: the loss counts what the assistant says, and the token that ends it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig, SFTTrainer
+
+from models.core.errors import StageError
+from models.core.records import read_lines
+from models.core.work import Work
+from models.train import chat, policy
+from models.train.settings import Finetuning
+from models.train.training import Progress, log_likelihoods, options, quiet, run
+
+
+def conversations(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[Dataset, int]:
+    """The conversations of a file as `input_ids` with an `assistant_masks`, and how many were longer than `max_tokens` and left out.
+
+    Raises StageError where none is left, or the chat template cannot take one.
+    """
+    coded = chat.coder(tokenizer)
+    rows, dropped = [], 0
+    for number, record in enumerate(read_lines(path), 1):
+        try:
+            ids, said = coded(record["messages"])
+        except StageError as error:
+            raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}: mend or remove the record") from error
+        if len(ids) > max_tokens:
+            dropped += 1
+        else:
+            rows.append({"input_ids": ids, "assistant_masks": said})
+    if not rows:
+        raise StageError(f"{path}: none of {dropped} conversations has at most {max_tokens} tokens: raise the key max_tokens")
+    return Dataset.from_list(rows), dropped
+
+
+def arguments(plan: Finetuning, work: Work, seed: int) -> dict[str, Any]:
+    """What SFT and reward training have in common."""
+    return options(work, seed, plan.precision) | {
+        "num_train_epochs": plan.epochs,
+        "per_device_train_batch_size": plan.batch_size,
+        "per_device_eval_batch_size": plan.batch_size,
+        "learning_rate": plan.learning_rate,
+        "warmup_steps": plan.warmup_share,
+        "lr_scheduler_type": "linear",
+        "weight_decay": plan.weight_decay,
+        "max_length": plan.max_tokens,
+        # Padding a short question to the length of a function would double the work.
+        "train_sampling_strategy": "group_by_length",
+    }
+
+
+def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: Finetuning, seed: int, work: Work) -> tuple[Any, float]:
+    """The trained model (adapters merged), and the mean loss over training, in nats a token."""
+    policy.freeze(model, plan.method)
+    with quiet():
+        trainer = SFTTrainer(
+            model=model,
+            # The masks in the records say what counts; assistant_only_loss would ask for untokenised conversations.
+            args=SFTConfig(**arguments(plan, work, seed), packing=False, assistant_only_loss=False),
+            train_dataset=records,
+            processing_class=tokenizer,
+            peft_config=policy.adapter(plan.method, model),
+            callbacks=[Progress(work)],
+        )
+        trained = run(trainer)
+    return policy.merged(trainer.model), float(trained.training_loss)
+
+
+def loss(model: PreTrainedModel, records: Dataset, batch_size: int) -> float:
+    """Mean loss over what the assistant says in `records`, in nats a token."""
+    total, count = 0.0, 0
+    for start in range(0, len(records), batch_size):
+        rows = records[start : start + batch_size]
+        # Padding is on the right, where nothing that counts can see it: any token does.
+        ids, said = (pad_sequence([torch.tensor(row) for row in rows[name]], True) for name in ("input_ids", "assistant_masks"))
+        picked = log_likelihoods(model, ids) * said[:, 1:]
+        total, count = total - float(picked.sum()), count + int(said[:, 1:].sum())
+    return total / count if count else math.nan

@@ -1,0 +1,146 @@
+"""Causal language models of any architecture: made, loaded, saved, and opened for full, LoRA or last-layers training.
+
+Nothing here knows an architecture by its name: layers, head and limits are found in the model itself.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, TaskType
+from torch.nn import Module, ModuleList
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from models.core.errors import StageError
+from models.train import chat, vocabulary
+from models.train.settings import Method, Shape
+
+
+def new(shape: Shape, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> PreTrainedModel:
+    """A Llama-architecture model with random weights (torch's global generator) and tied embeddings."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.feed_forward_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=max_tokens,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+@torch.no_grad()
+def fit_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the model a row for every token, and the ids of the tokens that end and pad.
+
+    Rows that the tokenizer does not use stay. Rows that it lacks become the mean of the others: random ones would compete with them.
+    """
+    rows, needed = model.get_input_embeddings().weight.shape[0], max(tokenizer.get_vocab().values()) + 1
+    if needed > rows:
+        model.resize_token_embeddings(needed, mean_resizing=False)
+        for weight in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+            weight[rows:] = weight[:rows].mean(0)
+    for config in (model.config, model.config.get_text_config()):
+        config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+
+
+def positions(model: PreTrainedModel) -> int | None:
+    """How many tokens the model was made for at most; None where it does not say."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return most if isinstance(most, int) and most > 0 else None
+
+
+def require_positions(model: PreTrainedModel, tokens: int, key: str) -> None:
+    """Raise StageError where `tokens`, the value of `key` in params.yaml, is more than the model was made for."""
+    most = positions(model)
+    if most is not None and tokens > most:
+        raise StageError(f"{key} is {tokens}, must be at most the model's {most} positions: lower it in params.yaml")
+
+
+def load(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a whole model folder: weights (safetensors), configuration, tokenizer, chat template; nothing else, and no paths."""
+    for config in (model.config, model.config.get_text_config()):
+        config.name_or_path = ""
+        config.use_cache = True
+        if hasattr(config, "output_router_logits"):
+            config.output_router_logits = False  # TRL turns it on for a mixture of experts, which then cannot generate
+    if hasattr(model, "generation_config") and model.can_generate():
+        stops = chat.ends(tokenizer)
+        ends = {"eos_token_id": stops if len(stops) > 1 else stops[0], "pad_token_id": tokenizer.pad_token_id}
+        model.generation_config = GenerationConfig(do_sample=False, **ends)
+    model.save_pretrained(folder, safe_serialization=True)
+    vocabulary.save(tokenizer, folder)
+
+
+def adapter(method: Method, model: PreTrainedModel, task: TaskType = TaskType.CAUSAL_LM) -> LoraConfig | None:
+    """The LoRA adapter that `method` asks for, on every linear layer, or None. Source: Hu et al. (2021), eq. 3; no dropout.
+
+    A reward model's head is trained whole: its first weights are random.
+    """
+    if method.name != "lora":
+        return None
+    kept = [name for name, _ in model.named_children() if name != model.base_model_prefix] if task == TaskType.SEQ_CLS else None
+    return LoraConfig(task_type=task, r=method.rank, lora_alpha=method.alpha, target_modules="all-linear", modules_to_save=kept)
+
+
+def freeze(model: PreTrainedModel, method: Method) -> None:
+    """Leave trainable what last-layers trains: the last layers and all that comes after them. Other methods freeze nothing here.
+
+    Raises StageError for a model that is not made of layers.
+    """
+    if method.name != "last-layers":
+        return
+    layers = list(_layers(model))
+    trained = [*layers[-method.layers :], *_after(model, layers[-1])]
+    model.requires_grad_(False)
+    for module in trained:
+        module.requires_grad_(True)
+
+
+def _layers(model: PreTrainedModel) -> ModuleList:
+    """The decoder's layers: its list of modules that holds most weights. A layer may hold longer lists itself, such as its experts."""
+    found = [module for module in model.get_decoder().modules() if isinstance(module, ModuleList) and len(module)]
+    if not found:
+        kind = type(model).__name__
+        raise StageError(f"method last-layers: {kind} is no list of layers, must be one: set method.name to full or lora in params.yaml")
+    return max(found, key=lambda layers: sum(weight.numel() for weight in layers.parameters()))
+
+
+@torch.no_grad()
+def _after(model: PreTrainedModel, last: Module) -> list[Module]:
+    """The modules with weights of their own that run once the last layer has: norm, projection, head.
+
+    They are seen at work on one token, because neither their names nor the order in which a model lists them tells.
+    """
+    order: list[Module] = []
+    owners = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+    hooks = [module.register_forward_hook(lambda module, *_: order.append(module)) for module in {*owners, last}]
+    training = model.training
+    try:
+        model.eval()(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return order[order.index(last) + 1 :]
+
+
+def merged(model: Any) -> PreTrainedModel:
+    """The plain model again, with any adapter's weights added into its own."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

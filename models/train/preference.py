@@ -1,0 +1,116 @@
+"""Reward models: one number for a conversation, learned with TRL from pairs of answers (Bradley-Terry)."""
+
+import sys
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import TaskType
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_layers import GenericForSequenceClassification
+from trl import RewardConfig, RewardTrainer
+
+from models.core.errors import StageError
+from models.core.records import read_lines
+from models.core.work import Work
+from models.train import chat, policy
+from models.train.chat import Messages
+from models.train.finetune import arguments
+from models.train.settings import Finetuning
+from models.train.training import Progress, quiet, run
+
+
+def load(folder: Path) -> PreTrainedModel:
+    """The model with a head of one output in place of its vocabulary's; the head's weights are random unless the folder has them.
+
+    Raises StageError for an architecture that cannot have such a head.
+    """
+    with quiet():
+        kind = _kind(AutoConfig.from_pretrained(folder, local_files_only=True))
+        how = {"num_labels": 1, "dtype": torch.float32, "local_files_only": True}
+        model, found = kind.from_pretrained(folder, output_loading_info=True, **how)
+    if lost := [name for name in found["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]:
+        raise StageError(f"{folder} has no weights for {lost[0]} of {type(model).__name__}: take another architecture as 'pretrained'")
+    return model
+
+
+def _kind(config: PretrainedConfig) -> Any:
+    """The class of an architecture's models with such a head; made here where transformers has none."""
+    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        return AutoModelForSequenceClassification
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    base = next(kind for kind in model.__mro__[1:] if issubclass(kind, PreTrainedModel))
+    if base is PreTrainedModel or type(config) not in MODEL_MAPPING:
+        raise StageError(f"{model.__name__} cannot be given a head for rewards: take another architecture as 'pretrained'")
+    if "past_key_values" not in signature(model.forward).parameters:
+        raise StageError(
+            f"{model.__name__} keeps what it has read in its own way, which no head for rewards knows: take another architecture"
+        )
+    name = f"{base.__name__.removesuffix('PreTrainedModel')}ForSequenceClassification"
+    return type(name, (GenericForSequenceClassification, base), {"base_model_prefix": base.base_model_prefix})
+
+
+def pairs(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[Dataset, int]:
+    """The pairs of a file, and how many were left out because an answer with its prompt is longer than `max_tokens`.
+
+    Raises StageError where none is left, or the chat template cannot take one.
+    """
+    rows, dropped = [], 0
+    for number, record in enumerate(read_lines(path), 1):
+        try:
+            both = [chat.rendered(tokenizer, record["prompt"] + record[side]) for side in ("chosen", "rejected")]
+        except StageError as error:
+            raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}: mend or remove the record") from error
+        if max(map(len, tokenizer(both, add_special_tokens=False)["input_ids"])) > max_tokens:
+            dropped += 1
+        else:
+            rows.append({side: record[side] for side in ("prompt", "chosen", "rejected")})
+    if not rows:
+        raise StageError(f"{path}: none of {dropped} pairs has at most {max_tokens} tokens a side: raise the key max_tokens")
+    return Dataset.from_list(rows), dropped
+
+
+def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: Finetuning, seed: int, work: Work) -> tuple[Any, float]:
+    """The trained reward model (adapters merged), and the mean loss over training, in nats a pair."""
+    policy.freeze(model, plan.method)
+    with quiet():
+        trainer = RewardTrainer(
+            model=model,
+            args=RewardConfig(**arguments(plan, work, seed) | {"train_sampling_strategy": "random"}),
+            train_dataset=records,
+            processing_class=tokenizer,
+            peft_config=policy.adapter(plan.method, model, TaskType.SEQ_CLS),
+            callbacks=[Progress(work)],
+        )
+        trained = run(trainer)
+    return policy.merged(trainer.model), float(trained.training_loss)
+
+
+@torch.no_grad()
+def rewards(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: list[Messages], batch_size: int) -> np.ndarray:
+    """The reward of each conversation [conversations], in nats: differences are log-odds of being preferred.
+
+    One that is longer than the model was made for is read from where its end fits.
+    """
+    model.eval()
+    texts = [chat.rendered(tokenizer, messages) for messages in conversations]
+    most, values = policy.positions(model) or sys.maxsize, []
+    for start in range(0, len(texts), batch_size):
+        rows = [torch.tensor(ids[-most:]) for ids in tokenizer(texts[start : start + batch_size], add_special_tokens=False)["input_ids"]]
+        ids = pad_sequence(rows, True, float(tokenizer.pad_token_id)).to(model.device)
+        seen = pad_sequence([torch.ones_like(row) for row in rows], True).to(model.device)
+        values.append(model(input_ids=ids, attention_mask=seen).logits[:, 0].float().cpu().numpy())
+    return np.concatenate(values)

@@ -1,0 +1,80 @@
+"""The numbers that training and scoring take, as bounded records. Light to import: reading params.yaml must not load torch."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from models.core.records import Record
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Shape(Record):
+    """The size of a Llama-architecture model made from scratch."""
+
+    layers: int = Field(ge=1, le=128)
+    hidden_size: int = Field(ge=16, le=16384, multiple_of=8, description="width of the residual stream")
+    feed_forward_size: int = Field(ge=16, le=65536, description="width inside the gated feed-forward layer")
+    heads: int = Field(ge=1, le=128, description="attention heads; they divide hidden_size")
+
+
+class Method(Record):
+    """Which weights are trained. The result is a whole model in every case: adapters are merged."""
+
+    name: Literal["full", "lora", "last-layers"]
+    rank: int = Field(ge=1, le=1024, description="of the LoRA matrices; not read by the others")
+    alpha: float = Field(gt=0, description="LoRA scale is alpha / rank; not read by the others")
+    layers: int = Field(ge=1, description="how many last layers last-layers trains, with the norm and the head after them")
+
+
+class Pretraining(Record):
+    shape: Shape
+    block_tokens: int = Field(ge=16, description="length of the blocks that texts are packed into")
+    batch_blocks: int = Field(ge=1, description="blocks an optimiser step")
+    steps: int = Field(ge=0, description="optimiser steps; 0 takes a pretrained model as it is")
+    learning_rate: float = Field(gt=0, le=0.1, description="peak rate of Muon, scaled to AdamW's, and of AdamW")
+    warmup_share: float = Field(ge=0, lt=1, description="of the steps")
+    weight_decay: float = Field(ge=0, lt=1, description="on the matrices inside the layers")
+    precision: Precision = Field(description="of the forward passes")
+
+
+class Finetuning(Record):
+    method: Method
+    epochs: float = Field(gt=0, le=100, description="passes over the training records")
+    batch_size: int = Field(ge=1, description="records an optimiser step")
+    max_tokens: int = Field(ge=16, description="longer records are dropped and counted, never cut")
+    learning_rate: float = Field(gt=0, le=0.1, description="peak rate of AdamW")
+    warmup_share: float = Field(ge=0, lt=1, description="of the steps")
+    weight_decay: float = Field(ge=0, lt=1)
+    precision: Precision = Field(description="of the forward passes")
+
+
+class Reinforcement(Record):
+    method: Method
+    steps: int = Field(ge=1, description="optimiser steps")
+    prompts_per_step: int = Field(ge=1)
+    answers_per_prompt: int = Field(ge=2, description="the group whose mean reward is the baseline")
+    max_new_tokens: int = Field(ge=4, description="longer answers are cut")
+    temperature: float = Field(gt=0, le=2, description="of sampling, in training and in measuring")
+    learning_rate: float = Field(gt=0, le=0.1, description="peak rate of AdamW")
+    warmup_share: float = Field(ge=0, lt=1, description="of the steps")
+    beta: float = Field(gt=0, le=10, description="weight of the KL term")
+    max_kl: float = Field(gt=0, description="KL to sft, in nats an answer, above which the stage fails")
+    measured_answers: int = Field(ge=1, description="answers a held-out prompt, before and after")
+    measured_prompts: int = Field(ge=2, description="held-out prompts at most")
+    answers_per_batch: int = Field(ge=1, le=65536, description="sampled, rated and compared at once while measuring; bounds the memory")
+    precision: Precision = Field(description="of the forward passes")
+
+
+class Sampling(Record):
+    samples: int = Field(ge=1, le=1000, description="programs written for each item")
+    pass_at: int = Field(ge=1, description="the k of pass@k; 1 is the share of samples that pass")
+    temperature: float = Field(ge=0, le=2, description="0 is greedy, with one sample")
+
+    @model_validator(mode="after")
+    def fits_together(self) -> "Sampling":
+        if self.pass_at > self.samples:
+            raise ValueError(f"pass_at is {self.pass_at}, must be at most samples, {self.samples}")
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(f"samples is {self.samples}, must be 1 at temperature 0, where all are the same")
+        return self

@@ -1,0 +1,137 @@
+"""What every training stage shares: equal runs, the trainer's options, progress, and the rate over time."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from models.core.work import Work
+
+LOGITS = 1 << 24  # read at once at most while measuring: 64 MiB in float32
+
+
+def make_repeatable(seed: int) -> None:
+    """From here on, equal work gives equal bytes, and numbers below 1e-38 count as zero.
+
+    On a CPU such numbers (the gradient of an unlikely token) cost a hundred times the others; training slowed down tenfold.
+    """
+    set_seed(seed)
+    torch.use_deterministic_algorithms(True)
+    # Nothing here reads memory that it has not written; filling it costs 7% of a step. PyTorch's stub does not know the switch.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_flush_denormal(True)
+
+
+def precision(name: str, device: str) -> Any:
+    """The context in which forward passes run: bfloat16 where asked, else float32."""
+    return torch.autocast(device, torch.bfloat16, enabled=name == "bfloat16")
+
+
+def logits_in_pieces(model: PreTrainedModel, ids: torch.Tensor, attention: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
+    """Yield the logits of all tokens of `ids` [rows, tokens] in order, [tokens of a piece, vocabulary] each, on the model's device.
+
+    Whole rows are computed at once while they have no more than LOGITS, and pieces of that size are handed on: a vocabulary of 150,000
+    makes 300 MB of a conversation of 512 tokens, and every copy of it as much again.
+    """
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    rows = max(1, LOGITS // (ids.shape[1] * vocabulary))
+    for start in range(0, len(ids), rows):
+        part = slice(start, start + rows)
+        seen = {} if attention is None else {"attention_mask": attention[part].to(model.device)}
+        logits = model(input_ids=ids[part].to(model.device), use_cache=False, **seen).logits
+        yield from logits.flatten(0, 1).split(max(1, LOGITS // vocabulary))
+
+
+@torch.no_grad()
+def log_likelihoods(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """Log-likelihood of every token of `ids` [rows, tokens] but the first of a row: [rows, tokens - 1], in nats, on the CPU."""
+    model.eval()
+    targets, found = ids.roll(-1, 1).flatten().to(model.device), list[torch.Tensor]()
+    for logits in logits_in_pieces(model, ids):
+        at = sum(map(len, found))
+        found.append(-cross_entropy(logits.float(), targets[at : at + len(logits)], reduction="none"))
+    return torch.cat(found).view(ids.shape)[:, :-1].cpu()
+
+
+def rate(step: int, steps: int, warmup_share: float) -> float:
+    """The share of the peak rate at a step counted from 0: up linearly over the warm-up, then down linearly to nearly 0."""
+    warmup = max(1, round(steps * warmup_share))
+    return (step + 1) / warmup if step < warmup else (steps - step) / max(1, steps - warmup + 1)
+
+
+def options(work: Work, seed: int, precision: str, logging_steps: int = 5) -> dict[str, Any]:
+    """Arguments of every Hugging Face trainer: nothing saved, nothing reported, and only the precision that was asked for."""
+    return {
+        "output_dir": str(work.folder / "trainer"),
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": logging_steps,
+        "seed": seed,
+        "data_seed": seed,
+        "use_cpu": work.device == "cpu",
+        "bf16": precision == "bfloat16",
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "optim": "adamw_torch_fused",
+    }
+
+
+class Progress(TrainerCallback):
+    """Tells `work` how far a Hugging Face trainer is."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def on_log(
+        self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        # The last call of a training reports its mean loss, under another name.
+        known = {"loss": "loss", "train_loss": "loss", "reward": "reward", "kl": "kl", "accuracy": "accuracy"}
+        values = {known[name]: float(value) for name, value in (logs or {}).items() if name in known}
+        if values:
+            self.work.progress(state.global_step, state.max_steps, values)
+
+
+def run(trainer: Trainer) -> Any:
+    """Train, and print nothing: progress is `work`'s to show."""
+    trainer.remove_callback(PrinterCallback)
+    return trainer.train()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the libraries' bars and their hints about what we decided knowingly."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def texts(path: Path) -> Iterator[str]:
+    """The `text` of every record of a JSON Lines file."""
+    from models.core.records import read_lines
+
+    return (record["text"] for record in read_lines(path))

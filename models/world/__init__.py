@@ -1,0 +1,1 @@
+"""A generated world, and what it leaves in documents, conversations, preferences and suites."""
