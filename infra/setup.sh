@@ -38,11 +38,12 @@ compile() {
     PYTHONDONTWRITEBYTECODE='' .venv/bin/python - "$@" <<'EOF'
 import sys
 from flows.cli import warm_server
-for module in (*(module for name in sys.argv[1:] for module in warm_server.NEEDS[name]), "flows.run.retrain"):
+light = (*warm_server.REPRO, *(module for task in ("validate", "prepare") for module in warm_server.loads(task)))
+for module in (*(light if sys.argv[1:] == ["light"] else warm_server.HEAVY), "flows.run.retrain"):
     __import__(module)
 EOF
 }
-compile repro sources validate prepare & compile ''
+compile light & compile heavy
 wait
 printf '%s\n' "$want" >.venv/.locked
 echo "setup: .venv is ready ($("$python" --version), $(uname -sm))"

@@ -73,11 +73,11 @@ def summary(items: list[dict[str, object]] | None, chance: float) -> BenchmarkMe
     )
 
 
-def scorer(params: BenchmarkParams, suites: Path, device: str) -> Callable[[Path, str, Progress], "evaluation.Scorer"]:
-    """Return what makes the scorer of a model on one of the folder `suites`, asked as `params` say."""
+def scorer(params: BenchmarkParams, model: Path, suite: Path, device: str, progress: Progress) -> "evaluation.Scorer":
+    """The scorer of a model on a suite, asked as `params` say."""
     from models.score import evaluation
 
-    return lambda model, suite, progress: evaluation.Scorer(model, suites / suite, settings(params, suite), device, progress)
+    return evaluation.Scorer(model, suite, settings(params, suite.name), device, progress)
 
 
 def settings(params: BenchmarkParams, suite: str) -> "evaluation.Settings":

@@ -13,6 +13,8 @@ from models.data import decontaminate, kinds
 from models.score import suites
 from tasks.stage import Inputs, Metrics, Outputs, Params
 
+LOADS = ()  # nothing heavy
+
 FED = {"documents": "base", "instructions": "sft", "preferences": "reward", "prompts": "rlhf"}  # record kind: the stage that learns from it
 
 

@@ -17,6 +17,8 @@ from models.data.dedupe import Nearness, first_equal, first_near
 from models.data.redact import redact
 from tasks.stage import Inputs, Metrics, Outputs, Params, Record, Seed
 
+LOADS = ("rensa",)
+
 Rows = list[dict[str, Any]]
 SPLITS = ("train", "held_out")
 

@@ -13,6 +13,8 @@ from models.data.kinds import FIELDS
 from models.world.world import Size, generate
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed
 
+LOADS = ()  # nothing heavy
+
 
 class SourcesParams(Params):
     seed: Seed = Field(description="the world follows from it")

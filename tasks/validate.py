@@ -10,6 +10,8 @@ from models.data import kinds
 from models.data.expectations import Finding, Limits, Tolerance
 from tasks.stage import Inputs, Metrics, Outputs, Params, Work
 
+LOADS = ("great_expectations",)  # what its work imports: the warm process does it before those of others
+
 
 class ValidateParams(Params):
     documents: Limits

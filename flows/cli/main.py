@@ -85,6 +85,10 @@ def run() -> None:
     tracking.require_server(workspace)
     with hold(workspace), services.prefect_api(workspace) as prefect, opened(workspace, registry_of) as held:
         print(f"sluice: to run: {', '.join(held.changes) or 'nothing'}", flush=True)
+        if held.left_out:
+            print(
+                f"sluice: left out: {', '.join(held.left_out)}: neither the candidate nor the models of params.yaml need them", flush=True
+            )
         warn(held)
         if held.changes and (why := git.why_no_commit(workspace.root)):
             tell(f"sluice: warning: the version will have no commit on record: {why}")
@@ -121,12 +125,12 @@ def stages(as_json: Json = False) -> None:
     pipeline, params = Pipeline(workspace), load(workspace.params_file)
     check(params, pipeline.stages.values())
     look(workspace, params, registry_of)
-    changes = pipeline.changes()
+    changes, needed = pipeline.changes(), pipeline.needed(params)
     rows = [
         {
             "name": stage.name,
             "pool": stage.pool,
-            "state": "changed" if stage.name in changes else "unchanged",
+            "state": "left out" if stage.name not in needed else "changed" if stage.name in changes else "unchanged",
             "why": changes.get(stage.name, []),
             "deps": list(stage.deps),
             "outs": list(stage.outs),
@@ -493,12 +497,14 @@ def rescore(model: Path, suite: Path, output: Path) -> None:
     """Score a model folder on a suite with today's params. Called by the gate, in a process of its own."""
     from flows.host import places
     from flows.stages.parameters import load
+    from flows.stages.pipeline import Pipeline
     from flows.stages.runner import prepare_device
     from models.score import evaluation
     from tasks import benchmark
 
     workspace = here()
-    params = benchmark.BenchmarkParams.model_validate(load(workspace.params_file)["benchmark"])
+    cell = next(cell for cell in Pipeline(workspace).cells if Path(cell.suite_path) == suite)
+    params = benchmark.BenchmarkParams.model_validate(load(workspace.params_file)[cell.stage.section])
     with places.place(workspace, "gpu", tell):
         evaluation.score(model, suite, output, benchmark.settings(params, suite.name), prepare_device("gpu"), lambda _done, _all: None)
 

@@ -8,6 +8,7 @@ thread runs and no device is touched before the fork.
 import array
 import contextlib
 import gc
+import importlib
 import json
 import os
 import select
@@ -21,38 +22,36 @@ from typing import Any
 
 from flows.stages.warm import peer
 
-NEEDS = {  # in the order in which a run comes to them: a command or stage, and what it imports beyond those before it
-    "repro": ("flows.cli.main", "dvc.cli.parser", "dvc.commands.repro", "dvc.repo", "scmrepo.git", "networkx"),
-    "sources": (),
-    "validate": ("great_expectations",),
-    "prepare": ("rensa",),
-    "contamination": (),
-    "": (  # all others
-        "transformers.models.llama.modeling_llama",
-        "peft",
-        "trl.trainer.sft_trainer",
-        "trl.trainer.reward_trainer",
-        "trl.trainer.grpo_trainer",
-        "lm_eval.models.huggingface",
-        "lm_eval.evaluator",
-        "scipy.stats",
-        "mlflow.store.tracking.sqlalchemy_store",  # to register; stages leave MLflow to the flow
-        "mlflow.store.model_registry.sqlalchemy_store",
-    ),
-}
-OPTIONAL = ("validate", "prepare")  # whose imports are worth leaving out where they do not run
+REPRO = ("flows.cli.main", "dvc.cli.parser", "dvc.commands.repro", "dvc.repo", "scmrepo.git", "networkx")
+HEAVY = (
+    "transformers.models.llama.modeling_llama",
+    "peft",
+    "trl.trainer.sft_trainer",
+    "trl.trainer.reward_trainer",
+    "trl.trainer.grpo_trainer",
+    "lm_eval.models.huggingface",
+    "lm_eval.evaluator",
+    "scipy.stats",
+    "mlflow.store.tracking.sqlalchemy_store",  # to register; stages leave MLflow to the flow
+    "mlflow.store.model_registry.sqlalchemy_store",
+)
 
 
-def serve(address: str, stages: Sequence[str]) -> None:
-    """Listen, import what these stages need, and fork a child for each request until killed; a request waits for what it needs."""
+def loads(task: str) -> tuple[str, ...] | None:
+    """What a task says that its work imports; None where it says nothing: it gets all."""
+    found: tuple[str, ...] | None = getattr(importlib.import_module(f"tasks.{task}"), "LOADS", None)
+    return found
+
+
+def serve(address: str, tasks: Sequence[str]) -> None:
+    """Listen, import what these tasks need, and fork a child for each request until killed; a request waits for what it needs."""
     with socket.socket(socket.AF_UNIX) as listener:
         _bind(listener, Path(address))
         listener.listen(64)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         ready: set[str] = set()
-        for name, modules in NEEDS.items():
-            if name in OPTIONAL and name not in stages:
-                continue
+        light = {task: modules for task in tasks if (modules := loads(task)) is not None}
+        for name, modules in {"repro": REPRO, **light, "": HEAVY}.items():
             for module in modules:
                 __import__(module)
                 while select.select([listener], [], [], 0)[0]:
@@ -99,8 +98,7 @@ def _take(listener: socket.socket) -> None:
 def _fork_ready(listener: socket.socket, ready: set[str] | None) -> None:
     """Fork a child for each waiting request that is `ready`, for all of them where it is None."""
     for waiting in list(_waiting):
-        command, name = (waiting[1]["arguments"] + [""])[:2]
-        if ready is not None and (command if command == "repro" else name) not in ready:
+        if ready is not None and _asked(waiting[1]["arguments"]) not in ready:
             continue
         _waiting.remove(waiting)
         if os.fork() == 0:
@@ -109,6 +107,14 @@ def _fork_ready(listener: socket.socket, ready: set[str] | None) -> None:
                 _close(other)
             _child(*waiting)
         _close(waiting)
+
+
+def _asked(arguments: Sequence[str]) -> str:
+    """What a request is for: the command `repro`, or the task of a stage."""
+    from flows.stages.pipeline import bindings
+
+    command, name, *given = [*arguments, ""]
+    return "repro" if command == "repro" else bindings(given).get("task", name.partition("@")[0])
 
 
 def _close(waiting: Waiting) -> None:

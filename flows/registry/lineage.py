@@ -263,7 +263,7 @@ def describe_diff(found: Mapping[str, Any]) -> Iterator[str]:
     """The same for people; long lists of flips are cut, --json has them all."""
     old, new = found["versions"]
     yield f"from version {old} to {new}"
-    yield from _section("base", found["pretrained"], _both)
+    yield from _section("pretrained", found["pretrained"], _both)
     yield from _section("data", found["data"], _row_counts)
     yield from _section("params", found["params"], _both)
     yield from _section("environment", found["environment"], _both)

@@ -129,8 +129,9 @@ def _scored(held: Session, registry: Registry, version: Any, known: Known, suite
     run_id = registry.tracker.start(PIPELINE, f"rebaseline {number} {suite}", {"sluice.version": number})
     output = folder / "scored" / suite
     try:
-        limit_s = next(stage.timeout_s for stage in held.pipeline.stages.values() if f"artifacts/suites/{suite}" in stage.deps)
-        done = warm.call(held.workspace, ["rescore", str(model), f"artifacts/suites/{suite}", str(output)], held.env, limit_s)
+        cell = held.cell(suite)
+        limit_s = cell.stage.timeout_s
+        done = warm.call(held.workspace, ["rescore", str(model), cell.suite_path, str(output)], held.env, limit_s)
         said = (done.stdout.splitlines() or ["no output"])[-1] if done.returncode else ""
     except TimeLimitError:
         said = f"it ran past the limit of {limit_s:.0f} s (meta.timeout_s of the suite's benchmark in dvc.yaml) and was stopped"

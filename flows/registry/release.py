@@ -19,12 +19,12 @@ from flows.registry.rebaseline import rebaselined
 from flows.registry.record import CHAMPION, FILES, Decision
 from flows.registry.versions import file_md5
 from flows.stages import pretrained, warm
-from flows.stages.pipeline import Pipeline, git_commit
+from flows.stages.pipeline import LEAKS, Pipeline, git_commit
 from flows.stages.runner import prepare_device
 from flows.stages.session import Session
 from models.core.errors import StageError, UserError
 from models.core.records import Record, folder_md5
-from tasks.benchmark import BenchmarkParams, scorer
+from tasks.benchmark import BenchmarkParams, Progress, scorer
 from tasks.gate import anchor, comparison, early, health, paired, verdicts
 from tasks.gate.anchor import Standing
 from tasks.gate.early import EarlyResult
@@ -32,7 +32,6 @@ from tasks.gate.evidence import load_evidence, unreadable
 from tasks.gate.verdicts import Evidence, GateResult, Reference, judge
 
 PROVENANCE = tuple(FILES)
-CANDIDATE = "rlhf"  # the model that the pipeline offers to the gate
 
 
 class Release(Record):
@@ -55,18 +54,20 @@ class Comparison(Record):
     inputs: str = ""
 
 
-def candidate_folder(root: Path) -> Path:
-    return root / "artifacts" / CANDIDATE
+def candidate_folder(root: Path, params: Mapping[str, Any]) -> Path:
+    """The model that params.yaml offers to the gate."""
+    return root / "artifacts" / str(params["candidate"])
 
 
-def candidate_evidence(root: Path, suites: list[str]) -> dict[str, Path]:
-    """The candidate's benchmark folders by suite."""
-    return {suite: root / "artifacts" / "benchmark" / f"{CANDIDATE}-{suite}" for suite in suites}
+def candidate_evidence(pipeline: Pipeline, params: Mapping[str, Any]) -> dict[str, Path]:
+    """The candidate's benchmark folders by gated suite."""
+    found = {cell.suite: pipeline.workspace.root / cell.items_path for cell in pipeline.cells if cell.model == params["candidate"]}
+    return {suite: found[suite] for suite in params["gate"]["suites"] if suite in found}
 
 
 def contamination_folder(root: Path) -> Path:
     """Which items leaked into training text, a file a suite."""
-    return root / "artifacts" / "contamination"
+    return root / "artifacts" / LEAKS
 
 
 def settle(tracker: Tracker) -> None:
@@ -76,7 +77,7 @@ def settle(tracker: Tracker) -> None:
 
 def unchanged(held: Session) -> Release | None:
     """The champion, where it is the candidate at hand; None where the gate has work to do."""
-    model_md5 = folder_md5(candidate_folder(held.workspace.root))
+    model_md5 = folder_md5(candidate_folder(held.workspace.root, held.params))
     tracker = Tracker(held.workspace, held.model)
     found = _ask_server(tracker.uri, held.model) if tracker.uri.startswith("http") else _ask_registry(tracker)
     if found is None or found["md5"] != model_md5:
@@ -132,7 +133,7 @@ def _registered_md5(registry: Registry, version: Any) -> str | None:
 
 
 def _at_hand(held: Session) -> Path:
-    folder = candidate_folder(held.workspace.root)
+    folder = candidate_folder(held.workspace.root, held.params)
     if not folder.is_dir():
         raise UserError(f"there is no candidate at hand: {folder.relative_to(held.workspace.root)} is missing; 'sluice run' makes one")
     return folder
@@ -179,8 +180,7 @@ def _evidence_of_anchor(held: Session, registry: Registry, number: str, asked: M
 
 def inputs_of(held: Session, registry: Registry) -> str:
     """What identifies all that the gate decides the candidate at hand from: the same inputs are decided on once."""
-    root, suites = held.workspace.root, list(held.policy.suites)
-    folders = [_at_hand(held), *candidate_evidence(root, suites).values(), contamination_folder(root)]
+    folders = [_at_hand(held), *candidate_evidence(held.pipeline, held.params).values(), contamination_folder(held.workspace.root)]
     anchors = {suite: standing.version for suite, standing in registry.standings().items()}
     content = [folder_md5(folder) if folder.is_dir() else "" for folder in folders]
     code = [file_md5(Path(module.__file__ or "")) for module in (verdicts, anchor, comparison, paired, health)]
@@ -210,7 +210,7 @@ def _evidence(
 
 
 def _evidence_at_hand(held: Session) -> dict[str, Evidence]:
-    paths, leaked = candidate_evidence(held.workspace.root, list(held.policy.suites)), contamination_folder(held.workspace.root)
+    paths, leaked = candidate_evidence(held.pipeline, held.params), contamination_folder(held.workspace.root)
     model_md5 = folder_md5(_at_hand(held))
     return {suite: load_evidence(path, leaked / f"{suite}.jsonl", model_md5) for suite, path in paths.items() if path.is_dir()}
 
@@ -226,9 +226,18 @@ def decide_early(held: Session, registry: Registry, candidate: str, champion: An
             for suite, known in evidence.items():
                 leaked.setdefault(suite, {}).update(known.contaminated)
         theirs = registry.model_folder(champion, Path(other))
-        asked = BenchmarkParams.model_validate(held.params["benchmark"])
-        make = scorer(asked, held.workspace.root / "artifacts" / "suites", prepare_device("gpu"))
-        return early.decide(ours, theirs, held.policy, make, asked.items_seed, leaked, tell)
+        device, asked = prepare_device("gpu"), {suite: _asked(held, suite) for suite in held.policy.suites}
+
+        def make(model: Path, suite: str, progress: Progress) -> Any:
+            return scorer(asked[suite], model, held.workspace.root / held.cell(suite).suite_path, device, progress)
+
+        seed = next(iter(asked.values())).items_seed
+        return early.decide(ours, theirs, held.policy, make, seed, leaked, tell)
+
+
+def _asked(held: Session, suite: str) -> BenchmarkParams:
+    """How today's params ask a suite."""
+    return BenchmarkParams.model_validate(held.params[held.cell(suite).stage.section])
 
 
 def _item_table(ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence] | None) -> dict[str, Any]:
@@ -271,16 +280,16 @@ def register_candidate(held: Session, parent: str | None) -> str:
 
 def register(pipeline: Pipeline, tracker: Tracker, params: Mapping[str, Any], parent: str | None) -> str:
     """Register the candidate at hand; return its version."""
-    root, published = pipeline.workspace.root, pretrained.recorded(pipeline)
+    root, published, maker = pipeline.workspace.root, pretrained.recorded(pipeline), pipeline.maker(params["candidate"])
     tags = {
         "git.commit": git_commit(root),
         "sluice.params_md5": file_md5(root / "params.yaml"),
         "sluice.environment_md5": file_md5(root / "requirements.lock"),
-        "sluice.stage_hash": pipeline.recorded_signatures().get(CANDIDATE, ""),
+        "sluice.stage_hash": pipeline.recorded_signatures().get(maker.name if maker else "", ""),
         **({"sluice.data_md5": file_md5(root / "dvc.lock")} if (root / "dvc.lock").is_file() else {}),
         **({"sluice.pretrained": json.dumps(published)} if published else {}),
     }
-    suites = candidate_evidence(root, list(params["gate"]["suites"]))
+    suites = candidate_evidence(pipeline, params)
     provenance = [path for name in PROVENANCE if (path := root / name).is_file()]
-    version = Registry(tracker).register(candidate_folder(root), suites, contamination_folder(root), provenance, parent, tags)
+    version = Registry(tracker).register(candidate_folder(root, params), suites, contamination_folder(root), provenance, parent, tags)
     return str(version.version)

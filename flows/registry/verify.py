@@ -23,7 +23,7 @@ from flows.host.processes import program, stream
 from flows.host.workspace import Workspace
 from flows.registry.decisions import Registry
 from flows.registry.lineage import Past
-from flows.registry.release import CANDIDATE, candidate_folder
+from flows.registry.release import candidate_folder
 from flows.registry.versions import file_md5
 from flows.stages import pretrained
 from flows.stages.pipeline import Pipeline
@@ -64,6 +64,9 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
         yield Check("provenance", True, f"{', '.join(past.files)} as registered")
         yield environment
         with _worktree(root, version, known.content.get("commit", ""), folder) as tree:
+            if "candidate" not in past.params:
+                yield Check("candidate", False, "params.yaml, as it was registered, names none: an earlier Sluice registered it")
+                return
             if wrong := _not_plain(past.params, (tree / "dvc.yaml").read_text(encoding="utf-8")):
                 yield Check("commands", False, wrong)
                 return
@@ -78,7 +81,7 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
                 yield _published(registry, past, tree)
             yield _materialised(past, tree)
             if score:
-                yield from _scores(registry, version, tree, tell)
+                yield from _scores(registry, version, past, tree, tell)
             if retrain:
                 yield _retrained(past, tree, tell)
 
@@ -118,10 +121,10 @@ def _use_cache(tree: Path, name: str) -> None:
 def _not_plain(params: Mapping[str, Any], dvc_yaml: str) -> str:
     """What params would put into dvc.yaml, whose commands a shell runs and whose paths are written to, that is no plain word."""
     inner = re.findall(r"\$\{(.*?)\}", dvc_yaml, re.DOTALL)
-    for name in sorted({re.split(r"[.\[\s]", each.strip())[0] for each in inner}):
+    for name in sorted({"candidate", *(re.split(r"[.\[\s]", each.strip())[0] for each in inner)}):
         for word in _words(params.get(name)):
             if not PLAIN.fullmatch(word) or ".." in word:
-                return f"params.yaml, as it was registered, has {word!r} under {name}: dvc.yaml puts it into commands, must be a plain word"
+                return f"params.yaml, as it was registered, has {word!r} under {name}: it goes into commands, must be a plain word"
     return ""
 
 
@@ -173,7 +176,7 @@ def _published(registry: Registry, past: Past, tree: Path) -> Check:
 
 def _materialised(past: Past, tree: Path) -> Check:
     """The candidate, checked out by the recorded dvc.lock, from the cache or the remote."""
-    out = candidate_folder(tree).relative_to(tree).as_posix()
+    out = candidate_folder(tree, past.params).relative_to(tree).as_posix()
     for command in ("checkout", "pull"):
         done = _run([program("dvc"), command, out], tree)
         if done.returncode == 0 and (tree / out).is_dir():
@@ -183,26 +186,27 @@ def _materialised(past: Past, tree: Path) -> Check:
 
 
 def _compare(name: str, past: Past, tree: Path) -> Check:
-    found, registered = folder_md5(candidate_folder(tree)), past.known.content.get("model_md5")
+    found, registered = folder_md5(candidate_folder(tree, past.params)), past.known.content.get("model_md5")
     return Check(name, found == registered, f"md5 {found}" + ("" if found == registered else f", registered {registered}"))
 
 
-def _scores(registry: Registry, version: Any, tree: Path, tell: Tell) -> Iterator[Check]:
+def _scores(registry: Registry, version: Any, past: Past, tree: Path, tell: Tell) -> Iterator[Check]:
     """Each suite asked again, by the commit's own command; item by item against what was registered."""
     try:
-        suites, stages = registry.items_of(version), Pipeline(Workspace(tree)).stages
+        suites, cells = registry.items_of(version), Pipeline(Workspace(tree)).cells
     except SluiceError as error:
         yield Check("scores", False, str(error))
         return
-    _run([program("dvc"), "checkout", "artifacts/suites"], tree)
+    for place in {PurePosixPath(cell.suite_path).parent.as_posix() for cell in cells}:
+        _run([program("dvc"), "checkout", place], tree)
     for suite, items in suites.items():
-        stage = stages.get(f"benchmark@{CANDIDATE}-{suite}")
-        if stage is None:
-            yield Check(f"score {suite}", False, f"the commit's dvc.yaml has no stage benchmark@{CANDIDATE}-{suite}")
+        cell = next((cell for cell in cells if (cell.model, cell.suite) == (past.params["candidate"], suite)), None)
+        if cell is None:
+            yield Check(f"score {suite}", False, f"the commit's dvc.yaml has no stage that scores {past.params['candidate']} on {suite}")
             continue
         tell(f"    {len(items)} items of {suite} are asked again")
-        last, code = _heard(["sh", "-c", stage.command], tree, lambda _line: None)
-        path = tree / "artifacts" / "benchmark" / f"{CANDIDATE}-{suite}" / "items.jsonl"
+        last, code = _heard(["sh", "-c", cell.stage.command], tree, lambda _line: None)
+        path = tree / cell.items_path / "items.jsonl"
         if code or not path.is_file():
             yield Check(f"score {suite}", False, f"could not be scored again: {last}")
             continue
@@ -217,8 +221,11 @@ def _retrained(past: Past, tree: Path, tell: Tell) -> Check:
     for pointer in sorted((tree / "data").rglob("*.dvc")):
         _must([program("dvc"), "checkout", str(pointer.relative_to(tree))], tree)
     _use_cache(tree, "empty")
+    maker = Pipeline(Workspace(tree)).maker(past.params["candidate"])
+    if maker is None:
+        return Check("retrained", False, f"the commit's dvc.yaml has no stage that makes {past.params['candidate']}")
     last, code = _heard(
-        [program("dvc"), "repro", "--force", CANDIDATE], tree, lambda line: tell(f"    {line}") if line.startswith(RUNNING) else None
+        [program("dvc"), "repro", "--force", maker.name], tree, lambda line: tell(f"    {line}") if line.startswith(RUNNING) else None
     )
     return Check("retrained", False, f"training failed: {last}") if code else _compare("retrained", past, tree)
 

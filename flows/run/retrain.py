@@ -85,6 +85,8 @@ def _execute(held: Session, parent: str | None, started: float) -> list[StageRes
     failures: list[Exception] = []
     results = []
     for name, stage in held.pipeline.stages.items():
+        if name in held.left_out:
+            continue
         future = futures.get(name)
         if future is None:
             metric = main_metric(read_metrics(held.workspace.root, stage))

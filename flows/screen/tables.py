@@ -13,17 +13,15 @@ from tasks.gate.verdicts import GateResult, SuiteVerdict
 def score_rows(pipeline: Pipeline) -> list[dict[str, str]]:
     """One row a model, one column a suite: "0.742 ± 0.028 (n 240)"; "unavailable" where a suite could not be run."""
     rows: dict[str, dict[str, str]] = {}
-    for stage in pipeline.stages.values():
-        if stage.section == "benchmark":
-            model, _, suite = stage.name.partition("@")[2].partition("-")
-            rows.setdefault(model, {"model": model})[suite] = score_text(read_metrics(pipeline.workspace.root, stage))
+    for cell in pipeline.cells:
+        row = rows.setdefault(cell.model, {"model": cell.model})
+        row[cell.suite] = score_text(read_metrics(pipeline.workspace.root, cell.stage))
     return [rows[model] for model in sorted(rows, key=list(rows).index)]
 
 
 def scores(pipeline: Pipeline) -> dict[str, Any]:
-    """Every model's score on every suite, as nested numbers for MLflow: rlhf-mmlu-mini.value."""
-    stages = [stage for stage in pipeline.stages.values() if stage.section == "benchmark"]
-    return {stage.name.partition("@")[2]: read_metrics(pipeline.workspace.root, stage) for stage in stages}
+    """Every model's score on every suite, as nested numbers for MLflow: MODEL-SUITE.value."""
+    return {f"{cell.model}-{cell.suite}": read_metrics(pipeline.workspace.root, cell.stage) for cell in pipeline.cells}
 
 
 def score_text(metrics: Mapping[str, Any]) -> str:

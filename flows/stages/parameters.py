@@ -3,7 +3,8 @@
 import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from itertools import product
+from pathlib import Path, PurePosixPath
 from types import GenericAlias
 from typing import Any
 
@@ -12,13 +13,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from flows.host import failures
-from flows.stages.pipeline import Contract, Stage, contract
+from flows.stages.pipeline import Contract, Stage, cells, contract
 from models.core.errors import UserError
 from models.score.suites import FORMATS
 from tasks.gate.verdicts import Policy
 from tasks.stage import Params
 
-FLOW_KEYS = {"model"}  # top-level keys that only the flow reads
+FLOW_KEYS = {"model", "models", "candidate"}  # top-level keys that no stage reads: the flow does, and dvc.yaml's matrix
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -51,24 +52,39 @@ def _flat(values: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
 
 def check(values: Mapping[str, Any], stages: Iterable[Stage], name: str = "params.yaml") -> None:
     """Check every section. Raises one UserError with a line for each fault: the key, what it is, what it must be, the nearest valid key."""
-    first_of_section = {stage.section: stage for stage in reversed(list(stages))}
+    stages = list(stages)
+    first_of_section = {stage.section: stage for stage in reversed(stages)}
     faults: list[str] = []
     known = FLOW_KEYS | {"gate"} | {section for stage in first_of_section.values() for section in stage.sections}
     faults += [_unknown(name, str(key), known, "") for key in values if key not in known]
     faults += [f"{name}: {key} is missing; 'sluice recipe show tiny' prints the default" for key in sorted(known - set(values))]
     for section, stage in sorted(first_of_section.items()):
         if section in values:
-            faults += _faults(name, section, contract(stage.name).params, _flat(values, stage), set(stage.sections) - {section})
+            faults += _faults(name, section, contract(stage).params, _flat(values, stage), set(stage.sections) - {section})
     if "gate" in values:
         faults += _faults(name, "gate", Policy, values["gate"], set())
     if not isinstance(values.get("model", ""), str) or values.get("model") == "":
         faults.append(f"{name}: model is {values['model']!r}: must be the registered model's name, e.g. assistant")
-    faults += _suite_faults(values, name)
+    faults += [*_suite_faults(values, {cell.stage.section for cell in cells(stages)}, name), *_model_faults(values, stages, name)]
     if faults:
         raise UserError("\n".join(dict.fromkeys(faults)))
 
 
-def _suite_faults(values: Mapping[str, Any], name: str) -> Iterable[str]:
+def _model_faults(values: Mapping[str, Any], stages: Sequence[Stage], name: str) -> Iterable[str]:
+    """The models that are scored, and the one that is offered to the gate, are made by stages."""
+    made = [PurePosixPath(out).name for stage in stages for out in stage.outs]
+    models, candidate = values.get("models"), values.get("candidate")
+    if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
+        yield f"{name}: models is {models!r}: must list the models that are scored, each made by a stage"
+        return
+    for key, model in (*(("models", model) for model in models), ("candidate", candidate)):
+        if model not in made:
+            yield f"{name}: {key} names {model!r}, which no stage of dvc.yaml makes; {_nearest(str(model), made, '')}"
+    if candidate in made and candidate not in models:
+        yield f"{name}: candidate is {candidate!r}, must be among models: the gate needs its scores"
+
+
+def _suite_faults(values: Mapping[str, Any], sections: Iterable[str], name: str) -> Iterable[str]:
     """`suites` names what there is; what is asked of each, and gated, is among them."""
     listed = values.get("suites")
     if not isinstance(listed, list) or not all(isinstance(suite, str) for suite in listed):
@@ -76,13 +92,14 @@ def _suite_faults(values: Mapping[str, Any], name: str) -> Iterable[str]:
     for suite in listed:
         if suite not in FORMATS:
             yield f"{name}: suites names {suite!r}, which is no suite; {_nearest(suite, FORMATS, '')}"
-    gated, asked = _mapping(values, "gate", "suites"), _mapping(values, "benchmark", "items")
+    gated = _mapping(values, "gate", "suites")
     for suite in gated or ():
         if suite not in listed:
             yield f"{name}: gate.suites.{suite} is not among suites; {_nearest(suite, listed, 'gate.suites.')}"
-    for suite in listed:
+    for section, suite in product(sorted(sections), listed):
+        asked = _mapping(values, section, "items")
         if suite in FORMATS and asked is not None and suite not in asked:
-            yield f"{name}: benchmark.items.{suite} is missing: add '{suite}: null' for all its items"
+            yield f"{name}: {section}.items.{suite} is missing: add '{suite}: null' for all its items"
 
 
 def _mapping(values: Mapping[str, Any], section: str, key: str) -> Mapping[str, Any] | None:

@@ -6,10 +6,11 @@ import importlib
 import inspect
 import json
 import os
+import re
 import time
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,13 +36,16 @@ class Contract:
     wants_work: bool
 
 
-def contract(name: str) -> Contract:
-    """The contract of the stage `name`: function `name` of the module `tasks.name`, whose import loads nothing heavy."""
-    short = name.partition("@")[0]
+def contract(stage: "Stage") -> Contract:
+    """The contract of a stage: that of the function `task` of the module `tasks.TASK`, whose import loads nothing heavy."""
     try:
-        function = getattr(importlib.import_module(f"tasks.{short}"), short)
+        function = getattr(importlib.import_module(f"tasks.{stage.task}"), stage.task)
     except (ModuleNotFoundError, AttributeError) as error:
-        raise UserError(f"stage {name!r}: no function {short}() in tasks/{short}.py which dvc.yaml needs ({error})") from None
+        named = "" if stage.task == stage.section else ", as its command says"
+        raise UserError(
+            f"stage {stage.name!r}: no function {stage.task}() in tasks/{stage.task}.py{named}, which dvc.yaml needs ({error}); "
+            "a stage of another name says task=NAME in its command"
+        ) from None
     hints = typing.get_type_hints(function)
     return Contract(function, hints["params"], hints["inputs"], hints["outputs"], "work" in inspect.signature(function).parameters)
 
@@ -60,16 +64,22 @@ class Stage:
     timeout_s: float
     retries: int
     upstream: tuple[str, ...]
+    given: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def task(self) -> str:
+        """The function in tasks/ that does its work: what the command says as task=NAME, else the stage's own name."""
+        return self.given.get("task", self.section)
 
     @property
     def section(self) -> str:
         """The stage's own section of params.yaml."""
         return self.name.partition("@")[0]
 
-    def bind(self, fields: Sequence[str], paths: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+    def bind(self, fields: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
         """Map each field to its path: the one that the command gives, else the path whose last part is the field's name."""
-        named = {PurePosixPath(path).stem.replace("-", "_"): path for path in paths if path not in given.values()}
-        bound = {field: given.get(field) or named.get(field) for field in fields}
+        named = {PurePosixPath(path).stem.replace("-", "_"): path for path in paths if path not in self.given.values()}
+        bound = {field: self.given.get(field) or named.get(field) for field in fields}
         missing = [field for field, path in bound.items() if path is None]
         if missing:
             raise UserError(
@@ -81,6 +91,35 @@ class Stage:
     def artifacts(self) -> tuple[str, ...]:
         """The deps that are data, not code."""
         return tuple(dep for dep in self.deps if PurePosixPath(dep).parts[0] in ARTIFACT_ROOTS)
+
+
+CELL = ("model", "suite", "items")  # what the command of a stage that scores a model gives, in this order
+LEAKS = "contamination"  # the artifact that lists, by suite, the items that stand in training text
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A stage that scores one model on one suite, and the paths of the model, the suite and the items that it writes."""
+
+    stage: Stage
+    model_path: str
+    suite_path: str
+    items_path: str
+
+    @property
+    def model(self) -> str:
+        """The model's name: the last part of its path."""
+        return PurePosixPath(self.model_path).name
+
+    @property
+    def suite(self) -> str:
+        """The suite's name."""
+        return PurePosixPath(self.suite_path).name
+
+
+def cells(stages: Iterable[Stage]) -> list[Cell]:
+    """Those of the stages that score a model on a suite: their commands give both."""
+    return [Cell(stage, *(stage.given[field] for field in CELL)) for stage in stages if stage.given.keys() >= set(CELL)]
 
 
 @dataclass(frozen=True)
@@ -143,6 +182,7 @@ class Pipeline:
             timeout_s=float(meta.get("timeout_s", 86400)),
             retries=int(meta.get("retries", 0)),
             upstream=upstream,
+            given=bindings(str(node.cmd).split()),
         )
 
     def stage(self, name: str) -> Stage:
@@ -150,6 +190,28 @@ class Pipeline:
         if name not in self.stages:
             raise UserError(f"no stage {name!r} in dvc.yaml; there are: {', '.join(self.stages)}")
         return self.stages[name]
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """The stages that score a model on a suite."""
+        return cells(self.stages.values())
+
+    def maker(self, artifact: str) -> Stage | None:
+        """The stage that makes artifacts/NAME, or None."""
+        path = f"artifacts/{artifact}"
+        return next((stage for stage in self.stages.values() if path in stage.outs), None)
+
+    def needed(self, params: Mapping[str, Any]) -> set[str]:
+        """The stages that the candidate and the scores of the models need, with all upstream; the others are nobody's."""
+        ends = {cell.stage.name for cell in self.cells}
+        ends |= {stage.name for name in (params["candidate"], LEAKS) if (stage := self.maker(name))}
+        waiting, found = list(ends), set[str]()
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += self.stages[name].upstream
+        return found
 
     def changes(self) -> dict[str, list[str]]:
         """Why each changed stage must run; a stage downstream of a changed one is listed as "upstream: NAME"."""
@@ -228,6 +290,11 @@ class Pipeline:
         lock = self.workspace.root / "dvc.lock"
         entries = YAML(typ="safe").load(lock.read_text(encoding="utf-8")) if lock.is_file() else None
         return {name: signature(entry) for name, entry in ((entries or {}).get("stages") or {}).items()}
+
+
+def bindings(words: Iterable[str]) -> dict[str, str]:
+    """What the words of a stage's command give: {"model": "artifacts/base"} of "sluice stage benchmark@x model=artifacts/base"."""
+    return dict(word.split("=", 1) for word in words if re.match(r"[A-Za-z_]\w*=", word))
 
 
 def _require_plain(path: Path) -> None:

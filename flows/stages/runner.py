@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,14 @@ def run_stage(workspace: Workspace, name: str, bindings: Mapping[str, str], regi
     try:
         pipeline = Pipeline(workspace)
         stage = pipeline.stage(name)
+        stage = with_fields(stage, given={**stage.given, **bindings})
         _require_inputs(workspace.root, stage)
-        _require_whole_weights(workspace.root, stage, bindings)
+        _require_whole_weights(workspace.root, stage)
         with _places(workspace, stage):
             print(started_line(name), flush=True)
             started = time.monotonic()
             try:
-                _execute(pipeline, stage, bindings, registry_of)
+                _execute(pipeline, stage, registry_of)
             finally:
                 outcome["seconds"] = round(time.monotonic() - started, 3)
         outcome["exit_code"] = 0
@@ -103,10 +105,10 @@ def _places(workspace: Workspace, stage: Stage) -> Iterator[None]:
         yield
 
 
-def _execute(pipeline: Pipeline, stage: Stage, bindings: Mapping[str, str], registry_of: RegistryOf) -> None:
+def _execute(pipeline: Pipeline, stage: Stage, registry_of: RegistryOf) -> None:
     """Produce the outputs, reported on in a run; nothing fails once they are published."""
     name, workspace = stage.name, pipeline.workspace
-    spec, values = contract(name), load(workspace.params_file)
+    spec, values = contract(stage), load(workspace.params_file)
     params = stage_params(values, stage, spec)
     if pretrained.PLACE in stage.deps:
         pretrained.bring(workspace, values, registry_of, ask=False)  # as it is: DVC hashes it when the stage has ended
@@ -122,7 +124,7 @@ def _execute(pipeline: Pipeline, stage: Stage, bindings: Mapping[str, str], regi
         if finished.is_held(work.folder) and not (_by_dvc() and pipeline.recorded_signatures().get(name) != signature):
             finished.drop(work.folder)  # whoever asks for what is on record, or by hand, wants it made again
         try:
-            metrics = produce(workspace.root, stage, spec, params, bindings, work)
+            metrics = produce(workspace.root, stage, spec, params, work)
         finally:
             if reports.is_dir():
                 run.reports(reports)
@@ -149,14 +151,14 @@ def _delivered(workspace: Workspace, run: spool.Run) -> Iterator[None]:
             print(f"sluice: {line}", file=sys.stderr)
 
 
-def produce(root: Path, stage: Stage, spec: Contract, params: Any, bindings: Mapping[str, str], work: Work) -> dict[str, Any]:
+def produce(root: Path, stage: Stage, spec: Contract, params: Any, work: Work) -> dict[str, Any]:
     """Call the stage function on bound paths and rename its outputs into place; return its metrics.
 
     Outputs are written beside their places under a temporary name, and held from the moment they are whole: what this very execution made
     before it was killed is not made again. Raises StageError where the function leaves one out.
     """
-    inputs = stage.bind(list(spec.inputs.model_fields), stage.artifacts, bindings)
-    outputs = stage.bind(list(spec.outputs.model_fields), stage.outs, bindings)
+    inputs = stage.bind(list(spec.inputs.model_fields), stage.artifacts)
+    outputs = stage.bind(list(spec.outputs.model_fields), stage.outs)
     targets = {field: root / path for field, path in outputs.items()}
     drafts = {field: target.with_name(f".{target.name}.draft") for field, target in targets.items()}
     for draft in drafts.values():
@@ -236,9 +238,9 @@ def _require_inputs(root: Path, stage: Stage) -> None:
         )
 
 
-def _require_whole_weights(root: Path, stage: Stage, bindings: Mapping[str, str]) -> None:
+def _require_whole_weights(root: Path, stage: Stage) -> None:
     """Model folders that somebody brought here, or half of them: told before a library stumbles over them."""
-    for folder in sorted({*stage.artifacts, *bindings.values()}):
+    for folder in sorted({*stage.artifacts, *stage.given.values()}):
         for path in sorted((root / folder).glob("*.safetensors")):
             try:
                 weights.require_whole(path)
@@ -308,7 +310,7 @@ class Progress:
 
 
 def parse_bindings(pairs: Sequence[str]) -> dict[str, str]:
-    """{"model": "artifacts/base"} from ["model=artifacts/base"]."""
+    """{"model": "artifacts/base"} from ["model=artifacts/base"]. Raises UserError for what is no binding."""
     faulty = [pair for pair in pairs if "=" not in pair]
     if faulty:
         raise UserError(f"{faulty[0]!r} is no binding: write NAME=PATH")

@@ -5,13 +5,14 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from flows.host.places import BUSY
 from flows.host.workspace import Workspace, locked
 from flows.stages import pretrained, salvage, warm
 from flows.stages.parameters import check, load
-from flows.stages.pipeline import Pipeline, read_metrics
+from flows.stages.pipeline import Cell, Pipeline, read_metrics
 from flows.stages.pretrained import RegistryOf
 from models.core.errors import UserError
 from models.score.benchmarks import PUBLISHED
@@ -20,7 +21,7 @@ from tasks.gate.verdicts import Policy, warnings
 
 @dataclass(frozen=True)
 class Session:
-    """A workspace that a run or a reading is about. `changes` says, by stage, why it must run; it is asked of DVC once."""
+    """A workspace that a run or a reading is about. `changes` says, by stage that is needed, why it must run; it is asked of DVC once."""
 
     workspace: Workspace
     pipeline: Pipeline
@@ -38,6 +39,21 @@ class Session:
         """What the gate asks."""
         return Policy.model_validate(self.params["gate"])
 
+    @cached_property
+    def left_out(self) -> list[str]:
+        """The stages that neither the candidate nor a score of a model needs."""
+        needed = self.pipeline.needed(self.params)
+        return [name for name in self.pipeline.stages if name not in needed]
+
+    def cell(self, suite: str) -> Cell:
+        """A cell of that suite. Raises UserError where no stage scores anything on it."""
+        found = next((cell for cell in self.pipeline.cells if cell.suite == suite), None)
+        if found is None:
+            raise UserError(
+                f"no stage of dvc.yaml scores a model on {suite}, which gate.suites names: add it to suites, or take it out there"
+            )
+        return found
+
     def warnings(self) -> list[str]:
         """What the policy leaves out, and what it asks that its suites are too small to show, a line each."""
         small = warnings(self.policy, {suite: size for suite in self.policy.suites if (size := self._items(suite))})
@@ -46,17 +62,16 @@ class Session:
 
     def _items(self, suite: str) -> int | None:
         """How many items of a suite are scored: the subset's size, else what was scored last, else what was published."""
-        subset = self.params["benchmark"]["items"].get(suite)
-        measured = (
-            read_metrics(self.workspace.root, stage).get("n") for name, stage in self.pipeline.stages.items() if name.endswith(f"-{suite}")
-        )
+        cells = [cell for cell in self.pipeline.cells if cell.suite == suite]
+        subset = (self.params[cell.stage.section]["items"].get(suite) for cell in cells)
+        measured = (read_metrics(self.workspace.root, cell.stage).get("n") for cell in cells)
         published = PUBLISHED[suite].items if suite in PUBLISHED else None
-        return subset or next(filter(None, measured), None) or published
+        return next(filter(None, [*subset, *measured]), None) or published
 
     def warm_up(self) -> None:
         """Start the warm process for the stages to come, once. The caller has done its own imports: two cores are shared by then."""
         if warm.VARIABLE not in self.env:
-            self.env[warm.VARIABLE] = warm.start(self.workspace, self.env, self.changes)
+            self.env[warm.VARIABLE] = warm.start(self.workspace, self.env, {self.pipeline.stages[name].task: None for name in self.changes})
 
     @classmethod
     def reading(cls, workspace: Workspace) -> "Session":
@@ -98,7 +113,8 @@ def opened(workspace: Workspace, registry_of: RegistryOf) -> Iterator[Session]:
     pretrained.bring(workspace, params, registry_of)
     env = {**os.environ, "SHELL": "/bin/sh", "PYTHONUNBUFFERED": "1"}
     try:
-        yield Session(workspace, pipeline, params, pipeline.changes(), env)
+        needed = pipeline.needed(params)
+        yield Session(workspace, pipeline, params, {name: why for name, why in pipeline.changes().items() if name in needed}, env)
     finally:
         warm.forget(workspace)
         salvage.forget(workspace)

@@ -21,14 +21,14 @@ LIMIT_S = 3600.0
 VARIABLE = "SLUICE_WARM"  # names the socket, relative to the workspace: socket addresses hold 107 bytes
 
 
-def start(workspace: Workspace, env: dict[str, str], stages: Iterable[str]) -> str:
-    """Start the server in the background, for a run of these stages, and return its socket's address; it listens at once."""
+def start(workspace: Workspace, env: dict[str, str], tasks: Iterable[str]) -> str:
+    """Start the server in the background, for a run of these tasks, and return its socket's address; it listens at once."""
     forget(workspace)
     address = f".sluice/warm-{os.getpid()}.sock"
     log = workspace.work / "logs" / "warm.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
-        processes.start([sys.executable, "-m", "flows.cli.warm_server", address, *stages], workspace.root, env, output.fileno())
+        processes.start([sys.executable, "-m", "flows.cli.warm_server", address, *tasks], workspace.root, env, output.fileno())
     return address
 
 

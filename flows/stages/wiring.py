@@ -5,11 +5,13 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ruamel.yaml import YAML
+
+from flows.stages.pipeline import bindings
 
 PACKAGES = ("flows", "tasks", "models")
 PLAIN = re.compile(r"[\w./-]+")  # what YAML takes for a word
@@ -60,9 +62,11 @@ def is_code(dep: str) -> bool:
     return dep.split("/")[0] in PACKAGES and dep.endswith(".py")
 
 
-def wired(root: Path, stage: str, deps: Iterable[str]) -> list[str]:
-    """The deps that a stage must have: the code that it can reach, then what a person wrote."""
-    return [*sorted(reached(root, f"tasks.{stage}")), *(dep for dep in deps if not is_code(dep))]
+def wired(root: Path, name: str, stage: Mapping[str, Any]) -> list[str]:
+    """The deps that a stage must have: the code that it can reach, then what a person wrote; one that is no task of ours keeps its own."""
+    deps = list(stage.get("deps") or ())
+    code = reached(root, f"tasks.{bindings(str(stage.get('cmd')).split()).get('task', name)}")
+    return [*sorted(code), *(dep for dep in deps if not is_code(dep))] if code else deps
 
 
 def wire(root: Path) -> list[str]:
@@ -70,10 +74,10 @@ def wire(root: Path) -> list[str]:
     path = root / "dvc.yaml"
     text = path.read_text(encoding="utf-8")
     lines, stages = text.split("\n"), YAML().load(text)["stages"]
-    changed = [name for name, stage in stages.items() if wired(root, name, stage["deps"]) != list(stage["deps"])]
+    changed = [name for name, stage in stages.items() if wired(root, name, stage) != list(stage.get("deps") or ())]
     for name in reversed(changed):  # from below: the lines above keep their numbers
         start, end = _place(stages[name], lines)
-        lines[start:end] = _written(wired(root, name, stages[name]["deps"]))
+        lines[start:end] = _written(wired(root, name, stages[name]))
     if changed:
         path.write_text("\n".join(lines), encoding="utf-8")
     return changed

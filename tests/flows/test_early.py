@@ -62,7 +62,10 @@ def decide(candidate, champion, suites, leaked=frozenset(), **rules):
     told = []
     leaks = {"mmlu-mini": {item: ["sft/forum"] for item in leaked}}
     asked = BenchmarkParams.model_validate(BENCHMARK)
-    make = scorer(asked, suites, "cpu")
+
+    def make(model, suite, progress):
+        return scorer(asked, model, suites / suite, "cpu", progress)
+
     found = early.decide(candidate, champion, policy(**rules), make, asked.items_seed, leaks, told.append)
     return found.decision, found.suites[0], told
 

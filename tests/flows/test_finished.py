@@ -85,7 +85,7 @@ def test_a_stage_that_leaves_an_output_out_is_told_so_by_its_path_and_nothing_is
     spec = Contract(lambda _params, _inputs, _outputs: Metrics(), Params, Inputs, Model, False)
     work = Work(tmp_path / "work", tmp_path / "reports")
     with pytest.raises(StageError, match="stage 'one' left out artifacts/model: a stage writes every output"):
-        runner.produce(tmp_path, stage, spec, Params(), {}, work)
+        runner.produce(tmp_path, stage, spec, Params(), work)
     assert not finished.is_held(work.folder)
 
 

@@ -34,12 +34,14 @@ FILES = {
     matrix:
       model: [rlhf]
       suite: ${suites}
-    cmd: sh tasks/ask.sh artifacts/benchmark/${item.model}-${item.suite}
+    cmd: >-
+      sh tasks/ask.sh artifacts/benchmark/${item.model}-${item.suite}
+      model=artifacts/${item.model} suite=artifacts/suites/${item.suite} items=artifacts/benchmark/${item.model}-${item.suite}
     deps: [tasks/ask.sh, tasks/items.jsonl, artifacts/rlhf]
     outs: ["artifacts/benchmark/${item.model}-${item.suite}"]
     metrics: [{"metrics/${item.suite}.json": {cache: false}}]
 """,
-    "params.yaml": f"{PARAMS}model: assistant\nword: hello\nmore: {{rate: 1e-3}}\n",
+    "params.yaml": f"{PARAMS}model: assistant\ncandidate: rlhf\nword: hello\nmore: {{rate: 1e-3}}\n",
     "tasks/train.sh": """mkdir -p artifacts/rlhf metrics
 [ -z "$HOLD" ] || { touch "$HOLD"; sleep 300; }
 echo "$1" > artifacts/rlhf/config.json
@@ -134,6 +136,8 @@ def test_commands_of_the_stored_lock_and_of_a_stored_dvc_yaml_never_run(registry
         pytest.param("more: {rate: '1; touch PLANTED'}", marks=pytest.mark.slow),
         pytest.param("more: {'x; touch PLANTED;': 1}", marks=pytest.mark.slow),
         pytest.param("suites: [quiz, 'other; touch PLANTED']", marks=pytest.mark.slow),
+        "candidate: ../../PLANTED",
+        pytest.param("candidate: -x", marks=pytest.mark.slow),
         "suites: [[quiz, {deep: '`touch PLANTED`'}]]",
     ],
 )
@@ -143,7 +147,7 @@ def test_what_stored_params_would_put_into_a_command_never_runs(registry, plante
     doctor(registry, registry.version("1"), "provenance/params.yaml", "\n".join([*kept, param.replace("PLANTED", str(planted)), ""]))
     found = checks(registry, retrain=True, score=True)
     assert list(found)[-1] == "commands"
-    assert f" under {key}: dvc.yaml puts it into commands, must be a plain word" in found["commands"].seen
+    assert f" under {key}: it goes into commands, must be a plain word" in found["commands"].seen
     assert not planted.exists()
 
 

@@ -1,0 +1,38 @@
+"""Pipelines of another shape than ours, as their users write them: dvc.yaml and params.yaml edited, nothing else."""
+
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+POLISH = {
+    "cmd": "sluice stage polish task=sft base=artifacts/sft sft=artifacts/polish",
+    "deps": ["tasks/sft.py", "artifacts/sft", "artifacts/prepared/instructions"],
+    "params": ["seed", "polish"],
+    "outs": ["artifacts/polish"],
+    "metrics": [{"metrics/polish.json": {"cache": False}}],
+}
+
+
+def edit(root: Path, name, change):
+    """Change a YAML file of the workspace in place."""
+    path, yaml = root / name, YAML()
+    values = yaml.load(path.read_text())
+    change(values)
+    with path.open("w") as file:
+        yaml.dump(values, file)
+
+
+def polished(root: Path):
+    """A second fine-tuning after the first; neither reward nor rlhf."""
+
+    def stages(whole):
+        whole["stages"]["polish"] = POLISH
+        del whole["stages"]["reward"], whole["stages"]["rlhf"]
+
+    def params(values):
+        values["polish"] = values["sft"]
+        values |= {"models": ["sft", "polish"], "candidate": "polish"}
+        del values["reward"], values["rlhf"]
+
+    edit(root, "dvc.yaml", stages)
+    edit(root, "params.yaml", params)
