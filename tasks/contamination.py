@@ -27,10 +27,10 @@ class ContaminationParams(Params):
 
 class ContaminationInputs(Inputs):
     suites: Path
-    documents: Path
-    instructions: Path
-    preferences: Path
-    prompts: Path
+    documents: Path | None = None  # a kind that no stage of the pipeline reads may be missing
+    instructions: Path | None = None
+    preferences: Path | None = None
+    prompts: Path | None = None
 
 
 class ContaminationOutputs(Outputs):
@@ -48,7 +48,8 @@ def contamination(params: ContaminationParams, inputs: ContaminationInputs, outp
     benchmark = decontaminate.Benchmark(decontaminate.suite_texts(inputs.suites), params.ngram_words, params.min_words)
     where: dict[str, set[str]] = defaultdict(set)
     for kind, stage in FED.items():
-        for record in read_lines(getattr(inputs, kind) / "train.jsonl"):
+        fed = getattr(inputs, kind)
+        for record in read_lines(fed / "train.jsonl") if fed is not None else ():
             texts = [text for _, text in kinds.texts(kind, record)]
             for name in benchmark.hits(texts):
                 where[name].add(f"{stage}/{record.get('source', kind)}")

@@ -4,12 +4,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from models.core.errors import StageError
+from models.core.errors import StageError, UserError
 from models.core.records import read_lines, write_lines
 from models.data import decontaminate, kinds
 from models.data.cleaning import normalise, without_spacing
@@ -35,10 +36,10 @@ class Characters(Record):
 
 
 class Lengths(Record):
-    documents: Characters
-    instructions: Characters
-    preferences: Characters
-    prompts: Characters
+    documents: Characters | None = None  # of a kind that is not prepared
+    instructions: Characters | None = None
+    preferences: Characters | None = None
+    prompts: Characters | None = None
 
 
 class NearDuplicates(Record):
@@ -77,10 +78,10 @@ class PrepareInputs(Inputs):
 
 
 class PrepareOutputs(Outputs):
-    documents: Path
-    instructions: Path
-    preferences: Path
-    prompts: Path
+    documents: Path | None = None  # a kind that no stage of the pipeline reads may be missing
+    instructions: Path | None = None
+    preferences: Path | None = None
+    prompts: Path | None = None
     dropped: Path
 
 
@@ -98,11 +99,13 @@ class PrepareMetrics(Metrics):
 def prepare(params: PrepareParams, inputs: PrepareInputs, outputs: PrepareOutputs) -> PrepareMetrics:
     """Write what may be trained on, in two splits a kind, and one line for each record that may not.
 
-    Raises StageError where a kind has no two records left, or a written file still holds a suite item.
+    Prepared are the kinds that have an output. Raises UserError where one of them is not among the records, StageError where a kind has no
+    two records left, or a written file still holds a suite item.
     """
+    wanted = _wanted(params, inputs.records, outputs)
     benchmark = _benchmark(params, inputs.suites)
     read, kept, held_out, dropped, redacted = dict[str, int](), dict[str, int](), dict[str, int](), Rows(), Counter[str]()
-    for kind in kinds.FIELDS:
+    for kind in wanted:
         records = list(read_lines(inputs.records / f"{kind}.jsonl"))
         rows, lost = _clean(kind, records, params, benchmark, redacted)
         splits = _split(kind, rows, params)
@@ -121,6 +124,23 @@ def prepare(params: PrepareParams, inputs: PrepareInputs, outputs: PrepareOutput
         suite_items=benchmark.items,
         contaminated_left=_contaminated_left(params, inputs.suites, outputs),
     )
+
+
+def _wanted(params: PrepareParams, records: Path, outputs: PrepareOutputs) -> list[str]:
+    """The kinds that are prepared; others that are there are told of."""
+    wanted = [kind for kind in kinds.FIELDS if getattr(outputs, kind) is not None]
+    for kind in kinds.FIELDS:
+        held = (records / f"{kind}.jsonl").is_file()
+        if held and kind not in wanted:
+            print(f"prepare: nobody reads the {kind} that are there: dvc.yaml has no artifacts/prepared/{kind}", flush=True)
+        if kind in wanted and not held:
+            raise UserError(
+                f"there are no {kind}, which dvc.yaml has prepared as artifacts/prepared/{kind}: bring data/raw/{kind}.jsonl, "
+                "see data/README.md, or take that path and what reads it out of dvc.yaml"
+            )
+        if kind in wanted and getattr(params.characters, kind) is None:
+            raise UserError(f"prepare.characters.{kind} is missing in params.yaml: how long may {kind} be?")
+    return wanted
 
 
 def _benchmark(params: PrepareParams, folder: Path) -> decontaminate.Benchmark:
@@ -227,9 +247,9 @@ def _tally(dropped: Rows) -> dict[str, dict[str, int]]:
 def _contaminated_left(params: PrepareParams, folder: Path, outputs: PrepareOutputs) -> int:
     """Compare what was written with the items once more, from the files; return 0 or raise StageError naming a record and an item."""
     benchmark = _benchmark(params, folder)
-    for kind in kinds.FIELDS:
-        for split in SPLITS:
-            for record in read_lines(getattr(outputs, kind) / f"{split}.jsonl"):
+    for kind, split in product(kinds.FIELDS, SPLITS):
+        if (folder_of := getattr(outputs, kind)) is not None:
+            for record in read_lines(folder_of / f"{split}.jsonl"):
                 if items := benchmark.hits([text for _, text in kinds.texts(kind, record)]):
                     raise StageError(f"{kind}, {record['id']}: holds suite item {min(items)} after decontamination, must hold none")
     return 0

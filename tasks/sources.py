@@ -47,6 +47,10 @@ def _copy_records(raw: Path, records: Path) -> dict[str, int]:
     for kind, fields in FIELDS.items():
         path = raw / f"{kind}.jsonl"
         counts[kind] = 0
+        if not os.path.lexists(path):  # prepare says so where a stage reads it
+            if path.with_name(f"{path.name}.dvc").exists():
+                raise UserError(f"{path} is missing, and {path.name}.dvc says that it must be there: 'dvc pull' brings it")
+            continue
         for record in read_lines(path):
             counts[kind] += 1
             if missing := sorted(set(fields) - set(record)):
@@ -57,6 +61,8 @@ def _copy_records(raw: Path, records: Path) -> dict[str, int]:
         if not counts[kind]:
             raise UserError(f"{path} is empty: at least one record must be there; see data/README.md")
         copyfile(path, records / path.name)
+    if not any(counts.values()):
+        raise UserError(f"{raw} holds no records: one of {', '.join(f'{kind}.jsonl' for kind in FIELDS)} must be there; see data/README.md")
     return counts
 
 

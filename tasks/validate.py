@@ -14,10 +14,10 @@ LOADS = ("great_expectations",)  # what its work imports: the warm process does 
 
 
 class ValidateParams(Params):
-    documents: Limits
-    instructions: Limits
-    preferences: Limits
-    prompts: Limits
+    documents: Limits | None = Field(description="null: documents are not looked at")
+    instructions: Limits | None
+    preferences: Limits | None
+    prompts: Limits | None
     tolerance: Tolerance
 
 
@@ -39,17 +39,18 @@ class ValidateMetrics(Metrics):
 def validate(params: ValidateParams, inputs: ValidateInputs, outputs: ValidateOutputs, work: Work) -> ValidateMetrics:
     """Write the report and, to work.reports, the data docs.
 
-    Raises UserError where a file is missing, empty or not JSON Lines, and, after the docs are written, StageError where an expectation
-    is not met.
+    A kind that is not there is passed over: prepare says so where it is needed. Raises UserError where a file is empty or not JSON Lines,
+    and, after the docs are written, StageError where an expectation is not met.
     """
-    records = {kind: list(read_lines(inputs.records / f"{kind}.jsonl")) for kind in kinds.FIELDS}
+    limits = {kind: limit for kind in kinds.FIELDS if (limit := getattr(params, kind)) and (inputs.records / f"{kind}.jsonl").is_file()}
+    records = {kind: list(read_lines(inputs.records / f"{kind}.jsonl")) for kind in limits}
     for kind, found in records.items():
         if not found:
             path = inputs.records / f"{kind}.jsonl"
             raise UserError(f"{path} holds no record: there must be {kind}; bring the data in again, or run the stage sources")
     from models.data import expectations
 
-    findings = expectations.check(records, {kind: getattr(params, kind) for kind in records}, params.tolerance, work.reports)
+    findings = expectations.check(records, limits, params.tolerance, work.reports)
     _refuse(findings, work.reports)
     counts = {kind: len(found) for kind, found in records.items()}
     write_json(

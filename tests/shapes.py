@@ -36,3 +36,25 @@ def polished(root: Path):
 
     edit(root, "dvc.yaml", stages)
     edit(root, "params.yaml", params)
+
+
+def only_sft(root: Path):
+    """Conversations and nothing else: no preferences, no prompts, and so neither reward nor rlhf."""
+    missing = {f"artifacts/prepared/{kind}" for kind in ("preferences", "prompts")}
+
+    def stages(whole):
+        for name in ("reward", "rlhf"):
+            del whole["stages"][name]
+        for stage in whole["stages"].values():
+            for role in ("deps", "outs"):
+                stage[role] = [path for path in stage[role] if path not in missing]
+
+    def params(values):
+        values |= {"models": ["base", "sft"], "candidate": "sft"}
+        for kind in ("preferences", "prompts"):
+            values["validate"][kind] = None
+            del values["prepare"]["characters"][kind]
+        del values["reward"], values["rlhf"]
+
+    edit(root, "dvc.yaml", stages)
+    edit(root, "params.yaml", params)

@@ -37,8 +37,8 @@ def tools_of(node: ast.AST) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
 def test_every_artifact_of_dvc_yaml_is_a_field_and_every_field_an_artifact(stage):
     spec = contract(stage)
-    inputs = stage.bind(list(spec.inputs.model_fields), stage.artifacts)
-    outputs = stage.bind(list(spec.outputs.model_fields), stage.outs)
+    inputs = stage.bind(spec.inputs, stage.artifacts)
+    outputs = stage.bind(spec.outputs, stage.outs)
     assert sorted(inputs.values()) == sorted(stage.artifacts)
     assert sorted(outputs.values()) == sorted(stage.outs)
 

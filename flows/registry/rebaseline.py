@@ -75,30 +75,40 @@ def _with_leaks(held: Session, registry: Registry, version: Any, suite: str, aga
 def _leaks(held: Session, registry: Registry, version: Any, suite: str) -> dict[str, list[str]]:
     """Where each item of today's suite stands in what a version was trained on, as its dvc.lock names it and DVC's cache holds it."""
     root, made = held.workspace.root, _prepared(registry, version)
-    missing = [kind for kind in contamination.FED if kind not in made]
-    if missing:
-        raise StageError(f"its dvc.lock names no {PREPARED}/{missing[0]}")
+    fed = [kind for kind in contamination.FED if kind in made]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for kind in contamination.FED:
+        for kind in fed:
             for path, cached in held.pipeline.cached_files(made[kind]).items():
                 (folder / kind / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / kind / path).symlink_to(cached)
         (folder / "suites").mkdir()
-        (folder / "suites" / suite).symlink_to((root / "artifacts" / "suites" / suite).resolve())
-        inputs = contamination.ContaminationInputs(suites=folder / "suites", **{kind: folder / kind for kind in contamination.FED})
+        (folder / "suites" / suite).symlink_to((root / held.cell(suite).suite_path).resolve())
+        inputs = contamination.ContaminationInputs(suites=folder / "suites", **{kind: folder / kind for kind in fed})
         outputs = contamination.ContaminationOutputs(contamination=folder / "found")
         contamination.contamination(contamination.ContaminationParams.model_validate(held.params["contamination"]), inputs, outputs)
         return leaks(outputs.contamination / f"{suite}.jsonl")
 
 
 def _prepared(registry: Registry, version: Any) -> dict[str, str]:
-    """The md5 of each kind of prepared records, of the dvc.lock that was registered with a version."""
+    """The md5 of each kind of prepared records, of the dvc.lock that was registered with a version. Raises StageError where that does not
+    name what a stage read."""
     with tempfile.TemporaryDirectory() as folder:
         path = registry.provenance(version, Path(folder)) / "dvc.lock"
         lock = YAML(typ="safe").load(path.read_text(encoding="utf-8") if path.is_file() else "") or {}
-    made = [out for stage in (lock.get("stages") or {}).values() for out in stage.get("outs", [])]
-    return {Path(out["path"]).name: out["md5"] for out in made if out["path"].startswith(f"{PREPARED}/") and out["md5"].endswith(".dir")}
+    read, made = (
+        {
+            Path(entry["path"]).name: entry["md5"]
+            for stage in (lock.get("stages") or {}).values()
+            for entry in stage.get(role, [])
+            if entry["path"].startswith(f"{PREPARED}/") and entry["md5"].endswith(".dir")
+        }
+        for role in ("deps", "outs")
+    )
+    missing = sorted(read.keys() - made.keys()) or ([] if made else ["..."])
+    if missing:
+        raise StageError(f"its dvc.lock names no {PREPARED}/{missing[0]}")
+    return made
 
 
 def _md5(version: Any, known: Known) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from flows.host import failures, git
 from flows.host.workspace import Workspace
 from models.core.errors import SluiceError, StageError, Unavailable, UserError
-from models.core.records import require_file
+from models.core.records import Record, require_file
 from tasks.stage import Inputs, Metrics, Outputs, Params
 
 PATIENCE = 30  # tenths of a second
@@ -76,16 +76,19 @@ class Stage:
         """The stage's own section of params.yaml."""
         return self.name.partition("@")[0]
 
-    def bind(self, fields: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
-        """Map each field to its path: the one that the command gives, else the path whose last part is the field's name."""
+    def bind(self, record: type[Record], paths: Sequence[str]) -> dict[str, str]:
+        """Map each field to its path: the one that the command gives, else the path whose last part is the field's name.
+
+        A field that need not be given may have none. Raises UserError where another has none.
+        """
         named = {PurePosixPath(path).stem.replace("-", "_"): path for path in paths if path not in self.given.values()}
-        bound = {field: self.given.get(field) or named.get(field) for field in fields}
-        missing = [field for field, path in bound.items() if path is None]
+        bound = {field: path for field in record.model_fields if (path := self.given.get(field) or named.get(field))}
+        missing = [field for field, info in record.model_fields.items() if info.is_required() and field not in bound]
         if missing:
             raise UserError(
                 f"dvc.yaml: stage {self.name!r} has no path for {', '.join(missing)}: one must end in that name, or cmd must say NAME=PATH"
             )
-        return typing.cast(dict[str, str], bound)
+        return bound
 
     @property
     def artifacts(self) -> tuple[str, ...]:

@@ -157,8 +157,8 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, work: Work) -
     Outputs are written beside their places under a temporary name, and held from the moment they are whole: what this very execution made
     before it was killed is not made again. Raises StageError where the function leaves one out.
     """
-    inputs = stage.bind(list(spec.inputs.model_fields), stage.artifacts)
-    outputs = stage.bind(list(spec.outputs.model_fields), stage.outs)
+    inputs = stage.bind(spec.inputs, stage.artifacts)
+    outputs = stage.bind(spec.outputs, stage.outs)
     targets = {field: root / path for field, path in outputs.items()}
     drafts = {field: target.with_name(f".{target.name}.draft") for field, target in targets.items()}
     for draft in drafts.values():

@@ -103,7 +103,7 @@ def use_files(workspace, records):
 
 def test_a_missing_data_file_is_named(workspace):
     use_files(workspace, {})
-    assert_one_line_each(run(workspace, "sluice", "stage", "sources"), 2, "documents.jsonl", "missing")
+    assert_one_line_each(run(workspace, "sluice", "stage", "sources"), 2, "holds no records", "documents.jsonl")
 
 
 def test_invalid_json_names_file_and_line(workspace):

@@ -82,11 +82,13 @@ class Trained:
     def __init__(self, root, prepared):
         self.root, self.prepared = root, prepared
         outs = [{"path": f"artifacts/prepared/{kind}", "md5": f"{kind}.dir"} for kind in prepared]
-        (root / "dvc.lock").write_text(json.dumps({"stages": {"prepare": {"outs": outs}}}))
+        deps = [{"path": f"artifacts/prepared/{kind}", "md5": f"{kind}.dir"} for kind in RECORDS]
+        (root / "dvc.lock").write_text(json.dumps({"stages": {"prepare": {"outs": outs}, "contamination": {"deps": deps}}}))
         self.pipeline = SimpleNamespace(cached_files=self.cached_files)
         self.workspace = SimpleNamespace(root=root)
         self.params = {"contamination": {"ngram_words": 8, "min_words": 4}}
         self.provenance = lambda _version, _into: root
+        self.cell = lambda suite: SimpleNamespace(suite_path=f"artifacts/suites/{suite}")
 
     def cached_files(self, md5):
         text = self.prepared[md5.removesuffix(".dir")]

@@ -9,7 +9,7 @@ from flows.stages.parameters import check, load, stage_params
 from flows.stages.pipeline import Pipeline, bindings, contract
 from flows.stages.wiring import wire
 from models.core.errors import UserError
-from tests.shapes import POLISH, edit, polished
+from tests.shapes import POLISH, edit, only_sft, polished
 from tests.workspaces import make_workspace
 
 
@@ -29,7 +29,7 @@ def test_a_task_may_be_done_twice_and_what_comes_after_it_may_be_missing(workspa
     stage = pipeline.stage("polish")
     assert contract(stage) == contract(pipeline.stage("sft"))
     assert stage_params(params, stage, contract(stage)).epochs == params["polish"]["epochs"]
-    assert stage.bind(["base", "instructions"], stage.artifacts) == {
+    assert stage.bind(contract(stage).inputs, stage.artifacts) == {
         "base": "artifacts/sft",
         "instructions": "artifacts/prepared/instructions",
     }
@@ -37,6 +37,16 @@ def test_a_task_may_be_done_twice_and_what_comes_after_it_may_be_missing(workspa
     assert release.candidate_folder(workspace.root, params) == workspace.root / "artifacts" / "polish"
     assert set(release.candidate_evidence(pipeline, params)) == set(params["gate"]["suites"])
     assert pipeline.needed(params) == set(pipeline.stages)
+
+
+def test_kinds_that_nobody_reads_are_in_no_stage(workspace):
+    only_sft(workspace.root)
+    pipeline, params = of(workspace)
+    check(params, pipeline.stages.values())
+    stage = pipeline.stage("prepare")
+    assert set(stage.bind(contract(stage).outputs, stage.outs)) == {"documents", "instructions", "dropped"}
+    assert set(pipeline.stages) == pipeline.needed(params)
+    assert release.candidate_folder(workspace.root, params).name == "sft"
 
 
 def test_what_neither_the_candidate_nor_a_score_needs_is_left_out(workspace):

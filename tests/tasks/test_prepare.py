@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.core.errors import StageError
+from models.core.errors import StageError, UserError
 from models.core.records import folder_md5, read_lines, write_lines
 from models.data import kinds
 from tasks.prepare import PrepareInputs, PrepareOutputs, PrepareParams, prepare
@@ -56,19 +56,19 @@ def clean_records(count=40):
     }
 
 
-def run(folder, records, params=PARAMS):
+def run(folder, records, params=PARAMS, made=tuple(kinds.FIELDS)):
     for kind, rows in records.items():
         write_lines(folder / "records" / f"{kind}.jsonl", rows)
     item = {"id": "0", "question": QUESTION, "choices": ["the harp", "the horn"], "answer": 0, "subject": "music"}
     write_lines(folder / "suites" / "gpqa-mini" / "items.jsonl", [item])
     write_lines(folder / "suites" / "humaneval-mini" / "items.jsonl", [PROGRAM])
     inputs = PrepareInputs(records=folder / "records", suites=folder / "suites", validation=folder / "validation.json")
-    return prepare(params, inputs, written(folder))
+    return prepare(params, inputs, written(folder, made))
 
 
-def written(folder):
+def written(folder, made=tuple(kinds.FIELDS)):
     out = folder / "out"
-    return PrepareOutputs(**{kind: out / kind for kind in kinds.FIELDS}, dropped=out / "dropped.jsonl")
+    return PrepareOutputs(**{kind: out / kind for kind in made}, dropped=out / "dropped.jsonl")
 
 
 def split(folder, kind, name):
@@ -191,6 +191,17 @@ def test_another_seed_holds_out_others(tmp_path):
 def test_a_kind_of_which_nothing_is_left_is_named(tmp_path):
     with pytest.raises(StageError, match="prompts: 0 of the records can be used"):
         run(tmp_path, clean_records() | {"prompts": [{"id": "q", "prompt": []}]})
+
+
+def test_only_the_kinds_that_have_an_output_are_prepared_and_must_be_there(tmp_path, capsys):
+    records = clean_records()
+    del records["preferences"]
+    with pytest.raises(UserError, match=r"there are no preferences, which dvc.yaml has prepared as artifacts/prepared/preferences"):
+        run(tmp_path, records)
+    metrics = run(tmp_path, records, made=("documents", "instructions"))
+    assert metrics.kept_by_kind.keys() == {"documents", "instructions"}
+    assert not (tmp_path / "out" / "prompts").exists()
+    assert "nobody reads the prompts that are there" in capsys.readouterr().out
 
 
 def test_pairs_that_redaction_makes_equal_are_dropped_and_others_stay(tmp_path):

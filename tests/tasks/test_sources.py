@@ -54,14 +54,26 @@ def test_files_are_copied_as_they_are(raw, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "is missing"), ("", "is empty"), ('{"id": "1"}\n', "prompt is missing"), ("{\n", "line 1: not valid JSON")],
+    [("", "is empty"), ('{"id": "1"}\n', "prompt is missing"), ("{\n", "line 1: not valid JSON")],
 )
 def test_a_broken_file_is_a_user_error_that_names_it(raw, tmp_path, content, message):
-    (raw / "prompts.jsonl").unlink()
-    if content is not None:
-        (raw / "prompts.jsonl").write_text(content)
+    (raw / "prompts.jsonl").write_text(content)
     with pytest.raises(UserError, match=f"prompts.jsonl.*{message}"):
         run(raw, tmp_path / "out", suites=("gpqa",))
+
+
+def test_a_kind_that_is_not_there_is_left_out_and_none_at_all_is_a_user_error(raw, tmp_path):
+    (raw / "prompts.jsonl").unlink()
+    assert run(raw, tmp_path / "out", suites=("gpqa",)).prompts == 0
+    assert not (tmp_path / "out" / "records" / "prompts.jsonl").exists()
+    (raw / "prompts.jsonl.dvc").touch()
+    with pytest.raises(UserError, match=r"prompts.jsonl.dvc says that it must be there: 'dvc pull'"):
+        run(raw, tmp_path / "pulled", suites=("gpqa",))
+    (raw / "prompts.jsonl.dvc").unlink()
+    for path in raw.glob("*.jsonl"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"holds no records: one of documents.jsonl, instructions.jsonl"):
+        run(raw, tmp_path / "none", suites=("gpqa",))
 
 
 def test_a_suite_without_files_is_a_user_error(raw, tmp_path):
@@ -72,7 +84,7 @@ def test_a_suite_without_files_is_a_user_error(raw, tmp_path):
 @pytest.mark.parametrize(
     ("file", "place"),
     [
-        *(("prompts.jsonl", place) for place in ODD),
+        *(("prompts.jsonl", place) for place in sorted(set(ODD) - {"nothing"})),
         *(("suites/gpqa/more.jsonl", place) for place in sorted(set(ODD) - {"nothing", "a folder"})),
         *(("suites/gpqa/dataset.zip", place) for place in sorted(set(PLACES) - {"nothing", "a folder", "what fails to be read"})),
     ],
