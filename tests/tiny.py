@@ -3,11 +3,20 @@
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
+
+from models.train.settings import Weights
 
 CHAT = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
+
+
+def weights_of(train: str, rank: int = 2, alpha: float = 4, layers: int = 1) -> Weights:
+    """Which weights are trained, in small numbers."""
+    numbers = {"full": {}, "lora": {"rank": rank, "alpha": alpha}, "last-layers": {"layers": layers}}
+    return TypeAdapter(Weights).validate_python({"train": train, **numbers[train]})
 
 
 def tiny_model(folder: Path, seed: int = 1) -> Path:

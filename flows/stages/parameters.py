@@ -5,8 +5,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path, PurePosixPath
-from types import GenericAlias
-from typing import Any
+from types import GenericAlias, UnionType
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -114,24 +114,44 @@ def _faults(name: str, section: str, model: type[Any], values: Mapping[str, Any]
         model.model_validate(values)
     except ValidationError as error:
         for fault in error.errors():
-            path = [str(part) for part in fault["loc"]]
+            path, known = _place(model, fault["loc"])
             key = ".".join(path if path and path[0] in shared else [section, *path])
             if fault["type"] == "extra_forbidden":
-                yield _unknown(name, key, _keys_at(model, path[:-1]) - shared, key.rpartition(".")[0])
+                yield _unknown(name, key, known - shared, key.rpartition(".")[0])
             elif fault["type"] == "missing":
                 yield f"{name}: {key} is missing; 'sluice recipe show tiny' prints the default"
             else:
                 yield f"{name}: {key} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
-def _keys_at(model: type[Any], path: Sequence[str]) -> set[str]:
-    """The keys that the record at `path` inside `model` knows."""
-    for part in path:
-        inner = model.model_fields[part].annotation if part in model.model_fields else model
-        while isinstance(inner, GenericAlias):
-            inner = inner.__args__[-1]
-        model = inner if hasattr(inner, "model_fields") else model
-    return set(model.model_fields)
+def _place(model: Any, location: Sequence[str | int]) -> tuple[list[str], set[str]]:
+    """The keys that lead to a fault, and those known where it is. Pydantic puts the name of a union's variant between the keys."""
+    keys, record = list[str](), model
+    for part in map(str, location):
+        variant = _variants(model).get(part)
+        if variant is not None:
+            model = record = variant
+            continue
+        keys.append(part)
+        if hasattr(model, "model_fields"):
+            record = model
+            model = _inner(model.model_fields[part].annotation) if part in model.model_fields else model
+    return keys, set(record.model_fields)
+
+
+def _inner(annotation: Any) -> Any:
+    """What is inside of a mapping, a sequence, or what may be None."""
+    while isinstance(annotation, GenericAlias):
+        annotation = annotation.__args__[-1]
+    given = [one for one in get_args(annotation) if one is not type(None)]
+    return given[0] if isinstance(annotation, UnionType) and len(given) == 1 else annotation
+
+
+def _variants(annotation: Any) -> dict[str, Any]:
+    """The records of a union by their tags: the one word that a field of theirs allows."""
+    records = [one for one in get_args(annotation) if hasattr(one, "model_fields")]
+    fields = [(record, get_args(field.annotation)) for record in records for field in record.model_fields.values()]
+    return {words[0]: record for record, words in fields if len(words) == 1 and isinstance(words[0], str)}
 
 
 def _unknown(name: str, key: str, known: Iterable[str], section: str) -> str:

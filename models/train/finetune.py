@@ -57,7 +57,7 @@ def arguments(plan: Finetuning, work: Work, seed: int) -> dict[str, Any]:
 
 def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: Finetuning, seed: int, work: Work) -> tuple[Any, float]:
     """The trained model (adapters merged), and the mean loss over training, in nats a token."""
-    policy.freeze(model, plan.method)
+    policy.freeze(model, plan.weights)
     with quiet():
         trainer = SFTTrainer(
             model=model,
@@ -65,7 +65,7 @@ def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: 
             args=SFTConfig(**arguments(plan, work, seed), packing=False, assistant_only_loss=False),
             train_dataset=records,
             processing_class=tokenizer,
-            peft_config=policy.adapter(plan.method, model),
+            peft_config=policy.adapter(plan.weights, model),
             callbacks=[Progress(work)],
         )
         trained = run(trainer)

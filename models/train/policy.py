@@ -20,7 +20,7 @@ from transformers import (
 
 from models.core.errors import StageError
 from models.train import chat, vocabulary
-from models.train.settings import Method, Shape
+from models.train.settings import LastLayers, Lora, Shape, Weights
 
 
 def new(shape: Shape, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> PreTrainedModel:
@@ -88,26 +88,26 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     vocabulary.save(tokenizer, folder)
 
 
-def adapter(method: Method, model: PreTrainedModel, task: TaskType = TaskType.CAUSAL_LM) -> LoraConfig | None:
-    """The LoRA adapter that `method` asks for, on every linear layer, or None. Source: Hu et al. (2021), eq. 3; no dropout.
+def adapter(weights: Weights, model: PreTrainedModel, task: TaskType = TaskType.CAUSAL_LM) -> LoraConfig | None:
+    """The LoRA adapter that `weights` asks for, on every linear layer, or None. Source: Hu et al. (2021), eq. 3; no dropout.
 
     A reward model's head is trained whole: its first weights are random.
     """
-    if method.name != "lora":
+    if not isinstance(weights, Lora):
         return None
     kept = [name for name, _ in model.named_children() if name != model.base_model_prefix] if task == TaskType.SEQ_CLS else None
-    return LoraConfig(task_type=task, r=method.rank, lora_alpha=method.alpha, target_modules="all-linear", modules_to_save=kept)
+    return LoraConfig(task_type=task, r=weights.rank, lora_alpha=weights.alpha, target_modules="all-linear", modules_to_save=kept)
 
 
-def freeze(model: PreTrainedModel, method: Method) -> None:
-    """Leave trainable what last-layers trains: the last layers and all that comes after them. Other methods freeze nothing here.
+def freeze(model: PreTrainedModel, weights: Weights) -> None:
+    """Leave trainable what last-layers trains: the last layers and all that comes after them. For others nothing is frozen here.
 
     Raises StageError for a model that is not made of layers.
     """
-    if method.name != "last-layers":
+    if not isinstance(weights, LastLayers):
         return
     layers = list(_layers(model))
-    trained = [*layers[-method.layers :], *_after(model, layers[-1])]
+    trained = [*layers[-weights.layers :], *_after(model, layers[-1])]
     model.requires_grad_(False)
     for module in trained:
         module.requires_grad_(True)
@@ -118,7 +118,7 @@ def _layers(model: PreTrainedModel) -> ModuleList:
     found = [module for module in model.get_decoder().modules() if isinstance(module, ModuleList) and len(module)]
     if not found:
         kind = type(model).__name__
-        raise StageError(f"method last-layers: {kind} is no list of layers, must be one: set method.name to full or lora in params.yaml")
+        raise StageError(f"weights: last-layers: {kind} is no list of layers, must be one: set weights.train to full or lora")
     return max(found, key=lambda layers: sum(weight.numel() for weight in layers.parameters()))
 
 

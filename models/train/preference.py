@@ -85,14 +85,14 @@ def pairs(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tu
 
 def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: Finetuning, seed: int, work: Work) -> tuple[Any, float]:
     """The trained reward model (adapters merged), and the mean loss over training, in nats a pair."""
-    policy.freeze(model, plan.method)
+    policy.freeze(model, plan.weights)
     with quiet():
         trainer = RewardTrainer(
             model=model,
             args=RewardConfig(**arguments(plan, work, seed) | {"train_sampling_strategy": "random"}),
             train_dataset=records,
             processing_class=tokenizer,
-            peft_config=policy.adapter(plan.method, model, TaskType.SEQ_CLS),
+            peft_config=policy.adapter(plan.weights, model, TaskType.SEQ_CLS),
             callbacks=[Progress(work)],
         )
         trained = run(trainer)

@@ -56,7 +56,7 @@ def fit(
 
     Departs from the paper as TRL does by default: the loss is a mean over all tokens of the batch (Yu et al., 2025, "DAPO").
     """
-    policy.freeze(model, plan.method)
+    policy.freeze(model, plan.weights)
 
     def rewards(prompts: list[Messages], completions: list[Messages], **_: Any) -> list[float]:
         answered = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
@@ -83,7 +83,7 @@ def fit(
             args=GRPOConfig(**arguments),
             train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in asked]),
             processing_class=tokenizer,
-            peft_config=policy.adapter(plan.method, model),
+            peft_config=policy.adapter(plan.weights, model),
             callbacks=[Progress(work)],
         )
         run(trainer)

@@ -1,6 +1,6 @@
 """The numbers that training and scoring take, as bounded records. Light to import: reading params.yaml must not load torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,13 +18,31 @@ class Shape(Record):
     heads: int = Field(ge=1, le=128, description="attention heads; they divide hidden_size")
 
 
-class Method(Record):
-    """Which weights are trained. The result is a whole model in every case: adapters are merged."""
+class Full(Record):
+    """All weights."""
 
-    name: Literal["full", "lora", "last-layers"]
-    rank: int = Field(ge=1, le=1024, description="of the LoRA matrices; not read by the others")
-    alpha: float = Field(gt=0, description="LoRA scale is alpha / rank; not read by the others")
-    layers: int = Field(ge=1, description="how many last layers last-layers trains, with the norm and the head after them")
+    train: Literal["full"]
+
+
+class Lora(Record):
+    """Two matrices of low rank beside each linear layer (Hu et al. 2021)."""
+
+    train: Literal["lora"]
+    rank: int = Field(ge=1, le=1024, description="of the matrices")
+    alpha: float = Field(gt=0, description="their product is scaled by alpha / rank")
+
+
+class LastLayers(Record):
+    """The last layers, with the norm and the head after them."""
+
+    train: Literal["last-layers"]
+    layers: int = Field(ge=1, description="how many")
+
+
+Weights = Annotated[
+    Full | Lora | LastLayers,
+    Field(discriminator="train", description="which weights are trained; a whole model is saved in every case, adapters are merged"),
+]
 
 
 class Pretraining(Record):
@@ -39,7 +57,7 @@ class Pretraining(Record):
 
 
 class Finetuning(Record):
-    method: Method
+    weights: Weights
     epochs: float = Field(gt=0, le=100, description="passes over the training records")
     batch_size: int = Field(ge=1, description="records an optimiser step")
     max_tokens: int = Field(ge=16, description="longer records are dropped and counted, never cut")
@@ -50,7 +68,7 @@ class Finetuning(Record):
 
 
 class Reinforcement(Record):
-    method: Method
+    weights: Weights
     steps: int = Field(ge=1, description="optimiser steps")
     prompts_per_step: int = Field(ge=1)
     answers_per_prompt: int = Field(ge=2, description="the group whose mean reward is the baseline")

@@ -108,11 +108,28 @@ def test_a_duplicate_key_is_refused_with_its_line(tmp_path):
 
 
 def test_a_nested_key_is_looked_up_where_it_stands(values):
-    values["rlhf"]["method"]["rnk"] = values["rlhf"]["method"].pop("rank")
+    values["rlhf"]["weights"] = {"train": "lora", "rnk": 8, "alpha": 16}
+    values["validate"]["documents"]["min_record"] = 1
     values["gate"]["suites"]["mmlu-mini"]["flor"] = 0.1
     found = faults(values)
-    assert any("rlhf.method.rnk is not a known key; did you mean rlhf.method.rank?" in fault for fault in found)
+    assert any("rlhf.weights.rnk is not a known key; did you mean rlhf.weights.rank?" in fault for fault in found)
+    assert any("rlhf.weights.rank is missing" in fault for fault in found)
+    assert any("did you mean validate.documents.min_records?" in fault for fault in found)
     assert any("did you mean gate.suites.mmlu-mini.floor?" in fault for fault in found)
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ({"train": "lora"}, "sft.weights.rank is missing"),
+        ({"train": "full", "rank": 8}, "sft.weights.rank is not a known key"),
+        ({"train": "fulll"}, "sft.weights is {'train': 'fulll'}: input tag 'fulll' found using 'train' does not match"),
+        ({}, "sft.weights is {}: unable to extract tag using discriminator 'train'"),
+    ],
+)
+def test_a_number_that_the_chosen_weights_do_not_read_is_no_key(values, weights, said):
+    values["sft"]["weights"] = weights
+    assert any(said in fault for fault in faults(values)), faults(values)
 
 
 @pytest.mark.parametrize("key", ["seed", "benchmark.items_seed"])

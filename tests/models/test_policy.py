@@ -1,4 +1,4 @@
-"""Model folders are whole and repeatable, and each method trains the weights that it names."""
+"""Model folders are whole and repeatable, and of each choice of weights those are trained that it names."""
 
 import pytest
 import torch
@@ -6,14 +6,11 @@ from peft import get_peft_model
 
 from models.core.errors import StageError
 from models.train import policy, preference, pretrained, training, vocabulary
-from models.train.settings import Method, Shape
+from models.train.settings import Shape
 from tests.architectures import PUBLISHED
+from tests.tiny import weights_of
 
 SHAPE = Shape(layers=3, hidden_size=32, feed_forward_size=64, heads=2)
-
-
-def method(name):
-    return Method(name=name, rank=4, alpha=8, layers=1)
 
 
 @pytest.fixture
@@ -41,7 +38,7 @@ def test_a_saved_folder_loads_again_and_holds_no_pickle_and_no_path(model, token
 
 
 def test_last_layers_trains_the_last_layer_and_what_follows(model):
-    policy.freeze(model, method("last-layers"))
+    policy.freeze(model, weights_of("last-layers"))
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert trained
     assert all(name.startswith(("model.layers.2.", "model.norm", "model.embed_tokens")) for name in trained)
@@ -49,15 +46,15 @@ def test_last_layers_trains_the_last_layer_and_what_follows(model):
 
 
 def test_full_trains_everything(model):
-    policy.freeze(model, method("full"))
+    policy.freeze(model, weights_of("full"))
     assert all(weight.requires_grad for weight in model.parameters())
-    assert policy.adapter(method("full"), model) is None
+    assert policy.adapter(weights_of("full"), model) is None
 
 
 def test_a_merged_adapter_gives_a_plain_model_with_the_adapter_in_its_weights(model):
     ids = torch.tensor([[3, 4, 5]])
     before = model(input_ids=ids).logits.detach()
-    adapted = get_peft_model(model, policy.adapter(method("lora"), model))
+    adapted = get_peft_model(model, policy.adapter(weights_of("lora"), model))
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
@@ -98,14 +95,14 @@ def published(name, tmp_path):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_last_layers_are_found_in_any_architecture_with_norm_and_head(name, tmp_path):
     found, words = published(name, tmp_path)
-    policy.freeze(found, method("last-layers"))
+    policy.freeze(found, weights_of("last-layers"))
     trained = {weight for weight, value in found.named_parameters() if value.requires_grad}
     assert all(any(weight.startswith(f"{part}.") for part in AFTER[name]) for weight in trained)
     assert all(any(weight.startswith(f"{part}.") for weight in trained) for part in AFTER[name])
     assert found.training is False
     policy.save(found, words, tmp_path / "saved")
     rated = preference.load(tmp_path / "saved")
-    policy.freeze(rated, method("last-layers"))
+    policy.freeze(rated, weights_of("last-layers"))
     trained = {weight for weight, value in rated.named_parameters() if value.requires_grad}
     assert "score.weight" in trained
     assert not [weight for weight in trained if ".0." in weight or "embed" in weight or ".wte." in weight]
@@ -113,8 +110,8 @@ def test_last_layers_are_found_in_any_architecture_with_norm_and_head(name, tmp_
 
 def test_a_model_that_is_no_list_of_layers_is_refused_in_one_line(model):
     model.model.layers = torch.nn.Sequential(*model.model.layers)
-    with pytest.raises(StageError, match=r"LlamaForCausalLM is no list of layers, must be one: set method.name to full or lora"):
-        policy.freeze(model, method("last-layers"))
+    with pytest.raises(StageError, match=r"LlamaForCausalLM is no list of layers, must be one: set weights.train to full or lora"):
+        policy.freeze(model, weights_of("last-layers"))
 
 
 @pytest.mark.parametrize("name", ["gemma2", "qwen2"])

@@ -1,6 +1,6 @@
 """Every stage takes published models of any architecture as they are: bfloat16 in several shards, with whatever tokenizer and template.
 
-What runs by default takes nearly every architecture, every stage and every method; the whole matrix is marked slow.
+What runs by default takes nearly every architecture, every stage and every choice of weights; the whole matrix is marked slow.
 """
 
 from itertools import product
@@ -14,13 +14,14 @@ from models.core.errors import StageError
 from models.core.records import read_lines, write_lines
 from models.core.work import Work
 from models.train import policy, preference, vocabulary
-from models.train.settings import Finetuning, Method, Pretraining, Reinforcement, Shape
+from models.train.settings import Finetuning, Pretraining, Reinforcement, Shape, Weights
 from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
 from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
 from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
 from tasks.sft import SftInputs, SftOutputs, SftParams, sft
 from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
 from tests.architectures import PUBLISHED
+from tests.tiny import weights_of
 
 pytestmark = pytest.mark.long
 
@@ -79,8 +80,8 @@ class Stages:
         params = BaseParams(seed=1, pretrained=str(self.published), **dict(plan))
         return base(params, inputs, BaseOutputs(base=self.target / "base"), self.work)
 
-    def train(self, stage: str, method: str = "full", out: Path | None = None, **changes):
-        return getattr(self, f"_{stage}")(Method(name=method, rank=2, alpha=4, layers=1), out or self.target / stage, changes)
+    def train(self, stage: str, train: str = "full", out: Path | None = None, **changes):
+        return getattr(self, f"_{stage}")(weights_of(train), out or self.target / stage, changes)
 
     def need(self, *stages: str) -> "Stages":
         for stage in stages:
@@ -88,22 +89,24 @@ class Stages:
                 self.base() if stage == "base" else self.train(stage)
         return self
 
-    def _finetuning(self, method: Method, changes: dict):
-        return dict(Finetuning(method=method, **{"epochs": 1, "batch_size": 4, "max_tokens": 256, "weight_decay": 0.0, **SPEED, **changes}))
+    def _finetuning(self, weights: Weights, changes: dict):
+        return dict(
+            Finetuning(weights=weights, **{"epochs": 1, "batch_size": 4, "max_tokens": 256, "weight_decay": 0.0, **SPEED, **changes})
+        )
 
-    def _sft(self, method: Method, out: Path, changes: dict):
+    def _sft(self, weights: Weights, out: Path, changes: dict):
         inputs = SftInputs(base=self.target / "base", instructions=self.records / "instructions")
-        return sft(SftParams(seed=1, **self._finetuning(method, changes)), inputs, SftOutputs(sft=out), self.work)
+        return sft(SftParams(seed=1, **self._finetuning(weights, changes)), inputs, SftOutputs(sft=out), self.work)
 
-    def _reward(self, method: Method, out: Path, changes: dict):
+    def _reward(self, weights: Weights, out: Path, changes: dict):
         inputs = RewardInputs(sft=self.target / "sft", preferences=self.records / "preferences")
-        return reward(RewardParams(seed=1, **self._finetuning(method, changes)), inputs, RewardOutputs(reward=out), self.work)
+        return reward(RewardParams(seed=1, **self._finetuning(weights, changes)), inputs, RewardOutputs(reward=out), self.work)
 
-    def _rlhf(self, method: Method, out: Path, changes: dict):
+    def _rlhf(self, weights: Weights, out: Path, changes: dict):
         sizes = {"steps": 1, "prompts_per_step": 1, "answers_per_prompt": 2, "max_new_tokens": 4, "temperature": 1.0}
         measured = {"measured_answers": 2, "measured_prompts": 2, "answers_per_batch": 3, "beta": 0.1, "max_kl": 1000.0}
         inputs = RlhfInputs(sft=self.target / "sft", reward=self.target / "reward", prompts=self.records / "prompts")
-        params = RlhfParams(seed=1, **dict(Reinforcement(method=method, **{**sizes, **measured, **SPEED, **changes})))
+        params = RlhfParams(seed=1, **dict(Reinforcement(weights=weights, **{**sizes, **measured, **SPEED, **changes})))
         return rlhf(params, inputs, RlhfOutputs(rlhf=out), self.work)
 
 
@@ -123,17 +126,17 @@ def made(records: Path, tmp_path_factory: pytest.TempPathFactory):
 NEEDS = {"sft": ("base",), "reward": ("base", "sft"), "rlhf": ("base", "sft", "reward")}
 
 
-@pytest.mark.parametrize(("name", "stage", "method"), MATRIX)
-def test_every_method_of_every_stage_trains_every_architecture_into_a_whole_model(made, tmp_path, name, stage, method):
+@pytest.mark.parametrize(("name", "stage", "train"), MATRIX)
+def test_every_choice_of_weights_in_every_stage_trains_every_architecture_into_a_whole_model(made, tmp_path, name, stage, train):
     stages, out = made(name).need(*NEEDS[stage]), tmp_path / "out"
-    stages.train(stage, method, out)
+    stages.train(stage, train, out)
     assert {path.suffix for path in out.iterdir()} == {".json", ".jinja", ".safetensors"}
     load = preference.load if stage == "reward" else policy.load
     after, before = load(out), load(stages.target / NEEDS[stage][-1 if stage != "rlhf" else 1])
     pairs = list(zip(after.named_parameters(), before.parameters(), strict=True))
     moved = {name for (name, weight), other in pairs if not torch.equal(weight, other)}
     assert moved
-    if method == "last-layers":
+    if train == "last-layers":
         first = {name for name, _ in after.get_decoder().named_parameters() if ".0." in f".{name}"}
         assert first
         assert not {name for name in moved if any(name.endswith(own) for own in first)}
@@ -238,7 +241,7 @@ def test_answers_do_not_depend_on_how_many_are_rated_at_once(made, name):
     model, words = policy.load(stages.target / "sft"), vocabulary.load(stages.target / "sft")
     sizes = {"steps": 1, "prompts_per_step": 1, "answers_per_prompt": 2, "max_new_tokens": 5, "temperature": 1.0, "max_kl": 1.0}
     plan = Reinforcement(
-        method=Method(name="full", rank=1, alpha=1, layers=1),
+        weights=weights_of("full"),
         measured_answers=2,
         measured_prompts=3,
         answers_per_batch=4,

@@ -9,13 +9,14 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from models.core.errors import StageError
 from models.core.records import folder_md5, read_lines, write_lines
 from models.core.work import Work
-from models.train.settings import Finetuning, Method, Pretraining, Reinforcement, Shape
+from models.train.settings import Finetuning, Pretraining, Reinforcement, Shape
 from models.world import world
 from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
 from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
 from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
 from tasks.sft import SftInputs, SftOutputs, SftParams, sft
 from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
+from tests.tiny import weights_of
 
 pytestmark = pytest.mark.long
 
@@ -45,18 +46,14 @@ PRETRAINING = Pretraining(
 )
 
 
-def method(name):
-    return Method(name=name, rank=4, alpha=8, layers=1)
-
-
 def finetuning(name="full"):
-    return Finetuning(method=method(name), epochs=1, batch_size=8, max_tokens=256, weight_decay=0.0, **SPEED)
+    return Finetuning(weights=weights_of(name, 4, 8), epochs=1, batch_size=8, max_tokens=256, weight_decay=0.0, **SPEED)
 
 
 def reinforcement(name="full", max_kl=50.0):
     sampling = {"max_new_tokens": 8, "temperature": 1.0, "measured_answers": 2, "measured_prompts": 4, "answers_per_batch": 8}
     sizes = {"steps": 2, "prompts_per_step": 2, "answers_per_prompt": 2}
-    return Reinforcement(method=method(name), beta=0.1, max_kl=max_kl, **sampling, **sizes, **SPEED)
+    return Reinforcement(weights=weights_of(name, 4, 8), beta=0.1, max_kl=max_kl, **sampling, **sizes, **SPEED)
 
 
 class Pipeline:
@@ -145,7 +142,7 @@ def test_progress_ends_with_the_last_step(done):
 
 
 @pytest.mark.parametrize("name", ["lora", "last-layers"])
-def test_other_methods_give_whole_models_too(done, name):
+def test_other_weights_give_whole_models_too(done, name):
     done.sft(f"sft-{name}", finetuning(name))
     done.reward(f"reward-{name}", finetuning(name))
     done.rlhf(f"rlhf-{name}", reinforcement(name))
