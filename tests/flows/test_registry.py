@@ -311,7 +311,10 @@ def at_hand(registry, store):
     rules = SuitePolicy(margin=0.1, floor=None, require="non-inferior")
     policy = Policy(alpha=0.05, without_sandbox="refuse", better_on_one_of=[], contaminated=0, health=ANY, suites={"mmlu": rules})
     registry.promote("1", None, "promote", "first", result=gated())
-    return SimpleNamespace(workspace=store, model=registry.name, policy=policy)
+    cell = SimpleNamespace(model="rlhf", suite="mmlu", items_path="artifacts/benchmark/rlhf-mmlu")
+    params = {"candidate": "rlhf", "gate": {"suites": ["mmlu"]}}
+    pipeline = SimpleNamespace(workspace=store, cells=[cell])
+    return SimpleNamespace(workspace=store, model=registry.name, policy=policy, params=params, pipeline=pipeline)
 
 
 def test_what_was_refused_is_said_again_from_the_record_and_not_decided_anew(registry, at_hand):

@@ -36,5 +36,5 @@ def test_a_model_that_neither_cache_nor_remote_brings_is_told_with_the_reason(tm
     out = "{path: artifacts/rlhf, hash: md5, md5: 0123456789abcdef0123456789abcdef.dir, size: 1, nfiles: 1}"
     entry = f"    cmd: 'true'\n    outs:\n    - {out}\n"
     (tmp_path / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n  rlhf:\n{entry}")
-    check = verify._materialised(SimpleNamespace(), tmp_path)
+    check = verify._materialised(SimpleNamespace(params={"candidate": "rlhf"}), tmp_path)
     assert (check.ok, "gone" in check.seen, "--retrain" in check.seen) == (False, True, True), check.seen
