@@ -12,7 +12,7 @@ import pytest
 
 from flows.host.tracking import PROMOTIONS, Tracker
 from flows.host.workspace import Workspace, prepare_environment
-from flows.registry.decisions import Registry
+from flows.registry.decisions import Registry, registry_of
 from flows.stages import pretrained
 from flows.stages.pipeline import Pipeline
 from models.core.errors import UserError
@@ -30,6 +30,11 @@ stages:
     outs: [base.txt]
     metrics: [{base.json: {cache: false}}]
 """
+
+
+def bring(workspace, params, **more):
+    """As a run does it, with the real registry."""
+    pretrained.bring(workspace, params, registry_of, **more)
 
 
 @pytest.fixture(scope="module")
@@ -61,34 +66,34 @@ def note(workspace):
 
 def test_new_weights_under_the_same_path_are_a_change_to_dvc_and_to_sluice(workspace, models, tmp_path):
     folder = shutil.copytree(models[0], tmp_path / "model")
-    pretrained.bring(workspace, {"pretrained": str(folder)})
+    bring(workspace, {"pretrained": str(folder)})
     assert run(workspace.root, "dvc", "repro", "-q").returncode == 0
     assert Pipeline(workspace).changes() == {}
     shutil.copyfile(models[1] / "model.safetensors", folder / "model.safetensors")
     assert "modified:           data/pretrained" in run(workspace.root, "dvc", "status").stdout
     assert Pipeline(workspace).changes() == {"base": ["dep modified: data/pretrained"]}
     assert "Running stage 'base'" in run(workspace.root, "dvc", "repro").stdout
-    pretrained.bring(workspace, {"pretrained": str(folder)})
+    bring(workspace, {"pretrained": str(folder)})
     assert Pipeline(workspace).changes() == {}
 
 
 def test_what_is_not_read_of_a_folder_is_no_change(workspace, models, tmp_path):
     folder = shutil.copytree(models[0], tmp_path / "model")
-    pretrained.bring(workspace, {"pretrained": str(folder)})
+    bring(workspace, {"pretrained": str(folder)})
     assert run(workspace.root, "dvc", "repro", "-q").returncode == 0
     (folder / "README.md").write_text("another word")
-    pretrained.bring(workspace, {"pretrained": str(folder)})
+    bring(workspace, {"pretrained": str(folder)})
     assert Pipeline(workspace).changes() == {}
 
 
 def test_files_that_come_and_go_come_and_go(workspace, models, tmp_path):
     folder = shutil.copytree(models[0], tmp_path / "model")
-    pretrained.bring(workspace, {"pretrained": str(folder)})
+    bring(workspace, {"pretrained": str(folder)})
     (folder / "generation_config.json").rename(folder / "special_tokens_map.json")
-    pretrained.bring(workspace, {"pretrained": str(folder)})
+    bring(workspace, {"pretrained": str(folder)})
     assert "special_tokens_map.json" in links(workspace)
     assert "generation_config.json" not in links(workspace)
-    pretrained.bring(workspace, {"pretrained": None})
+    bring(workspace, {"pretrained": None})
     assert [path.name for path in (workspace.root / "data" / "pretrained").iterdir()] == [".gitkeep"]
 
 
@@ -96,19 +101,19 @@ def test_a_folder_that_somebody_deleted_is_as_git_keeps_it_again(workspace):
     place = workspace.root / "data" / "pretrained"
     assert run(workspace.root, "dvc", "repro", "-q").returncode == 0
     shutil.rmtree(place)
-    pretrained.bring(workspace, {"pretrained": None})
+    bring(workspace, {"pretrained": None})
     assert Pipeline(workspace).changes() == {}
 
 
 def test_a_path_is_seen_from_the_workspace(workspace, models):
     shutil.copytree(models[0], workspace.root / "data" / "mine")
-    pretrained.bring(workspace, {"pretrained": "data/mine"})
+    bring(workspace, {"pretrained": "data/mine"})
     assert "model.safetensors" in links(workspace)
 
 
 def test_a_gguf_file_is_a_model(workspace, tmp_path):
     (tmp_path / "small.gguf").write_bytes(b"GGUF and so on")
-    pretrained.bring(workspace, {"pretrained": str(tmp_path / "small.gguf")})
+    bring(workspace, {"pretrained": str(tmp_path / "small.gguf")})
     assert links(workspace) == ["small.gguf"]
 
 
@@ -125,7 +130,7 @@ def test_a_gguf_file_is_a_model(workspace, tmp_path):
 def test_what_can_be_no_base_is_one_line(workspace, models, source, said):
     shutil.copytree(models[0], workspace.root / "artifacts" / "rlhf")
     with pytest.raises(UserError, match=said) as caught:
-        pretrained.bring(workspace, {"pretrained": source})
+        bring(workspace, {"pretrained": source})
     assert "\n" not in str(caught.value)
 
 
@@ -133,7 +138,7 @@ def test_a_persons_files_in_the_place_of_the_links_are_never_deleted(workspace, 
     mine = shutil.copytree(models[0], workspace.root / "data" / "pretrained" / "mine")
     for source in (None, "data/pretrained/mine"):
         with pytest.raises(UserError, match="data/pretrained holds mine"):
-            pretrained.bring(workspace, {"pretrained": source})
+            bring(workspace, {"pretrained": source})
     assert (mine / "model.safetensors").is_file()
 
 
@@ -168,25 +173,25 @@ def content(workspace):
 
 def test_an_alias_that_moved_is_another_base(store, workspace, models):
     params = {"model": "assistant", "pretrained": "models:/assistant@champion"}
-    pretrained.bring(workspace, params)
+    bring(workspace, params)
     assert note(workspace) == {"source": "models:/assistant@champion", "resolved": "models:/assistant/1"}
     assert content(workspace) == folder_md5(models[0])
     store.client.set_registered_model_alias("assistant", "champion", "2")
-    pretrained.bring(workspace, params, ask=False)  # between two stages of a run it stays what it was
+    bring(workspace, params, ask=False)  # between two stages of a run it stays what it was
     assert content(workspace) == folder_md5(models[0])
-    pretrained.bring(workspace, params, fetch=False)  # 'sluice stages' says that it changed, and fetches nothing
+    bring(workspace, params, fetch=False)  # 'sluice stages' says that it changed, and fetches nothing
     assert (note(workspace)["resolved"], links(workspace)) == ("models:/assistant/2", [])
-    pretrained.bring(workspace, params)
+    bring(workspace, params)
     assert content(workspace) == folder_md5(models[1])
 
 
 @pytest.mark.usefixtures("store")
 def test_a_version_stays_what_it_is(workspace, models):
     params = {"model": "assistant", "pretrained": "models:/assistant/2"}
-    pretrained.bring(workspace, params)
+    bring(workspace, params)
     assert content(workspace) == folder_md5(models[1])
     shutil.rmtree(workspace.state / "pretrained")
-    pretrained.bring(workspace, params)
+    bring(workspace, params)
     assert content(workspace) == folder_md5(models[1])
 
 
@@ -202,7 +207,7 @@ def test_a_version_stays_what_it_is(workspace, models):
 @pytest.mark.usefixtures("store")
 def test_what_the_registry_has_not_is_one_line(workspace, source, said):
     with pytest.raises(UserError, match=said):
-        pretrained.bring(workspace, {"model": "assistant", "pretrained": source})
+        bring(workspace, {"model": "assistant", "pretrained": source})
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -262,27 +267,27 @@ def hub(models, tmp_path, monkeypatch):
 @pytest.mark.usefixtures("hub")
 def test_a_hub_id_without_its_revision_is_told_todays_commit(workspace):
     with pytest.raises(UserError, match=f"owner/name@REVISION: today that is owner/name@{Hub.COMMIT}"):
-        pretrained.bring(workspace, {"pretrained": "owner/name"})
+        bring(workspace, {"pretrained": "owner/name"})
 
 
 def test_without_a_hub_it_says_where_to_find_the_revision(workspace, hub):
     hub.shutdown()
     hub.server_close()
     with pytest.raises(UserError, match=r"the hub did not say .*commits/main"):
-        pretrained.bring(workspace, {"pretrained": "owner/name"})
+        bring(workspace, {"pretrained": "owner/name"})
 
 
 @pytest.mark.parametrize("revision", ["main", Hub.COMMIT])
 def test_the_commit_that_a_revision_stood_for_is_noted_and_stays(workspace, hub, models, revision):
     params = {"pretrained": f"owner/name@{revision}"}
-    pretrained.bring(workspace, params, fetch=False)
+    bring(workspace, params, fetch=False)
     assert links(workspace) == []
-    pretrained.bring(workspace, params)
+    bring(workspace, params)
     assert note(workspace)["resolved"] == f"owner/name@{Hub.COMMIT}"
     assert content(workspace) == folder_md5(models[0])
     hub.shutdown()
     hub.server_close()
-    pretrained.bring(workspace, params)  # nobody is asked again
+    bring(workspace, params)  # nobody is asked again
     assert content(workspace) == folder_md5(models[0])
 
 
@@ -290,4 +295,4 @@ def test_the_commit_that_a_revision_stood_for_is_noted_and_stays(workspace, hub,
 @pytest.mark.usefixtures("hub")
 def test_what_the_hub_has_not_is_one_line(workspace, source, said):
     with pytest.raises(UserError, match=said):
-        pretrained.bring(workspace, {"pretrained": source})
+        bring(workspace, {"pretrained": source})
