@@ -504,7 +504,7 @@ def test_a_program_does_not_outlive_a_sluice_and_a_checker_that_were_killed(back
     program = "import os\ndef double(x):\n    os.fork() or os.setsid()\n    os.execv('/usr/bin/sleep', ['sleep', '98.765' '99321'])"
     job = Job(program=program, preamble=PROMPT, entry_point="double", test=TEST)
     call = f"sandbox.check_all([sandbox.Job(**{job.model_dump()!r})], sandbox.Limits(**{SHORT.model_dump()!r}), {backend!r})"
-    sluice = subprocess.Popen([sys.executable, "-c", f"from models import sandbox; {call}"], cwd=PROJECT)
+    sluice = subprocess.Popen([sys.executable, "-c", f"from models.sandbox import sandbox; {call}"], cwd=PROJECT)
     while not processes(marker) and sluice.poll() is None:
         time.sleep(0.02)
     parent = f"PPid:\t{sluice.pid}\n"
