@@ -16,6 +16,7 @@ from ruamel.yaml.error import YAMLError
 
 from flows.host import git
 from flows.host.workspace import Workspace
+from flows.stages import warm
 from models.core.records import write_whole
 
 _writing = threading.Lock()
@@ -111,7 +112,7 @@ def _is_dvc(pid: int) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes()  # empty for the dead that are not buried yet
     except OSError:
         return False
-    return b"dvc" in words or b"flows.stages.warm" in words  # the warm process forks DVC for a run's stages
+    return b"dvc" in words or warm.SERVER.encode() in words  # the warm process forks DVC for a run's stages
 
 
 def _read(path: Path) -> bytes | None:

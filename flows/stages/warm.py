@@ -18,6 +18,7 @@ from flows.host import processes
 from flows.host.workspace import Workspace
 
 LIMIT_S = 3600.0
+SERVER = "flows.cli.warm_server"  # the module that runs as the server; its processes are known by that word
 VARIABLE = "SLUICE_WARM"  # names the socket, relative to the workspace: socket addresses hold 107 bytes
 
 
@@ -28,7 +29,7 @@ def start(workspace: Workspace, env: dict[str, str], tasks: Iterable[str]) -> st
     log = workspace.work / "logs" / "warm.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
-        processes.start([sys.executable, "-m", "flows.cli.warm_server", address, *tasks], workspace.root, env, output.fileno())
+        processes.start([sys.executable, "-m", SERVER, address, *tasks], workspace.root, env, output.fileno())
     return address
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.host.workspace import Workspace
-from flows.stages import salvage
+from flows.stages import salvage, warm
 from tests import workspaces
 
 ONE = b"schema: '2.0'\nstages:\n  sources:\n    cmd: sluice stage sources\n    outs:\n    - path: artifacts/records\n      md5: 0123\n"
@@ -129,7 +129,7 @@ def test_the_table_of_running_commands_goes_where_none_of_them_runs(workspace):
         assert not table.exists()
 
 
-@pytest.mark.parametrize("word", ["dvc", "flows.stages.warm"])
+@pytest.mark.parametrize("word", ["dvc", warm.SERVER])
 def test_the_table_stays_while_a_dvc_command_runs(workspace, word):
     table = workspace.root / ".dvc" / "tmp" / "rwlock"
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", word]) as running:

@@ -5,6 +5,7 @@ import socket
 import stat
 import tempfile
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,7 @@ def test_nothing_is_handed_to_a_listener_of_another_user(tmp_path, monkeypatch):
         assert warm.forward("warm.sock", ["repro", "sft"]) is None
         thread.join(5)
     assert heard == [b""]
+
+
+def test_the_server_is_a_module_that_there_is():
+    assert find_spec(warm.SERVER) is not None
