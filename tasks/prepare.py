@@ -122,7 +122,7 @@ def prepare(params: PrepareParams, inputs: PrepareInputs, outputs: PrepareOutput
         dropped=_tally(dropped),
         redacted=dict(sorted(redacted.items())),
         suite_items=benchmark.items,
-        contaminated_left=_contaminated_left(params, inputs.suites, outputs),
+        contaminated_left=_contaminated_left(params, inputs.suites, outputs, wanted),
     )
 
 
@@ -244,12 +244,11 @@ def _tally(dropped: Rows) -> dict[str, dict[str, int]]:
     return {kind: {reason: count for (of, reason), count in sorted(counts.items()) if of == kind} for kind in kinds.FIELDS}
 
 
-def _contaminated_left(params: PrepareParams, folder: Path, outputs: PrepareOutputs) -> int:
+def _contaminated_left(params: PrepareParams, folder: Path, outputs: PrepareOutputs, wanted: Sequence[str]) -> int:
     """Compare what was written with the items once more, from the files; return 0 or raise StageError naming a record and an item."""
     benchmark = _benchmark(params, folder)
-    for kind, split in product(kinds.FIELDS, SPLITS):
-        if (folder_of := getattr(outputs, kind)) is not None:
-            for record in read_lines(folder_of / f"{split}.jsonl"):
-                if items := benchmark.hits([text for _, text in kinds.texts(kind, record)]):
-                    raise StageError(f"{kind}, {record['id']}: holds suite item {min(items)} after decontamination, must hold none")
+    for kind, split in product(wanted, SPLITS):
+        for record in read_lines(getattr(outputs, kind) / f"{split}.jsonl"):
+            if items := benchmark.hits([text for _, text in kinds.texts(kind, record)]):
+                raise StageError(f"{kind}, {record['id']}: holds suite item {min(items)} after decontamination, must hold none")
     return 0

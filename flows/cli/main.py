@@ -63,12 +63,11 @@ def warn(held: Any) -> None:
 def open_registry(workspace: Workspace) -> Any:
     """The registry, once MLflow has what runs left for it while it was away; what still waits is told."""
     from flows.host import courier
-    from flows.host.tracking import Tracker
-    from flows.registry.decisions import Registry
+    from flows.registry.decisions import registry_of
     from flows.stages.parameters import load
 
     courier.deliver(workspace, lambda line: tell(f"sluice: {line}"))
-    return Registry(Tracker(workspace, load(workspace.params_file)["model"]))
+    return registry_of(workspace, load(workspace.params_file))
 
 
 @app.command()
@@ -496,15 +495,14 @@ def register() -> None:
 def rescore(model: Path, suite: Path, output: Path) -> None:
     """Score a model folder on a suite with today's params. Called by the gate, in a process of its own."""
     from flows.host import places
-    from flows.stages.parameters import load
-    from flows.stages.pipeline import Pipeline
+    from flows.registry import release
     from flows.stages.runner import prepare_device
+    from flows.stages.session import Session
     from models.score import evaluation
     from tasks import benchmark
 
     workspace = here()
-    cell = next(cell for cell in Pipeline(workspace).cells if Path(cell.suite_path) == suite)
-    params = benchmark.BenchmarkParams.model_validate(load(workspace.params_file)[cell.stage.section])
+    params = release.asked_of(Session.reading(workspace), suite.name)
     with places.place(workspace, "gpu", tell):
         evaluation.score(model, suite, output, benchmark.settings(params, suite.name), prepare_device("gpu"), lambda _done, _all: None)
 

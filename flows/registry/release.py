@@ -226,7 +226,7 @@ def decide_early(held: Session, registry: Registry, candidate: str, champion: An
             for suite, known in evidence.items():
                 leaked.setdefault(suite, {}).update(known.contaminated)
         theirs = registry.model_folder(champion, Path(other))
-        device, asked = prepare_device("gpu"), {suite: _asked(held, suite) for suite in held.policy.suites}
+        device, asked = prepare_device("gpu"), {suite: asked_of(held, suite) for suite in held.policy.suites}
 
         def make(model: Path, suite: str, progress: Progress) -> Any:
             return scorer(asked[suite], model, held.workspace.root / held.cell(suite).suite_path, device, progress)
@@ -235,8 +235,8 @@ def decide_early(held: Session, registry: Registry, candidate: str, champion: An
         return early.decide(ours, theirs, held.policy, make, seed, leaked, tell)
 
 
-def _asked(held: Session, suite: str) -> BenchmarkParams:
-    """How today's params ask a suite."""
+def asked_of(held: Session, suite: str) -> BenchmarkParams:
+    """How today's params ask a suite. Raises UserError where no stage scores anything on it."""
     return BenchmarkParams.model_validate(held.params[held.cell(suite).stage.section])
 
 

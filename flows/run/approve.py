@@ -12,10 +12,9 @@ from pydantic import Field
 
 from flows.host.failures import told
 from flows.host.masking import masked
-from flows.host.tracking import Tracker
 from flows.host.workspace import find, prepare_environment
 from flows.registry import record, release
-from flows.registry.decisions import Registry
+from flows.registry.decisions import registry_of
 from flows.registry.record import CHAMPION, Decision
 from flows.stages.session import Session
 from models.core.errors import UserError
@@ -43,7 +42,7 @@ def approve(version: int) -> Any:
     workspace = find()
     prepare_environment(workspace)
     held = Session.reading(workspace)
-    registry = Registry(Tracker(workspace, held.model))
+    registry = registry_of(workspace, held.params)
     registry.settle()
     number, mine = str(registry.version(str(version)).version), f"prefect:{flow_run.id}"
     decided = next((run for run in registry.decisions() if run.data.tags.get("sluice.pipeline_run") == mine), None)

@@ -81,11 +81,9 @@ class Session:
         return cls(workspace, pipeline, params, {}, dict(os.environ))
 
 
-@contextlib.contextmanager
-def hold(workspace: Workspace) -> Iterator[None]:
+def hold(workspace: Workspace) -> contextlib.AbstractContextManager[Any]:
     """Lock the workspace. Raises UserError where another process holds it."""
-    with locked(workspace.lock_file("workspace"), BUSY):
-        yield
+    return locked(workspace.lock_file("workspace"), BUSY)
 
 
 def look(workspace: Workspace, params: dict[str, Any], registry_of: RegistryOf) -> None:

@@ -74,10 +74,11 @@ def wire(root: Path) -> list[str]:
     path = root / "dvc.yaml"
     text = path.read_text(encoding="utf-8")
     lines, stages = text.split("\n"), YAML().load(text)["stages"]
-    changed = [name for name, stage in stages.items() if wired(root, name, stage) != list(stage.get("deps") or ())]
+    now = {name: wired(root, name, stage) for name, stage in stages.items()}
+    changed = [name for name, stage in stages.items() if now[name] != list(stage.get("deps") or ())]
     for name in reversed(changed):  # from below: the lines above keep their numbers
         start, end = _place(stages[name], lines)
-        lines[start:end] = _written(wired(root, name, stages[name]))
+        lines[start:end] = _written(now[name])
     if changed:
         path.write_text("\n".join(lines), encoding="utf-8")
     return changed
