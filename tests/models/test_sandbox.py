@@ -19,10 +19,13 @@ TEST = "def check(candidate):\n    assert candidate(2) == 4\n    assert candidat
 HUMANEVAL = Path(__file__).parents[2] / "../shared/data/benchmarks/humaneval"
 
 here = sandbox.isolation()
+BACKENDS = [
+    pytest.param(name, marks=() if name == here.backend else pytest.mark.slow) for name in sandbox.BACKENDS if shutil.which(name)
+]
 pytestmark = pytest.mark.skipif(not here.backend, reason=here.reason)
 
 
-@pytest.fixture(params=[name for name in sandbox.BACKENDS if shutil.which(name)])
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
