@@ -44,9 +44,7 @@ def done(result):
 """
 
 here = sandbox.isolation()
-BACKENDS = [
-    pytest.param(name, marks=() if name == here.backend else pytest.mark.slow) for name in sandbox.BACKENDS if shutil.which(name)
-]
+BACKENDS = [pytest.param(name, marks=() if name == here.backend else pytest.mark.slow) for name in sandbox.BACKENDS if shutil.which(name)]
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not here.backend, reason=here.reason)]
 
 
