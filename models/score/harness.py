@@ -17,6 +17,7 @@ import lm_eval.tasks
 from datasets import Dataset, DatasetDict
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.utils import apply_template
 
 from models.core.errors import SluiceError, UserError
 from models.core.sets import OfSet
@@ -74,6 +75,7 @@ def _task(folder: Path, described: HarnessSuite, config: dict[str, Any], where: 
         config["num_fewshot"] = described.shots
     if not callable(config.get("custom_dataset")):
         data = DatasetDict(_splits(folder, described, config))
+        config |= {key: None for key in SPLITS if config.get(key) not in data}  # what is neither scored nor shown need not be here
         config |= {"custom_dataset": lambda **_: data, "dataset_path": None, "dataset_name": None, "dataset_kwargs": None}
     task = ConfigurableTask(config={**config, "task": folder.name})
     task.set_fewshot_seed(SHOTS_SEED)
@@ -93,8 +95,8 @@ def _splits(folder: Path, described: HarnessSuite, config: Mapping[str, Any]) ->
     scored = config.get("test_split") or config.get("validation_split")
     for split in wanted:
         names = given.get(split) or _named_as(folder, split)
-        if names is None and split != scored and split != config.get("fewshot_split"):
-            continue  # what is neither scored nor shown is not read
+        if names is None and split != scored and not (split == config.get("fewshot_split") and config.get("num_fewshot")):
+            continue
         if names is None:
             raise UserError(f"{folder}: no file stands for split {split!r}: put {split}.jsonl there, or name it, 'data: {{{split}: FILE}}'")
         found = [row for name in ([names] if isinstance(names, str) else names) for _, _, row in rows(folder, Table(file=name))]
@@ -163,7 +165,7 @@ def _texts(task: ConfigurableTask, doc: Mapping[str, Any]) -> tuple[str, ...]:
     listed = task.doc_to_choice(doc) if task.config.doc_to_choice is not None else []
     if isinstance(asked, int):  # several prompts go on with one text: the choices are the prompts
         return tuple(f"{choice} {target}" for choice in listed)
-    query = task.doc_to_decontamination_query(doc) if task.config.should_decontaminate else None
+    query = _query(task, doc)
     right = [
         str(listed[one]) if isinstance(one, int) and listed else str(one) for one in (target if isinstance(target, list) else [target])
     ]
@@ -171,6 +173,14 @@ def _texts(task: ConfigurableTask, doc: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(right)
     bare = str(query if isinstance(query, str) and query else asked)
     return tuple(dict.fromkeys((bare, *(f"{asked} {one}".strip() for one in right))))
+
+
+def _query(task: ConfigurableTask, doc: Mapping[str, Any]) -> Any:
+    """What the task says that gives an item away, where it says so: lm-eval's own reading of it takes no plain template."""
+    said = task.config.doc_to_decontamination_query if task.config.should_decontaminate else None
+    if not isinstance(said, str):
+        return said(doc) if callable(said) else None
+    return doc[said] if said in task.features else apply_template(said, doc)
 
 
 def _chance(task: ConfigurableTask, doc: Mapping[str, Any]) -> float:

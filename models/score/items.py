@@ -311,7 +311,7 @@ def texts(folder: Path) -> Iterator[tuple[str, str]]:
     """
     is_labelled = isinstance(suites.load(folder), LabelsSuite)
     for item in read(folder):
-        for text in (item.question,) if is_labelled and isinstance(item, Choice) else _whole_texts(item):
+        for text in (str(item.question),) if is_labelled and isinstance(item, Choice) else _whole_texts(item):
             yield item.id, text
 
 
