@@ -40,7 +40,7 @@ def list_suites(as_json: Json = False) -> None:
         return
     from flows.screen.tables import print_rows
 
-    print_rows("Suites", rows)
+    print_rows("Suites", [{key: value for key, value in row.items() if key != "published"} for row in rows])
 
 
 @app.command("import")
@@ -100,7 +100,7 @@ def new_suite(
     workspace = here()
     with importing(workspace, _raw(workspace) / name):
         made, items = authoring.create(name, described, [path, *files], _raw(workspace))
-    print(f"{name} is in data/raw/suites/{name}: " + ", ".join(f"{what} {much}" for what, much in authoring.facts(made, items)))
+    print(f"{name} is in data/raw/suites/{name}: " + "; ".join(f"{what} {much}" for what, much in authoring.facts(made, items)))
     _next(workspace, name, len(items))
 
 
@@ -128,9 +128,10 @@ def _must_trust(path: Path, described: dict[str, Any], trust: bool) -> None:
     what = "a task's own Python runs" if is_task else "the tests of a code suite are programs that run"
     question = f"{what} outside the sandbox, with your rights: do you trust {path}?"
     try:
-        agreed = typer.confirm(question)
+        agreed = typer.confirm(question, err=True)
     except typer.Abort:
         agreed = False
+        tell("")
     if not agreed:
         raise UserError(f"{path} is not trusted: nothing was changed; read it, then answer yes, or say --trust")
 
@@ -146,8 +147,8 @@ def _next(workspace: Workspace, name: str, size: int) -> None:
         f"'sluice suite show {name}' prints three items as a model will see them. To score and gate it, in params.yaml:\n"
         f"  suites:           add {name}\n"
         f"  benchmark.items:  {name}: null\n"
-        f"  gate.suites:      {name}: {{margin: {margin:.2g}, floor: null, require: non-inferior}}\n"
-        f"{size:,} items can decide a margin of about {margin:.2g}. Keep it with 'dvc add data/raw/suites/{name}'."
+        f"  gate.suites:      {name}: {{margin: {margin:.2f}, floor: null, require: non-inferior}}\n"
+        f"{size:,} items can decide a margin of {margin:.2f}. Keep it with 'dvc add data/raw/suites/{name}'."
     )
 
 
@@ -176,8 +177,10 @@ def show_suite(
     leaked, looked = _leaked(workspace, folder, params)
     found = {
         **dict(authoring.facts(described, held)),
-        "can decide": f"a margin of about {margin:.2g}",
-        "in training data": f"{len(leaked)} of {len(held)} items" + (f", looked for in {looked}" if looked else ": there is none here"),
+        "can decide": f"a margin of {margin:.2f}",
+        "in training data": f"{len(leaked)} of {len(held)} items, looked for in {looked}"
+        if looked
+        else "not known: no training text is here",
     }
     if as_json:
         say({"suite": name, **found, "leaked": sorted(leaked)})

@@ -384,9 +384,10 @@ def _judge_or_explain(
     return judge_suite(suite, policy, candidate, champion, reference)
 
 
-def reach(size: int, alpha: float, look: int = 1) -> float:
-    """The margin that a suite of so many items can decide, where two equally good models differ on a tenth of them."""
-    return math.sqrt(paired.items_for(USUAL_DISCORDANCE, level(alpha, look), 1e-3) / size) * 1e-3
+def reach(size: int, alpha: float) -> float:
+    """The margin that a suite of so many items can decide for as long as LOOKS say, rounded up to a hundredth; see `warnings`."""
+    needed = paired.items_for(USUAL_DISCORDANCE, level(alpha, max(LOOKS)), 0.01)
+    return min(0.99, math.ceil(math.sqrt(needed / size)) / 100)
 
 
 def warnings(policy: Policy, sizes: Mapping[str, int]) -> list[str]:
