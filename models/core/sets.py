@@ -105,7 +105,7 @@ def _area(found: Answers, positive: int, weights: NDArray[Any]) -> NDArray[Any]:
     order = np.argsort(found.rank, kind="stable")
     starts = np.unique(found.rank[order], return_index=True)[1]  # of each rank's items, in that order
     is_positive = (found.right == positive).astype(float)
-    above, below = (np.add.reduceat((weights * side)[..., order], starts, axis=-1) for side in (is_positive, 1 - is_positive))  # [..., ranks]
+    above, below = (np.add.reduceat((weights * side)[..., order], starts, axis=-1) for side in (is_positive, 1 - is_positive))
     before = np.cumsum(below, axis=-1) - below
     pairs = above.sum(-1) * below.sum(-1)
     won = (above * (before + below / 2)).sum(-1)
