@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from models.core.errors import UserError
-from models.core.records import read_lines, require_file, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines, require_file
 from models.data.kinds import FIELDS
 from models.world.world import Size, generate
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed

@@ -29,16 +29,16 @@ class TokenizerMetrics(Metrics):
 
 
 def tokenizer(params: TokenizerParams, inputs: TokenizerInputs, outputs: TokenizerOutputs) -> TokenizerMetrics:
-    from models.core.records import read_lines
+    from models.core.lines import read_rows
     from models.train import pretrained, vocabulary
 
     if params.pretrained is not None:
         made = vocabulary.chat_ready(pretrained.tokenizer(inputs.pretrained / "model", params.pretrained))
     else:
-        texts = [record["text"] for record in read_lines(inputs.documents / "train.jsonl")]
-        texts += [message["content"] for record in read_lines(inputs.instructions / "train.jsonl") for message in record["messages"]]
+        texts = [record["text"] for record in read_rows(inputs.documents / "train.jsonl")]
+        texts += [message["content"] for record in read_rows(inputs.instructions / "train.jsonl") for message in record["messages"]]
         made = vocabulary.train([*texts, "user\n", "assistant\n", "system\n"], params.vocabulary_size, params.max_tokens)
     vocabulary.save(made, outputs.tokenizer)
-    held_out = [record["text"] for record in read_lines(inputs.documents / "held_out.jsonl")]
+    held_out = [record["text"] for record in read_rows(inputs.documents / "held_out.jsonl")]
     tokens = sum(map(len, made(held_out, add_special_tokens=False)["input_ids"]))
     return TokenizerMetrics(bytes_per_token=sum(len(text.encode()) for text in held_out) / max(1, tokens), vocabulary_size=len(made))

@@ -5,7 +5,8 @@ from pathlib import Path
 from pydantic import Field
 
 from models.core.errors import StageError, UserError
-from models.core.records import read_lines, write_json
+from models.core.files import write_json
+from models.core.given import read_lines
 from models.data import kinds
 from models.data.expectations import Finding, Limits, Tolerance
 from tasks.stage import Inputs, Metrics, Outputs, Params, Work

@@ -19,7 +19,7 @@ from flows.registry.release import PROVENANCE
 from flows.screen import tables
 from flows.stages.pipeline import Pipeline
 from models.core.errors import StageError
-from models.core.records import read_lines
+from models.core.given import read_lines
 from tasks.gate.comparison import comparison
 from tasks.gate.health import answer
 from tasks.gate.verdicts import Evidence, clean_pairs

@@ -17,8 +17,9 @@ from typing import Any
 from flows.host.failures import user_name
 from flows.host.masking import masked
 from flows.host.tracking import PROMOTIONS, Tracker
+from models.core.content import folder_md5
 from models.core.errors import StageError
-from models.core.records import folder_md5, read_json, write_json, write_lines
+from models.core.files import read_json, write_json, write_lines
 from tasks.gate.anchor import Standing
 from tasks.gate.verdicts import GateResult
 

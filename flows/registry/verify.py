@@ -27,8 +27,9 @@ from flows.registry.release import candidate_folder
 from flows.registry.versions import file_md5
 from flows.stages import pretrained
 from flows.stages.pipeline import Pipeline
+from models.core.content import folder_md5
 from models.core.errors import SluiceError, StageError
-from models.core.records import folder_md5, read_lines
+from models.core.given import read_lines
 
 SHOWN = 5
 PLAIN = re.compile(r"\w[\w@+,:=./-]*", re.ASCII)

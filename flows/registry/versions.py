@@ -14,8 +14,9 @@ from flows.host.tracking import PIPELINE, PROMOTIONS, Tracker, all_pages
 from flows.host.workspace import locked
 from flows.registry import record
 from flows.registry.record import Chain, Known
+from models.core.content import folder_md5
 from models.core.errors import StageError, UserError
-from models.core.records import folder_md5, read_lines
+from models.core.given import read_lines
 from tasks.gate.evidence import load_evidence, unreadable
 from tasks.gate.verdicts import Evidence
 

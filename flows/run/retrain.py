@@ -40,7 +40,7 @@ from flows.stages.pipeline import git_commit, read_metrics
 from flows.stages.runner import FLOW_RUN, PARENT
 from flows.stages.session import Session, hold, opened
 from models.core.errors import SluiceError, StageError, Unavailable
-from models.core.records import write_json
+from models.core.files import write_json
 
 SHOWN = {"sluice": True}  # marks the log records that the terminal shows
 WATCH_S = 2.0  # between two looks at the flow run's own state

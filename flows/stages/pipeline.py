@@ -18,7 +18,8 @@ from typing import Any
 from flows.host import failures, git
 from flows.host.workspace import Workspace
 from models.core.errors import SluiceError, StageError, Unavailable, UserError
-from models.core.records import Record, require_file
+from models.core.given import require_file
+from models.core.records import Record
 from tasks.stage import Inputs, Metrics, Outputs, Params
 
 PATIENCE = 30  # tenths of a second

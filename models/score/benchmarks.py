@@ -19,7 +19,9 @@ from pathlib import Path
 from pydantic import Field
 
 from models.core.errors import UserError
-from models.core.records import Record, require_file, writing
+from models.core.given import require_file
+from models.core.importing import writing
+from models.core.records import Record
 from models.score import suites
 
 HUB = "hub"

@@ -30,8 +30,10 @@ from lm_eval.utils import env, get_rolling_token_windows, make_disjoint_window
 from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from models.core.content import folder_md5
 from models.core.errors import StageError
-from models.core.records import Record, folder_md5, write_json, write_lines
+from models.core.files import write_json, write_lines
+from models.core.records import Record
 from models.sandbox import sandbox
 from models.score import answers, packing, suites
 from models.train.settings import Sampling

@@ -35,7 +35,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from models.core.errors import SluiceError, UserError
-from models.core.records import Record, checked, parse, read_lines, require_file
+from models.core.given import checked, parse, read_lines, require_file
+from models.core.records import Record
 
 BLANK = re.compile(r"_{2,}")
 GPQA_PASSWORD = b"deserted-untie-orchid"  # published with the data: it keeps the questions from crawlers, not from people

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from models.core.content import folder_md5
 from models.core.errors import UserError
-from models.core.records import folder_md5, read_lines, replace_together, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
+from models.core.importing import replace_together
 from tests.odd import ODD, without_rights
 
 

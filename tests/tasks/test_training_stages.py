@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from models.core.content import folder_md5
 from models.core.errors import StageError
-from models.core.records import folder_md5, read_lines, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
 from models.core.work import Work
 from models.train.settings import Finetuning, Pretraining, Reinforcement, Shape
 from models.world import world
