@@ -25,6 +25,8 @@ from tasks.gate.verdicts import GateResult
 
 CHAMPION, PREVIOUS = "champion", "previous"
 ROLLBACK, REJECTED, ACCEPTED, ANCHORED = "rollback", "rejected", "accepted", "anchor"  # verdicts of people; the gate's: "promote", ...
+IDENTITY = "identity"  # of no version: what stages made before their code or packages changed stands for what they would make now
+IDENTITY_FILE = "identity.json"
 RESCORED = "rescored"  # no decision: the record holds what the version got when it was scored again
 CONTENT = ("verdict", "reason", "alias", "version", "was", "previous", "pipeline_run", "by", "artifacts", "sequence", "before")
 FILES = {"dvc.lock": "data_md5", "params.yaml": "params_md5", "requirements.lock": "environment_md5"}  # a version's provenance
@@ -217,6 +219,15 @@ def rescored(tracker: Tracker, key: str) -> Iterator[Path]:
                     yield Path(folder) / "evidence"
 
 
+def identities(tracker: Tracker, chain: Chain) -> Iterator[tuple[Mapping[str, str], dict[str, Any]]]:
+    """The tags of each sound record of IDENTITY and what it says, newest first; one whose file was changed is passed over."""
+    for run in decisions(chain):
+        if run.data.tags.get("sluice.verdict") == IDENTITY:
+            with tempfile.TemporaryDirectory() as folder:
+                if _fetched(tracker, run.info.run_id, folder) == run.data.tags["sluice.artifacts"]:
+                    yield run.data.tags, read_json(Path(folder) / IDENTITY_FILE, {})
+
+
 def decisions(chain: Chain) -> list[Any]:
     """The decisions on record that nobody edited or forged, newest first: what may be acted on."""
     return list(filter(decides, sound(chain)))
@@ -346,10 +357,10 @@ def audit(tracker: Tracker, chain: Chain, aliases: Mapping[str, str], versions: 
     return [finding for finding in found if [finding.what, finding.run_id] not in known]
 
 
-def log_accepted(tracker: Tracker, run_id: str, findings: Sequence[Finding]) -> None:
-    """Log what a person accepts as the artifact of the record that says so."""
+def log_json(tracker: Tracker, run_id: str, name: str, value: Any) -> None:
+    """Log a value as an artifact of its record, before that is linked: its hash covers it."""
     with tempfile.TemporaryDirectory() as folder:
-        write_json(Path(folder) / "accepted.json", [[finding.what, finding.run_id] for finding in findings])
+        write_json(Path(folder) / name, value)
         tracker.client.log_artifacts(run_id, folder)
 
 
