@@ -431,8 +431,11 @@ def audit(
     else:
         for finding in findings:
             print(finding.what + (f" (run {finding.run_id})" if finding.run_id else ""))
-        decisions = len(registry.history())
+        verdicts = [row["verdict"] for row in registry.history()]
+        decisions, kept = len(verdicts), verdicts.count("identity")
         print(f"{decisions} decision{'s' * (decisions != 1)} on record, {len(findings)} finding{'s' * (len(findings) != 1)}")
+        if kept:
+            print(f"{kept} of them kept results that were not made again: 'sluice history' says why, 'sluice lineage V' of which stages")
         if decisions:
             print("not looked at: the files of stored models, only the md5 in their tags; 'sluice verify V' fetches and hashes them")
     if findings:

@@ -67,7 +67,7 @@ class Registry(Versions):
             if accepted:
                 record.log_json(self.tracker, run_id, "accepted.json", [[finding.what, finding.run_id] for finding in accepted])
             if identity is not None:
-                record.log_json(self.tracker, run_id, record.IDENTITY_FILE, identity)
+                record.log_json(self.tracker, run_id, "identity.json", identity)
             if evidence is not None:
                 self.client.log_artifacts(run_id, str(evidence), f"evidence/{evidence.name}")
             head = record.link(self.tracker, run_id, chain)

@@ -4,15 +4,19 @@ A record of this kind holds {"commit", "stages": {name: {"before", "after", "dep
 the outputs, that of what they stand for from then on, and the md5s of the deps that differ.
 """
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from flows.host.workspace import Workspace
 from flows.registry import record
 from flows.registry.decisions import Registry
 from flows.stages import salvage, wiring
-from flows.stages.pipeline import Change, Pipeline, git_commit, signature
+from flows.stages.changes import Change
+from flows.stages.pipeline import Pipeline, git_commit, signature
 from models.core.errors import UserError
+from models.core.files import read_json
 
 
 def accept(workspace: Workspace, registry: Registry, pipeline: Pipeline, needed: set[str], reason: str) -> list[str]:
@@ -29,8 +33,8 @@ def accept(workspace: Workspace, registry: Registry, pipeline: Pipeline, needed:
         raise UserError("there is nothing to accept: no stage that a run needs is changed")
     for name, found in changed.items():
         _require_code_alone(name, found)
-    recorded = pipeline.recorded()
-    moved = {name: _moved(recorded[name], pipeline.entry(name)) for name in changed}
+    before = pipeline.recorded()
+    moved = {name: _moved(before[name], pipeline.entry(name)) for name in changed}
     registry.accept_identity(reason, {"commit": git_commit(workspace.root), "stages": moved})
     for name in changed:
         salvage.keep(workspace)
@@ -54,10 +58,20 @@ def _moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any
     return {"before": signature(before), "after": signature(after), "deps": deps}
 
 
+def recorded(registry: Registry) -> Iterator[tuple[Mapping[str, str], dict[str, Any]]]:
+    """The tags of each sound record of this kind, and what it holds, newest first; one whose file was changed is passed over."""
+    tracker = registry.tracker
+    for run in record.decisions(record.read(tracker)):
+        if run.data.tags.get("sluice.verdict") == record.IDENTITY:
+            with tempfile.TemporaryDirectory() as folder:
+                if record.fetched(tracker, run.info.run_id, folder) == run.data.tags["sluice.artifacts"]:
+                    yield run.data.tags, read_json(Path(folder) / "identity.json", {})
+
+
 def earlier(registry: Registry, signatures: Mapping[str, str]) -> dict[str, list[str]]:
     """By stage, the signatures whose results were accepted under the given one, newest first."""
     at, found = dict(signatures), {name: list[str]() for name in signatures}
-    for _, said in record.identities(registry.tracker, record.read(registry.tracker)):
+    for _, said in recorded(registry):
         for name, moved in said["stages"].items():
             if at.get(name) == moved["after"]:
                 at[name] = moved["before"]
@@ -67,7 +81,7 @@ def earlier(registry: Registry, signatures: Mapping[str, str]) -> dict[str, list
 
 def accepted(registry: Registry, lock: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What was accepted of the stages in a version's dvc.lock, oldest first; `since` tells what came after it was written."""
-    entries = list(record.identities(registry.tracker, record.read(registry.tracker)))
+    entries = list(recorded(registry))
     signatures = {name: signature(entry) for name, entry in lock.items()}
     before = _chained(entries, dict(signatures), "after", "before")
     after = _chained(entries[::-1], dict(signatures), "before", "after")
@@ -88,5 +102,5 @@ def _chained(entries: list[Any], at: dict[str, str], met: str, left: str) -> lis
 
 def words(one: Mapping[str, Any]) -> str:
     """One of them as a line."""
-    since, before = "since then taken for made by changed code or packages", "made before its code or packages changed, not run again"
-    return f"{', '.join(one['stages'])}: {since if one['since'] else before} (record {one['sequence']} by {one['by']}: {one['reason']})"
+    how = "accepted since as if later code or packages had made it" if one["since"] else "made by earlier code or packages, accepted as is"
+    return f"{', '.join(one['stages'])}: {how} (record {one['sequence']} by {one['by']}: {one['reason']})"

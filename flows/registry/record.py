@@ -26,7 +26,6 @@ from tasks.gate.verdicts import GateResult
 CHAMPION, PREVIOUS = "champion", "previous"
 ROLLBACK, REJECTED, ACCEPTED, ANCHORED = "rollback", "rejected", "accepted", "anchor"  # verdicts of people; the gate's: "promote", ...
 IDENTITY = "identity"  # of no version: what stages made before their code or packages changed stands for what they would make now
-IDENTITY_FILE = "identity.json"
 RESCORED = "rescored"  # no decision: the record holds what the version got when it was scored again
 CONTENT = ("verdict", "reason", "alias", "version", "was", "previous", "pipeline_run", "by", "artifacts", "sequence", "before")
 FILES = {"dvc.lock": "data_md5", "params.yaml": "params_md5", "requirements.lock": "environment_md5"}  # a version's provenance
@@ -174,10 +173,10 @@ def digest(run: Any) -> str:
 def _artifacts(tracker: Tracker, run_id: str) -> str:
     """The md5 of the run's artifacts, names and bytes; empty without any."""
     with tempfile.TemporaryDirectory() as folder:
-        return _fetched(tracker, run_id, folder)
+        return fetched(tracker, run_id, folder)
 
 
-def _fetched(tracker: Tracker, run_id: str, folder: str) -> str:
+def fetched(tracker: Tracker, run_id: str, folder: str) -> str:
     """The same, the artifacts fetched into a folder."""
     return folder_md5(Path(tracker.client.download_artifacts(run_id, "", folder))) if tracker.client.list_artifacts(run_id) else ""
 
@@ -215,17 +214,8 @@ def rescored(tracker: Tracker, key: str) -> Iterator[Path]:
         tags = run.data.tags
         if (tags.get("sluice.verdict"), tags.get("sluice.inputs")) == (RESCORED, key):
             with tempfile.TemporaryDirectory() as folder:
-                if _fetched(tracker, run.info.run_id, folder) == tags["sluice.artifacts"]:
+                if fetched(tracker, run.info.run_id, folder) == tags["sluice.artifacts"]:
                     yield Path(folder) / "evidence"
-
-
-def identities(tracker: Tracker, chain: Chain) -> Iterator[tuple[Mapping[str, str], dict[str, Any]]]:
-    """The tags of each sound record of IDENTITY and what it says, newest first; one whose file was changed is passed over."""
-    for run in decisions(chain):
-        if run.data.tags.get("sluice.verdict") == IDENTITY:
-            with tempfile.TemporaryDirectory() as folder:
-                if _fetched(tracker, run.info.run_id, folder) == run.data.tags["sluice.artifacts"]:
-                    yield run.data.tags, read_json(Path(folder) / IDENTITY_FILE, {})
 
 
 def decisions(chain: Chain) -> list[Any]:

@@ -16,6 +16,7 @@ PACKAGE_OF = {"stdnum": "python-stdnum"}  # of modules whose package has another
 UNSEEN = {
     "lm-eval": ("accelerate", "torch", "transformers"),
     "pandas": ("pyarrow",),
+    "ruamel-yaml": ("ruamel-yaml-clib",),
     "scikit-learn": ("pandas",),
     "transformers": ("accelerate", "jinja2", "jmespath", "peft", "pillow", "protobuf", "scikit-learn", "scipy", "torch"),
 }

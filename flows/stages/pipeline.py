@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import logging
 import os
 import re
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 from flows.host import failures, git
 from flows.host.workspace import Workspace
+from flows.stages.changes import Change, changes_of
 from models.core.errors import SluiceError, StageError, Unavailable, UserError
 from models.core.given import require_file
 from models.core.records import Record
@@ -135,14 +137,6 @@ class Tracked:
     here: str | None
 
 
-@dataclass(frozen=True)
-class Change:
-    """Why a stage must run, in words; `dep` is the path of a dep that is here and has another content than on record."""
-
-    text: str
-    dep: str = ""
-
-
 class Pipeline:
     """dvc.yaml with its lock: the stages in the order in which they can run."""
 
@@ -241,7 +235,7 @@ class Pipeline:
             status = self._patiently(self.repo.status)
         recorded = self.recorded()
         return {
-            name: list(_changes(entries)) if name in recorded else [Change("not in dvc.lock: it never ran")]
+            name: list(changes_of(entries)) if name in recorded else [Change("not in dvc.lock: it never ran")]
             for name, entries in status.items()
             if name in self.stages
         }
@@ -259,6 +253,7 @@ class Pipeline:
 
     def relock(self, name: str) -> None:
         """Write that entry into dvc.lock. Nothing runs, and no output is looked at: whoever calls knows that they are what is on record."""
+        logging.getLogger("dvc").setLevel(logging.WARNING)  # it tells of each entry that it writes
         with _translated(), self.repo.lock:
             node = self._with_deps(name)
             node.dvcfile.dump(node, update_pipeline=False)
@@ -357,20 +352,6 @@ def signature(entry: Mapping[str, Any]) -> str:
     deps = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
     identity = {"cmd": entry["cmd"], "deps": deps, "params": entry.get("params", {})}
     return hashlib.md5(json.dumps(identity, sort_keys=True, default=str).encode(), usedforsecurity=False).hexdigest()
-
-
-def _changes(entries: Sequence[Any]) -> Iterator[Change]:
-    """What an entry of `dvc status` says, a path at a time."""
-    for entry in entries:
-        if isinstance(entry, str):
-            yield Change(entry)
-            continue
-        for kind, paths in entry.items():
-            for path, state in paths.items():
-                known, what = isinstance(state, dict), kind.removeprefix("changed ").removesuffix("s")
-                detail = f" ({', '.join(f'{key} {change}' for key, change in state.items())})" if known else ""
-                text = f"{what} {'' if known else state + ': '}{path}{detail}"
-                yield Change(text, path if what == "dep" and state in ("modified", "new") else "")
 
 
 @contextlib.contextmanager

@@ -126,7 +126,7 @@ def test_the_record_says_which_stages_from_which_hashes_to_which_and_at_which_co
     before, old = pipeline.recorded_signatures(), pipeline.recorded()["tuned"]["deps"]
     append(root / "requirements" / "tuned.lock", "prefect==2\n")
     accept(registry)
-    [(tags, said)] = identity.record.identities(registry.tracker, identity.record.read(registry.tracker))
+    [(tags, said)] = identity.recorded(registry)
     after = Pipeline(Workspace(root))
     assert said["commit"] == git(root, "rev-parse", "HEAD") + "-dirty"
     assert list(said["stages"]) == ["tuned"]
