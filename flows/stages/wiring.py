@@ -73,7 +73,7 @@ def is_code(dep: str) -> bool:
 
 def is_lock(dep: str) -> bool:
     """Whether a dep holds pinned packages; `wire` writes that too."""
-    return dep == packages.LOCK or dep.split("/")[0] == packages.FOLDER
+    return dep == packages.LOCK or (dep.split("/")[0] == packages.FOLDER and dep.endswith(".lock"))
 
 
 def wired(root: Path, name: str, stage: Mapping[str, Any]) -> list[str]:
@@ -115,8 +115,8 @@ def wire(root: Path) -> list[str]:
 
 
 def _write_locks(root: Path, texts: Mapping[str, str]) -> list[str]:
-    """Make the folder hold these files and no other; return those that it did not."""
-    old = {f"{packages.FOLDER}/{path.name}": path.read_text(encoding="utf-8") for path in (root / packages.FOLDER).glob("*")}
+    """Make the folder hold these lock files and no other; return those that it did not."""
+    old = {f"{packages.FOLDER}/{path.name}": path.read_text(encoding="utf-8") for path in (root / packages.FOLDER).glob("*.lock")}
     changed = sorted(name for name in {*old, *texts} if old.get(name) != texts.get(name))
     for name in changed:
         if name in texts:
