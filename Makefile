@@ -25,7 +25,7 @@ check: setup  ## style, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-wire: setup  ## write into dvc.yaml the code that each stage can reach
+wire: setup  ## write into dvc.yaml the code that each stage can reach, and into requirements/ the packages
 	@$(BIN)/python -m flows.stages.wiring
 
 demo-refusal: setup  ## an honest candidate is promoted, what must not be is refused; half an hour
@@ -34,8 +34,9 @@ demo-refusal: setup  ## an honest candidate is promoted, what must not be is ref
 bench: setup  ## one JSON object a line: {"name", "ours", "theirs", "unit", "ratio"}
 	@$(BIN)/python -m tests.bench
 
-lock: setup  ## compile the lock files anew from pyproject.toml
+lock: setup  ## compile the lock files anew from pyproject.toml, and cut them by stage
 	@infra/lock.sh
+	@$(BIN)/python -m flows.stages.wiring
 
 clean:  ## forget everything that can be made again, but for DVC's cache
 	rm -rf .venv artifacts .work .sluice .pytest_cache .mypy_cache .ruff_cache

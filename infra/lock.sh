@@ -2,7 +2,8 @@
 # Compile the three lock files from pyproject.toml, for every platform and for Python 3.11 to 3.13. Versions that are locked stay;
 # with --upgrade everything moves to its newest.
 #
-# requirements.lock      what runs; a dependency of every stage
+# requirements.lock      what runs, and under each pin which packages need it; `make wire` cuts it into requirements/TASK.lock, of which
+#                        each stage depends on its own
 # requirements-dev.lock  the same versions and the tools
 # requirements-gpu.lock  the CUDA libraries that PyTorch's Linux wheels need beside requirements.lock
 #
@@ -12,13 +13,13 @@ set -eu
 cd "$(dirname "$0")/.."
 uv=.venv/bin/uv
 unset UV_FIND_LINKS PIP_FIND_LINKS || true
-compile() { "$uv" pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml "$@"; }
+compile() { "$uv" pip compile --quiet --universal --python-version 3.11 --no-header pyproject.toml "$@"; }
 cuda='^(nvidia-|cuda-|triton)'
 
 all=$(mktemp)
 trap 'rm -f "$all"' EXIT
 [ "${1:-}" = --upgrade ] || cat requirements.lock requirements-gpu.lock >"$all"
 compile -o "$all" >/dev/null
-grep -vE "$cuda" "$all" >requirements.lock
+awk -v cuda="$cuda" '/^[^ ]/ { keep = $0 !~ cuda } keep' "$all" >requirements.lock  # a pin with the lines under it
 grep -E "$cuda" "$all" >requirements-gpu.lock
-compile --extra dev -c requirements.lock | grep -vE "$cuda" >requirements-dev.lock
+compile --no-annotate --extra dev -c requirements.lock | grep -vE "$cuda" >requirements-dev.lock

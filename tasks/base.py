@@ -48,7 +48,7 @@ class BaseMetrics(Metrics):
 
 
 def base(params: BaseParams, inputs: BaseInputs, outputs: BaseOutputs, work: Work) -> BaseMetrics:
-    from models.core.records import folder_md5
+    from models.core.content import folder_md5
     from models.train import chat, policy, pretrained, pretraining, training, vocabulary
 
     reading, plan, documents = params.blocks, params.training, inputs.documents

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from models.core.records import read_lines, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
 from models.data import decontaminate, kinds
 from models.score import items
 from models.score.suite import folders

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from models.core.errors import StageError, UserError
-from models.core.records import read_lines, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
 from models.data import decontaminate, kinds
 from models.data.cleaning import normalise, without_spacing
 from models.data.dedupe import Nearness, first_equal, first_near

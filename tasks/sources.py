@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from models.core.errors import UserError
-from models.core.records import read_lines, require_file, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines, require_file
 from models.data.kinds import FIELDS
-from models.score import items, suite
+from models.score import suite
 from models.world.world import SUITES, Size, generate
 from tasks.stage import Inputs, Metrics, Outputs, Params, Record, Seed
 
@@ -79,15 +80,19 @@ def _copy_records(raw: Path, records: Path) -> dict[str, int]:
 
 
 def _copy_suites(raw: Path, names: tuple[str, ...], suites: Path) -> dict[str, int]:
+    from models.score import harness  # lm-eval loads here
+
     counts = {}
     for name in names:
         folder = raw / "suites" / name
         held = _suite_files(name, folder)
-        counts[name] = len(items.read(folder))
+        found = harness.read(folder)
+        counts[name] = len(found)
         for path in held:
             copy = suites / name / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copyfile(path, copy)
+        harness.write_listing(suites / name, found)
     return counts
 
 

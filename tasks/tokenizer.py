@@ -57,7 +57,7 @@ def tokenizer(params: TokenizerParams, inputs: TokenizerInputs, outputs: Tokeniz
 
 def _texts(prepared: Path | None, split: str) -> Iterator[str]:
     """The texts of a prepared kind, documents or conversations; none where it is not prepared."""
-    from models.core.records import read_lines
+    from models.core.lines import read_rows
 
-    for record in read_lines(prepared / f"{split}.jsonl") if prepared is not None else ():
+    for record in read_rows(prepared / f"{split}.jsonl") if prepared is not None else ():
         yield from [record["text"]] if "text" in record else (message["content"] for message in record["messages"])

@@ -5,7 +5,8 @@ from pathlib import Path
 from pydantic import Field
 
 from models.core.errors import StageError, UserError
-from models.core.records import read_lines, write_json
+from models.core.files import write_json
+from models.core.given import read_lines
 from models.data import kinds
 from models.data.expectations import Finding, Limits, Tolerance
 from tasks.stage import Inputs, Metrics, Outputs, Params, Record, Work
@@ -46,9 +47,8 @@ def validate(params: ValidateParams, inputs: ValidateInputs, outputs: ValidateOu
     A kind that is not there is passed over: prepare says so where it is needed. Raises UserError where a file is empty or not JSON Lines,
     and, after the docs are written, StageError where an expectation is not met.
     """
-    limits = {
-        kind: limit for kind in kinds.FIELDS if (limit := getattr(params.limits, kind)) and (inputs.records / f"{kind}.jsonl").is_file()
-    }
+    files = {kind: inputs.records / f"{kind}.jsonl" for kind in kinds.FIELDS}
+    limits = {kind: limit for kind, file in files.items() if (limit := getattr(params.limits, kind)) and file.is_file()}
     records = {kind: list(read_lines(files[kind])) for kind in limits}
     for kind, found in records.items():
         if not found:

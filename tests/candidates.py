@@ -8,7 +8,9 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from models.core.records import folder_md5, read_json, read_lines, write_json, write_lines
+from models.core.content import folder_md5
+from models.core.files import read_json, write_json, write_lines
+from models.core.given import read_lines
 
 Row = dict[str, Any]
 

@@ -21,7 +21,8 @@ from ruamel.yaml import YAML
 
 from flows.stages.parameters import load
 from flows.stages.recipes import overlay
-from models.core.records import read_lines, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
 from tests.workspaces import ROOT, git, make_workspace, run
 
 Rows = list[dict[str, Any]]

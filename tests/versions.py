@@ -10,7 +10,8 @@ from flows.registry import record
 from flows.registry.decisions import Registry
 from flows.registry.record import FILES
 from flows.registry.versions import file_md5
-from models.core.records import folder_md5, write_json, write_lines
+from models.core.content import folder_md5
+from models.core.files import write_json, write_lines
 
 PARAMS = "suites: [quiz]\ngate: {alpha: 0.05, suites: {quiz: {margin: 0.1}}}\nseed: 1\n"
 LOCK = "schema: '2.0'\nstages: {}\n"

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = Path(sys.executable).parent
-CODE = ("flows", "tasks", "models")
+CODE = ("flows", "tasks", "models", "requirements")
 REST = (
     ".dvc/.gitignore",
     ".dvc/config",

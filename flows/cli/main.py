@@ -96,7 +96,13 @@ def stage(name: str, bindings: Annotated[list[str] | None, typer.Argument(help="
 
 
 @app.command()
-def stages(as_json: Json = False) -> None:
+def stages(
+    accept: Annotated[
+        str | None,
+        typer.Option(help="Run nothing: what changed, code or packages alone, moves no byte of a result; kept on record.", metavar="WHY"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """What would run, and why."""
     from flows.registry.decisions import registry_of
     from flows.stages.parameters import check, load
@@ -104,6 +110,10 @@ def stages(as_json: Json = False) -> None:
     from flows.stages.session import look
 
     workspace = here()
+    if accept is not None:
+        names = _accept(workspace, accept)
+        say(names) if as_json else print(f"accepted: {', '.join(names)}; dvc.lock names their code and packages of today, nothing ran")
+        return
     pipeline, params = Pipeline(workspace), load(workspace.params_file)
     check(params, pipeline.stages.values(), workspace.root)
     look(workspace, params, registry_of)
@@ -127,6 +137,17 @@ def stages(as_json: Json = False) -> None:
     print_rows(
         "Stages", [{"stage": str(r["name"]), "pool": str(r["pool"]), "state": str(r["state"]), "why": _brief(r["why"])} for r in rows]
     )
+
+
+def _accept(workspace: Workspace, reason: str) -> list[str]:
+    """Keep what the changed stages made, on record; return their names."""
+    from flows.registry import identity
+    from flows.registry.decisions import registry_of
+    from flows.stages.session import hold, opened
+
+    with hold(workspace), opened(workspace, registry_of) as held:
+        registry = open_registry(workspace)
+        return identity.accept(workspace, registry, held.pipeline, held.pipeline.needed(held.params), reason)
 
 
 def _brief(why: Any) -> str:
@@ -354,8 +375,11 @@ def audit(
     else:
         for finding in findings:
             print(finding.what + (f" (run {finding.run_id})" if finding.run_id else ""))
-        decisions = len(registry.history())
+        verdicts = [row["verdict"] for row in registry.history()]
+        decisions, kept = len(verdicts), verdicts.count("identity")
         print(f"{decisions} decision{'s' * (decisions != 1)} on record, {len(findings)} finding{'s' * (len(findings) != 1)}")
+        if kept:
+            print(f"{kept} of them kept results that were not made again: 'sluice history' says why, 'sluice lineage V' of which stages")
         if decisions:
             print("not looked at: the files of stored models, only the md5 in their tags; 'sluice verify V' fetches and hashes them")
     if findings:

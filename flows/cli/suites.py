@@ -1,6 +1,7 @@
 """`sluice suite`: benchmarks that are published, and suites of one's own."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,7 +107,7 @@ def new_suite(
 
 def _asked(name: str, path: Path, form: str, described: dict[str, Any], mapped: dict[str, str]) -> dict[str, Any]:
     """What suite.yaml says of a file of rows."""
-    from models.core.records import require_file
+    from models.core.given import require_file
     from models.score import authoring
 
     require_file(path, "name the file with the items, or a task file of lm-eval's")
@@ -160,8 +161,7 @@ def show_suite(
 ) -> None:
     """Print items as a model will see them, and what the suite can decide. Of suites whose authors ask so, no text."""
     from flows.stages.parameters import load
-    from models.score import authoring
-    from models.score import items as kinds
+    from models.score import authoring, harness, items
     from models.score import suite as suites
     from tasks.gate.verdicts import reach
 
@@ -171,10 +171,10 @@ def show_suite(
         raise UserError(
             f"no suite {name!r} is here; there are: {', '.join(suites.here(workspace.root)) or 'none'}; see 'sluice suite list'"
         )
-    described, held = suites.load(folder), kinds.read(folder)
+    described, held = suites.load(folder), harness.read(folder)
     params = load(workspace.params_file)
     margin = reach(len(held), (params.get("gate") or {}).get("alpha", 0.05))
-    leaked, looked = _leaked(workspace, folder, params)
+    leaked, looked = _leaked(workspace, items.texts(described, held), params)
     found = {
         **dict(authoring.facts(described, held)),
         "can decide": f"a margin of {margin:.2f}",
@@ -193,17 +193,16 @@ def show_suite(
         print(line)
 
 
-def _leaked(workspace: Workspace, folder: Path, params: dict[str, Any]) -> tuple[set[str], str]:
+def _leaked(workspace: Workspace, texts: Iterable[tuple[str, str]], params: dict[str, Any]) -> tuple[set[str], str]:
     """The items that training text holds, and where it was looked for: in what was prepared, else in what lies in data/raw."""
-    from models.core.records import read_lines
+    from models.core.given import read_lines
     from models.data import decontaminate, kinds
-    from models.score import items
 
     prepared, raw = workspace.root / ARTIFACTS / "prepared", workspace.root / "data" / "raw"
     files = {kind: path for kind in kinds.FIELDS if (path := prepared / kind / "train.jsonl").is_file()}
     files = files or {kind: path for kind in kinds.FIELDS if (path := raw / f"{kind}.jsonl").is_file()}
     sizes = params.get("contamination") or {"ngram_words": 13, "min_words": 8}
-    benchmark = decontaminate.Benchmark(items.texts(folder), sizes["ngram_words"], sizes["min_words"])
+    benchmark = decontaminate.Benchmark(texts, sizes["ngram_words"], sizes["min_words"])
     found: set[str] = set()
     for kind, path in files.items():
         for record in read_lines(path):

@@ -18,7 +18,7 @@ from flows.host import processes, web
 from flows.host.tracking import make_store
 from flows.host.workspace import Workspace, locked, start_time, wait_until
 from models.core.errors import SluiceError, Unavailable
-from models.core.records import write_json
+from models.core.files import write_json
 
 HOST = "127.0.0.1"
 PREFERRED = {"prefect": 4200, "mlflow": 5000}

@@ -20,7 +20,7 @@ from typing import Any
 from flows.host.masking import masked, masked_values
 from flows.host.tracking import flatten, owner_tags
 from flows.host.workspace import Workspace
-from models.core.records import read_json, write_json
+from models.core.files import read_json, write_json
 
 LOG, SENT, REPORTS = "log.jsonl", "sent.json", "reports"
 ENTRIES = 90  # params or tags in a line: MLflow takes 100 in a call

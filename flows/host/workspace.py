@@ -16,7 +16,7 @@ from typing import Any
 
 from flows.host import failures, masking, web
 from models.core.errors import Unavailable, UserError
-from models.core.records import read_json
+from models.core.files import read_json
 
 UNSUITABLE = re.compile("[?\\x00-\\x1f\\x7f\\ud800-\\udfff]")  # the last: bytes that are no UTF-8
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

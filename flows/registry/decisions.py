@@ -45,10 +45,12 @@ class Registry(Versions):
         items: Mapping[str, Any] | None = None,
         accepted: Sequence[record.Finding] = (),
         evidence: Path | None = None,
+        identity: Mapping[str, Any] | None = None,
     ) -> str:
         """Put one decision on record, under the lock, and move the alias that it names; return the run's id.
 
-        Of RESCORED, `evidence` is the benchmark folder, of its suite's name.
+        Of RESCORED, `evidence` is the benchmark folder, of its suite's name; of IDENTITY, `identity` says of which stages, see
+        flows/registry/identity.py.
 
         The run is open while the alias moves: a crash in between is settled by the next writer. Raises Refused, with nothing moved, where
         champion is not what it `was` any more.
@@ -63,7 +65,9 @@ class Registry(Versions):
             if result is not None:
                 record.log_evidence(self.tracker, run_id, result, items or {})
             if accepted:
-                record.log_accepted(self.tracker, run_id, accepted)
+                record.log_json(self.tracker, run_id, "accepted.json", [[finding.what, finding.run_id] for finding in accepted])
+            if identity is not None:
+                record.log_json(self.tracker, run_id, "identity.json", identity)
             if evidence is not None:
                 self.client.log_artifacts(run_id, str(evidence), f"evidence/{evidence.name}")
             head = record.link(self.tracker, run_id, chain)
@@ -274,6 +278,12 @@ class Registry(Versions):
             stands = Decision(record.ACCEPTED, reason, "", aliases.get(CHAMPION), None, aliases.get(PREVIOUS))
             self.put_on_record(stands, accepted=findings)
         return findings
+
+    def accept_identity(self, reason: str, stages: Mapping[str, Any]) -> None:
+        """Put on record which stages keep their results though what they are made from has changed, and why."""
+        self._make_model()
+        with self.lock():
+            self.put_on_record(Decision(record.IDENTITY, reason, "", None), identity=stages)
 
     def settle(self) -> None:
         """Close what a crash left open: a decision that was carried out is FINISHED, any other dead run KILLED."""

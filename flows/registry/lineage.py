@@ -12,13 +12,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from flows.host.tracking import PIPELINE, flatten
-from flows.registry import record
+from flows.registry import identity, record
 from flows.registry.decisions import Registry
 from flows.registry.release import PROVENANCE
 from flows.screen import tables
 from flows.stages.pipeline import Pipeline
 from models.core.errors import StageError
-from models.core.records import read_lines
+from models.core.given import read_lines
 from tasks.gate.health import answer
 from tasks.gate.verdicts import Evidence, matched
 
@@ -102,6 +102,7 @@ def lineage(registry: Registry, version: Any) -> dict[str, Any]:
         "lock_md5": known.content.get("data_md5"),
         "environment_md5": known.content.get("environment_md5"),
         "stage_hash": version.tags.get("sluice.stage_hash"),
+        "identities": identity.accepted(registry, past.lock),
         "parents": {**_began(past), **_compared(decisions)},
         "runs": {
             "register": version.run_id,
@@ -243,6 +244,7 @@ def describe_lineage(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"code        {found['git_commit'] or 'outside git'}"
     yield f"params      md5 {found['params_md5']}; " + ", ".join(f"{key} {value}" for key, value in found["seeds"].items())
     yield f"environment md5 {found['environment_md5']} (requirements.lock)"
+    yield from (f"identity    {identity.words(one)}" for one in found["identities"])
     for path, md5 in sorted(found["data"].items()):
         yield f"data        {md5}  {path}"
     for path, md5 in sorted(found["suites"].items()):

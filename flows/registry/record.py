@@ -17,13 +17,15 @@ from typing import Any
 from flows.host.failures import user_name
 from flows.host.masking import masked
 from flows.host.tracking import PROMOTIONS, Tracker
+from models.core.content import folder_md5
 from models.core.errors import StageError
-from models.core.records import folder_md5, read_json, write_json, write_lines
+from models.core.files import read_json, write_json, write_lines
 from tasks.gate.anchor import Standing
 from tasks.gate.verdicts import GateResult
 
 CHAMPION, PREVIOUS = "champion", "previous"
 ROLLBACK, REJECTED, ACCEPTED, ANCHORED = "rollback", "rejected", "accepted", "anchor"  # verdicts of people; the gate's: "promote", ...
+IDENTITY = "identity"  # of no version: what stages made before their code or packages changed stands for what they would make now
 RESCORED = "rescored"  # no decision: the record holds what the version got when it was scored again
 CONTENT = ("verdict", "reason", "alias", "version", "was", "previous", "pipeline_run", "by", "artifacts", "sequence", "before")
 FILES = {"dvc.lock": "data_md5", "params.yaml": "params_md5", "requirements.lock": "environment_md5"}  # a version's provenance
@@ -171,10 +173,10 @@ def digest(run: Any) -> str:
 def _artifacts(tracker: Tracker, run_id: str) -> str:
     """The md5 of the run's artifacts, names and bytes; empty without any."""
     with tempfile.TemporaryDirectory() as folder:
-        return _fetched(tracker, run_id, folder)
+        return fetched(tracker, run_id, folder)
 
 
-def _fetched(tracker: Tracker, run_id: str, folder: str) -> str:
+def fetched(tracker: Tracker, run_id: str, folder: str) -> str:
     """The same, the artifacts fetched into a folder."""
     return folder_md5(Path(tracker.client.download_artifacts(run_id, "", folder))) if tracker.client.list_artifacts(run_id) else ""
 
@@ -212,7 +214,7 @@ def rescored(tracker: Tracker, key: str) -> Iterator[Path]:
         tags = run.data.tags
         if (tags.get("sluice.verdict"), tags.get("sluice.inputs")) == (RESCORED, key):
             with tempfile.TemporaryDirectory() as folder:
-                if _fetched(tracker, run.info.run_id, folder) == tags["sluice.artifacts"]:
+                if fetched(tracker, run.info.run_id, folder) == tags["sluice.artifacts"]:
                     yield Path(folder) / "evidence"
 
 
@@ -345,10 +347,10 @@ def audit(tracker: Tracker, chain: Chain, aliases: Mapping[str, str], versions: 
     return [finding for finding in found if [finding.what, finding.run_id] not in known]
 
 
-def log_accepted(tracker: Tracker, run_id: str, findings: Sequence[Finding]) -> None:
-    """Log what a person accepts as the artifact of the record that says so."""
+def log_json(tracker: Tracker, run_id: str, name: str, value: Any) -> None:
+    """Log a value as an artifact of its record, before that is linked: its hash covers it."""
     with tempfile.TemporaryDirectory() as folder:
-        write_json(Path(folder) / "accepted.json", [[finding.what, finding.run_id] for finding in findings])
+        write_json(Path(folder) / name, value)
         tracker.client.log_artifacts(run_id, folder)
 
 

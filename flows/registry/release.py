@@ -22,8 +22,9 @@ from flows.stages import pretrained, warm
 from flows.stages.pipeline import LEAKS, Pipeline, git_commit
 from flows.stages.runner import prepare_device
 from flows.stages.session import Session
+from models.core.content import folder_md5
 from models.core.errors import StageError, UserError
-from models.core.records import Record, folder_md5
+from models.core.records import Record
 from tasks.benchmark import BenchmarkParams, Progress, scorer
 from tasks.gate import anchor, comparison, early, health, paired, verdicts
 from tasks.gate.anchor import Standing

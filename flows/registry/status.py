@@ -8,7 +8,7 @@ from flows.host.masking import masked
 from flows.registry.decisions import Registry
 from flows.registry.record import CHAMPION
 from flows.screen import tables
-from models.core.records import read_json
+from models.core.files import read_json
 
 
 def status(registry: Registry) -> dict[str, Any]:

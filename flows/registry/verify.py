@@ -21,14 +21,16 @@ from flows.host import checkout
 from flows.host.masking import masked
 from flows.host.processes import program, stream
 from flows.host.workspace import Workspace
+from flows.registry import identity
 from flows.registry.decisions import Registry
 from flows.registry.lineage import Past
 from flows.registry.release import candidate_folder
 from flows.registry.versions import file_md5
 from flows.stages import pretrained
 from flows.stages.pipeline import Pipeline
+from models.core.content import folder_md5
 from models.core.errors import SluiceError, StageError
-from models.core.records import folder_md5, read_lines
+from models.core.given import read_lines
 
 SHOWN = 5
 PLAIN = re.compile(r"\w[\w@+,:=./-]*", re.ASCII)
@@ -77,6 +79,7 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
                 if text:  # a version without it is told of by what lacks it
                     (tree / file).write_text(text, encoding="utf-8")
             yield _code(tree, past)
+            yield from _identity(registry, past)
             if past.params.get("pretrained") is not None:
                 yield _published(registry, past, tree)
             yield _materialised(past, tree)
@@ -159,6 +162,12 @@ def _code(tree: Path, past: Past) -> Check:
         if not md5.endswith(".dir") and (not (tree / path).is_file() or file_md5(tree / path) != md5)
     ]
     return Check("code", not differing, _listed(differing, "not in the commit as it ran: ") or f"{len(recorded)} files as in the commit")
+
+
+def _identity(registry: Registry, past: Past) -> Iterator[Check]:
+    """Of which stages the recorded lock names code that did not make their outputs: a person said that it would make the same."""
+    accepted = (one for one in identity.accepted(registry, past.lock) if not one["since"])
+    return (Check("identity", True, identity.words(one)) for one in accepted)
 
 
 def _published(registry: Registry, past: Past, tree: Path) -> Check:

@@ -14,8 +14,9 @@ from flows.host.tracking import PIPELINE, PROMOTIONS, Tracker, all_pages
 from flows.host.workspace import locked
 from flows.registry import record
 from flows.registry.record import Chain, Known
+from models.core.content import folder_md5
 from models.core.errors import StageError, UserError
-from models.core.records import folder_md5, read_lines
+from models.core.given import read_lines
 from models.core.sets import answers, stderr, value
 from tasks.gate.evidence import load_evidence, unreadable
 from tasks.gate.verdicts import Evidence
@@ -138,7 +139,8 @@ class Versions:
                 pip_requirements=[f"{name}=={package_version(name).partition('+')[0]}" for name in SERVING],
             )
 
-    def _create_version(self, logged: Any, run_id: str, tags: Mapping[str, str]) -> Any:
+    def _make_model(self) -> None:
+        """Have the registry know the model: what is on record hangs on it."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -146,6 +148,9 @@ class Versions:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+
+    def _create_version(self, logged: Any, run_id: str, tags: Mapping[str, str]) -> Any:
+        self._make_model()
         return self.client.create_model_version(self.name, logged.model_uri, run_id, tags=dict(tags), model_id=logged.model_id)
 
     def registered(self, version: Any, chain: Chain | None = None) -> Known:

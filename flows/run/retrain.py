@@ -31,8 +31,8 @@ from flows.host.services import shared_api
 from flows.host.spool import Run
 from flows.host.tracking import Tracker
 from flows.host.workspace import find, prepare_environment
-from flows.registry import release
-from flows.registry.decisions import registry_of
+from flows.registry import identity, release
+from flows.registry.decisions import Registry, registry_of
 from flows.registry.record import CHAMPION
 from flows.screen.tables import score_rows, scores, stage_rows
 from flows.stages.attempt import StageResult, attempt, main_metric
@@ -40,7 +40,7 @@ from flows.stages.pipeline import git_commit, read_metrics
 from flows.stages.runner import FLOW_RUN, PARENT
 from flows.stages.session import Session, hold, opened
 from models.core.errors import SluiceError, StageError, Unavailable
-from models.core.records import write_json
+from models.core.files import write_json
 
 SHOWN = {"sluice": True}  # marks the log records that the terminal shows
 WATCH_S = 2.0  # between two looks at the flow run's own state
@@ -315,6 +315,10 @@ def _runs_of_stages(held: Session, tracker: Tracker) -> dict[str, str]:
     """By tag, the run that produced each stage's result, this time or an earlier one."""
     recorded = held.pipeline.recorded_signatures()
     found = {name: tracker.run_of(recorded[name]) for name in held.pipeline.stages if name in recorded}
+    unknown = {name: recorded[name] for name, run_id in found.items() if run_id is None}
+    if unknown:  # accepted under another hash, or made elsewhere
+        before = identity.earlier(Registry(tracker), unknown)
+        found |= {name: next(filter(None, map(tracker.run_of, signatures)), None) for name, signatures in before.items()}
     return {f"sluice.run.{name.replace('@', '/')}": run_id for name, run_id in found.items() if run_id}
 
 

@@ -13,7 +13,8 @@ from flows.stages import salvage
 from flows.stages.pipeline import Stage, read_metrics
 from flows.stages.runner import outcome_file, started_line
 from models.core.errors import SluiceError, StageError, Unavailable, UserError
-from models.core.records import Record, read_json
+from models.core.files import read_json
+from models.core.records import Record
 
 BUSY_TRIES = 40  # another stage holds a path for the moment it is hashed
 DVC_FAILED = "ERROR: failed to reproduce"  # 'STAGE': why, of which "failed to run: COMMAND" says less than what the command printed

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from models.core.records import read_json, write_json
+from models.core.files import read_json, write_json
 
 NAME, RESULTS = "finished", "results.json"
 

@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import logging
 import os
 import re
 import time
@@ -17,8 +18,10 @@ from typing import Any
 
 from flows.host import failures, git
 from flows.host.workspace import Workspace
+from flows.stages.changes import Change, changes_of
 from models.core.errors import SluiceError, StageError, Unavailable, UserError
-from models.core.records import Record, require_file
+from models.core.given import require_file
+from models.core.records import Record
 from tasks.stage import Inputs, Metrics, Outputs, Params
 
 PATIENCE = 30  # tenths of a second
@@ -218,31 +221,48 @@ class Pipeline:
 
     def changes(self) -> dict[str, list[str]]:
         """Why each changed stage must run; a stage downstream of a changed one is listed as "upstream: NAME"."""
-        self._require_plain_data()
-        with _translated():
-            status = self._patiently(self.repo.status)
-        recorded = self.recorded_signatures()
-        why = {
-            name: list(_reasons(entries)) if name in recorded else ["not in dvc.lock: it never ran"]
-            for name, entries in status.items()
-            if name in self.stages
-        }
+        why = {name: [change.text for change in found] for name, found in self.changed().items()}
         for name, stage in self.stages.items():
             upstream = [f"upstream: {up}" for up in stage.upstream if up in why]
             if upstream:
                 why.setdefault(name, []).extend(upstream)
         return {name: why[name] for name in self.stages if name in why}
 
-    def signature(self, name: str) -> str:
-        """What identifies one execution: the md5 of command, resolved params and the content of every dep, code and lock included."""
-        from dvc.stage.serialize import to_single_stage_lockfile
-
+    def changed(self) -> dict[str, list[Change]]:
+        """What DVC finds changed in each stage itself; one that never ran has that for its only change."""
         self._require_plain_data()
         with _translated():
-            [node] = self._patiently(lambda: self.repo.stage.collect(name))
-            node.save_deps()
-            entry = to_single_stage_lockfile(node)
-        return signature(entry)
+            status = self._patiently(self.repo.status)
+        recorded = self.recorded()
+        return {
+            name: list(changes_of(entries)) if name in recorded else [Change("not in dvc.lock: it never ran")]
+            for name, entries in status.items()
+            if name in self.stages
+        }
+
+    def signature(self, name: str) -> str:
+        """What identifies one execution: the md5 of command, resolved params and the content of every dep, code and lock included."""
+        return signature(self.entry(name))
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """A stage's entry of dvc.lock, were it made of what is here today; its outs are those on record."""
+        from dvc.stage.serialize import to_single_stage_lockfile
+
+        with _translated():
+            return dict(to_single_stage_lockfile(self._with_deps(name)))
+
+    def relock(self, name: str) -> None:
+        """Write that entry into dvc.lock. Nothing runs, and no output is looked at: whoever calls knows that they are what is on record."""
+        logging.getLogger("dvc").setLevel(logging.WARNING)  # it tells of each entry that it writes
+        with _translated(), self.repo.lock:
+            node = self._with_deps(name)
+            node.dvcfile.dump(node, update_pipeline=False)
+
+    def _with_deps(self, name: str) -> Any:
+        self._require_plain_data()
+        [node] = self._patiently(lambda: self.repo.stage.collect(name))
+        node.save_deps()
+        return node
 
     def tracked(self, places: Sequence[Path]) -> list[Tracked]:
         """What .dvc files track of these places: each itself, a folder that it is in, or a file in it."""
@@ -286,13 +306,17 @@ class Pipeline:
                 self.repo._reset()
         return read()
 
-    def recorded_signatures(self) -> dict[str, str]:
-        """The signature of the execution that dvc.lock records, by stage."""
+    def recorded(self) -> dict[str, dict[str, Any]]:
+        """The entries of dvc.lock by stage."""
         from ruamel.yaml import YAML
 
         lock = self.workspace.root / "dvc.lock"
         entries = YAML(typ="safe").load(lock.read_text(encoding="utf-8")) if lock.is_file() else None
-        return {name: signature(entry) for name, entry in ((entries or {}).get("stages") or {}).items()}
+        return (entries or {}).get("stages") or {}
+
+    def recorded_signatures(self) -> dict[str, str]:
+        """The signature of the execution that dvc.lock records, by stage."""
+        return {name: signature(entry) for name, entry in self.recorded().items()}
 
 
 def bindings(words: Iterable[str]) -> dict[str, str]:
@@ -328,17 +352,6 @@ def signature(entry: Mapping[str, Any]) -> str:
     deps = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
     identity = {"cmd": entry["cmd"], "deps": deps, "params": entry.get("params", {})}
     return hashlib.md5(json.dumps(identity, sort_keys=True, default=str).encode(), usedforsecurity=False).hexdigest()
-
-
-def _reasons(entries: Sequence[Any]) -> Iterator[str]:
-    for entry in entries:
-        if isinstance(entry, str):
-            yield entry
-            continue
-        for kind, paths in entry.items():
-            for path, state in paths.items():
-                detail = f" ({', '.join(f'{key} {change}' for key, change in state.items())})" if isinstance(state, dict) else ""
-                yield f"{kind.removeprefix('changed ').removesuffix('s')} {'' if detail else state + ': '}{path}{detail}"
 
 
 @contextlib.contextmanager

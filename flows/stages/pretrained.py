@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 from flows.host.workspace import Workspace
 from flows.stages.pipeline import Pipeline, read_metrics
+from models.core.content import folder_md5
 from models.core.errors import Unavailable, UserError
-from models.core.records import folder_md5, read_json, write_json
+from models.core.files import read_json, write_json
 from models.train import weights
 
 PLACE = "data/pretrained"  # holds NOTE, and in LINKS a link to each of the model's files

@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 import models
 from models.core.errors import UserError
-from models.core.records import write_whole
+from models.core.files import write_whole
 
 VARIANTS = ("take", "train")  # the keys that name the variant of a union
 FOLDER = Path(models.__file__).parent / "recipes"

@@ -21,7 +21,7 @@ from flows.stages.parameters import load, stage_params
 from flows.stages.pipeline import Contract, Pipeline, Stage, contract, git_commit
 from flows.stages.pretrained import RegistryOf
 from models.core.errors import SluiceError, StageError, Unavailable, UserError
-from models.core.records import write_json
+from models.core.files import write_json
 from models.core.work import Work
 from models.train import weights
 

@@ -17,7 +17,7 @@ from ruamel.yaml.error import YAMLError
 from flows.host import git
 from flows.host.workspace import Workspace
 from flows.stages import warm
-from models.core.records import write_whole
+from models.core.files import write_whole
 
 _writing = threading.Lock()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.host.workspace import Workspace, locked
 from flows.stages.pipeline import Pipeline, Tracked
 from models.core.errors import UserError
-from models.core.records import read_json, write_json
+from models.core.files import read_json, write_json
 
 
 @contextlib.contextmanager

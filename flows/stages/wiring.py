@@ -1,4 +1,4 @@
-"""The code that a stage can reach, and dvc.yaml's list of it: a person writes what a stage is, `make wire` what it is made of."""
+"""The code and the packages that a stage can reach, in dvc.yaml: a person writes what a stage is, `make wire` what it is made of."""
 
 import ast
 import json
@@ -11,7 +11,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from flows.stages import packages
 from flows.stages.pipeline import bindings
+from models.core.files import write_whole
 
 PACKAGES = ("flows", "tasks", "models")
 PLAIN = re.compile(r"[\w./-]+")  # what YAML takes for a word
@@ -38,6 +40,13 @@ def reached(root: Path, module: str) -> set[str]:
     return found
 
 
+def imported(root: Path, files: Iterable[str]) -> set[str]:
+    """The top-level modules that these files name in imports, at their head or in a function, and that are neither ours nor Python's."""
+    trees = (ast.parse((root / name).read_text(encoding="utf-8")) for name in files)
+    names = {module.split(".")[0] for tree in trees for module in _imports(tree)}
+    return {name for name in names if name not in PACKAGES and packages.is_foreign(name)}
+
+
 def _file(module: str) -> str:
     return f"{module.replace('.', '/')}.py"
 
@@ -58,19 +67,40 @@ def _programs(tree: ast.AST) -> Iterable[str]:
 
 
 def is_code(dep: str) -> bool:
-    """Whether a dep is one that `wire` writes."""
+    """Whether a dep is a module of ours, which `wire` writes."""
     return dep.split("/")[0] in PACKAGES and dep.endswith(".py")
 
 
+def is_lock(dep: str) -> bool:
+    """Whether a dep holds pinned packages; `wire` writes that too."""
+    return dep == packages.LOCK or (dep.split("/")[0] == packages.FOLDER and dep.endswith(".lock"))
+
+
 def wired(root: Path, name: str, stage: Mapping[str, Any]) -> list[str]:
-    """The deps that a stage must have: the code that it can reach, then what a person wrote; one that is no task of ours keeps its own."""
+    """The deps that a stage must have: the code and packages that it can reach, then what a person wrote; one of no task keeps its own."""
     deps = list(stage.get("deps") or ())
-    code = reached(root, f"tasks.{bindings(str(stage.get('cmd')).split()).get('task', name)}")
-    return [*sorted(code), *(dep for dep in deps if not is_code(dep))] if code else deps
+    task = _task(name, stage)
+    code = reached(root, f"tasks.{task}")
+    return [*sorted(code), _lock(task), *(dep for dep in deps if not (is_code(dep) or is_lock(dep)))] if code else deps
+
+
+def lock_files(root: Path, stages: Mapping[str, Any]) -> dict[str, str]:
+    """The text of each task's lock file, by path: a file a task and never one for two, so that what one imports moves no other's."""
+    pins = packages.pins((root / packages.LOCK).read_text(encoding="utf-8"))
+    code = {task: reached(root, f"tasks.{task}") for task in (_task(name, stage) for name, stage in stages.items())}
+    return {_lock(task): packages.cut(pins, imported(root, files)) for task, files in code.items() if files}
+
+
+def _task(name: str, stage: Mapping[str, Any]) -> str:
+    return bindings(str(stage.get("cmd")).split()).get("task", name)
+
+
+def _lock(task: str) -> str:
+    return f"{packages.FOLDER}/{task}.lock"
 
 
 def wire(root: Path) -> list[str]:
-    """Write the code deps of all stages into dvc.yaml, no other line of it; return the stages whose deps were others."""
+    """Write the code and lock deps of all stages into dvc.yaml, no other line of it, and the lock files; return what was another before."""
     path = root / "dvc.yaml"
     text = path.read_text(encoding="utf-8")
     lines, stages = text.split("\n"), YAML().load(text)["stages"]
@@ -81,6 +111,18 @@ def wire(root: Path) -> list[str]:
         lines[start:end] = _written(now[name])
     if changed:
         path.write_text("\n".join(lines), encoding="utf-8")
+    return changed + _write_locks(root, lock_files(root, stages))
+
+
+def _write_locks(root: Path, texts: Mapping[str, str]) -> list[str]:
+    """Make the folder hold these lock files and no other; return those that it did not."""
+    old = {f"{packages.FOLDER}/{path.name}": path.read_text(encoding="utf-8") for path in (root / packages.FOLDER).glob("*.lock")}
+    changed = sorted(name for name in {*old, *texts} if old.get(name) != texts.get(name))
+    for name in changed:
+        if name in texts:
+            write_whole(root / name, texts[name].encode())
+        else:
+            (root / name).unlink()
     return changed
 
 

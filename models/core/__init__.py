@@ -1,1 +1,1 @@
-"""What every stage depends on: errors, records, the place of its work. Tiny and steady."""
+"""What every stage depends on, tiny and steady: errors, records, lines, content, work; and what fewer need: given, files, importing."""

@@ -10,7 +10,7 @@ from models.data.markup import readings, without_tags
 from models.data.trees import trees
 from models.data.words import Words, skeleton, words
 from models.score import items
-from models.score.suite import folders
+from models.score.suite import folders, load
 
 LINE_END_HYPHEN = re.compile(r"(?<=\w)[-\u2010]\n")
 COMMON = 10  # items
@@ -81,7 +81,7 @@ class Benchmark:
 def suite_texts(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield (suite/item id, text) for every item of every suite in a folder."""
     for suite in folders(folder):
-        for item_id, text in items.texts(suite):
+        for item_id, text in items.texts(load(suite), items.read(suite)):
             yield f"{suite.name}/{item_id}", text
 
 

@@ -27,7 +27,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.core.errors import UserError
-from models.core.records import DECODER, checked, parse_text, read_lines, read_text, replace_together, require_file, whole
+from models.core.given import DECODER, checked, parse_text, read_lines, read_text, require_file, whole
+from models.core.importing import replace_together
 from models.data import gutenberg, kinds
 
 Rows = list[dict[str, Any]]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from html import unescape
 
-from models.core.records import whole
+from models.core.given import whole
 
 LEVELS = 3
 """How often escapes are read: JSON in JSON in JSON."""

@@ -11,7 +11,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from models.core.errors import UserError
-from models.core.records import require_file, writing
+from models.core.given import require_file
+from models.core.importing import writing
+from models.score import harness
 from models.score import items as kinds
 from models.score import suite as suites
 from models.score.benchmarks import put
@@ -195,7 +197,7 @@ def create(name: str, described: Mapping[str, Any], files: Sequence[Path], raw: 
                 shutil.copyfile(file, draft / file.name)
             (draft / suites.FILE).write_text(text(described, name), encoding="utf-8")
         try:
-            held = suites.load(draft), kinds.read(draft)
+            held = suites.load(draft), harness.read(draft)
         except UserError as error:
             raise UserError(str(error).replace(f"{draft}/", "").replace(str(draft), name)) from None
         put(draft, raw / name)

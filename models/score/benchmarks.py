@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.core.errors import UserError
-from models.core.records import require_file, writing
+from models.core.given import require_file
+from models.core.importing import writing
 from models.score import items
 from models.score import suite as suites
 

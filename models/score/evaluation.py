@@ -19,8 +19,9 @@ from typing import Any
 from lm_eval.evaluator import evaluate
 from transformers import AutoTokenizer
 
+from models.core.content import folder_md5
 from models.core.errors import StageError
-from models.core.records import folder_md5, write_json, write_lines
+from models.core.files import write_json, write_lines
 from models.core.sets import OfSet
 from models.sandbox import sandbox
 from models.score import asking, grading, harness
@@ -54,7 +55,7 @@ class Scorer:
     def __init__(self, model: Path, suite: Path, settings: Settings, device: str, progress: Progress) -> None:
         self.model, self.suite, self.settings = model, suite, settings
         self.described = suites.load(suite)
-        every = kinds.read(suite)
+        every = harness.read(suite)
         self.items = kinds.subset(every, settings.items, settings.items_seed)
         self.isolation = sandbox.isolation() if kinds.is_code(self.described) else None
         self.tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
@@ -176,7 +177,7 @@ def _of_set(scorer: Scorer) -> OfSet | None:
 
 
 def _suite_md5(folder: Path, described: Suite, items: Sequence[Item]) -> str:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != suites.FILE]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (suites.FILE, kinds.LISTING)]
     held = [f"{path.relative_to(folder).as_posix()} {hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}" for path in files]
     return _md5("\n".join([*held, json.dumps(suites.asking(described), sort_keys=True), *(item.id for item in items)]))
 

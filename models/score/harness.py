@@ -20,8 +20,11 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import apply_template
 
 from models.core.errors import SluiceError, UserError
+from models.core.files import write_lines
 from models.core.sets import OfSet
-from models.score.items import NO_SUBJECT, Foreign
+from models.score import items as kinds
+from models.score import suite as suites
+from models.score.items import NO_SUBJECT, Foreign, Item
 from models.score.suite import HarnessSuite, Table
 from models.score.tables import READERS, rows
 
@@ -131,6 +134,20 @@ def _named_as(folder: Path, split: str) -> str | None:
             f"{folder} holds {', '.join(found)}: one file stands for split {split!r}; remove the others, or name it under 'data'"
         )
     return found[0] if found else None
+
+
+def read(folder: Path) -> list[Item]:
+    """All items of a suite, whichever it is; those of a task are made, not looked up. Raises UserError, as items.read does."""
+    described = suites.load(folder)
+    if isinstance(described, HarnessSuite):
+        return kinds.whole(list(items(folder, described)), folder)
+    return kinds.read(folder)
+
+
+def write_listing(folder: Path, found: Sequence[Item]) -> None:
+    """List the items of a task beside it, so that what reads them needs no lm-eval; nothing for another suite."""
+    if isinstance(suites.load(folder), HarnessSuite):
+        write_lines(folder / kinds.LISTING, (item.model_dump() for item in found))
 
 
 def items(folder: Path, described: HarnessSuite) -> Iterator[Foreign]:

@@ -17,14 +17,15 @@ import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, model_validator
 
 from models.core.errors import UserError
-from models.core.records import Record, checked
+from models.core.given import checked, read_lines
+from models.core.records import Record
 from models.score import suite as suites
 from models.score.suite import ChoiceSuite, CodeSuite, HarnessSuite, LabelsSuite, Suite, Table, Tabled
 from models.score.tables import Row, column_names, is_untyped, rows
@@ -32,6 +33,7 @@ from models.score.tables import Row, column_names, is_untyped, rows
 BLANK = re.compile(r"_{2,}")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 NO_SUBJECT = "all"
+LISTING = "items-of-task.jsonl"  # beside a task of lm-eval's: its items, listed once so that their readers need no lm-eval
 WHOLE = re.compile(r"\d{1,9}")
 Words = Annotated[str, Field(min_length=1)]
 
@@ -95,17 +97,21 @@ AnyItem = TypeVar("AnyItem", bound=Item)
 
 
 def read(folder: Path) -> list[Item]:
-    """Return all items of the suite in `folder`, in the file's order.
+    """Return all items of the suite in `folder`, in the file's order; those of a task of lm-eval's as models/score/harness.py listed them.
 
     Raises UserError where suite.yaml or a file is missing or broken, an item is none, or an id comes twice.
     """
     described = suites.load(folder)
     if isinstance(described, HarnessSuite):
-        from models.score import harness  # lm-eval loads here
-
-        path, items = folder, list[Item](harness.items(folder, described))
+        path, items = folder / LISTING, list[Item]()
+        items += [checked(Foreign, row, f"{path}, line {number}") for number, row in enumerate(read_lines(path), 1)]
     else:
         path, items = folder / described.items.file, list(_items(folder, described, described.items))
+    return whole(items, path)
+
+
+def whole(items: list[Item], path: Path) -> list[Item]:
+    """The items of `path`, if there are any and each has an id of its own. Raises UserError."""
     if not items:
         raise UserError(f"{path} holds no item: a suite must have at least one; restore the file")
     seen: set[str] = set()
@@ -304,13 +310,13 @@ def is_code(described: Suite) -> bool:
     return isinstance(described, CodeSuite)
 
 
-def texts(folder: Path) -> Iterator[tuple[str, str]]:
+def texts(described: Suite, items: Iterable[Item]) -> Iterator[tuple[str, str]]:
     """Yield (item id, text) for decontamination, a text for each way in which an item could stand in training text.
 
     With its answer, and where the question alone gives an item away, without.
     """
-    is_labelled = isinstance(suites.load(folder), LabelsSuite)
-    for item in read(folder):
+    is_labelled = isinstance(described, LabelsSuite)
+    for item in items:
         for text in (str(item.question),) if is_labelled and isinstance(item, Choice) else _whole_texts(item):
             yield item.id, text
 

@@ -22,7 +22,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from models.core.errors import UserError
-from models.core.records import Record, read_text
+from models.core.given import read_text
+from models.core.records import Record
 
 FILE = "suite.yaml"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

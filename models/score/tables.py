@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from models.core.errors import SluiceError, UserError
-from models.core.records import FOREIGN, parse, parse_text, require_file
+from models.core.given import FOREIGN, parse, parse_text, require_file
 from models.score.suite import Table
 
 Row = dict[str, Any]

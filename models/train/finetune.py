@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from models.core.errors import StageError
-from models.core.records import read_lines
+from models.core.lines import read_rows
 from models.core.work import Work
 from models.train import chat, policy
 from models.train.settings import Finetuning
@@ -25,7 +25,7 @@ def conversations(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: in
     """
     coded = chat.coder(tokenizer)
     rows, dropped = [], 0
-    for number, record in enumerate(read_lines(path), 1):
+    for number, record in enumerate(read_rows(path), 1):
         try:
             ids, said = coded(record["messages"])
         except StageError as error:

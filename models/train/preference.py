@@ -24,7 +24,7 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
 from models.core.errors import StageError
-from models.core.records import read_lines
+from models.core.lines import read_rows
 from models.core.work import Work
 from models.train import chat, policy
 from models.train.chat import Messages
@@ -69,7 +69,7 @@ def pairs(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tu
     Raises StageError where none is left, or the chat template cannot take one.
     """
     rows, dropped = [], 0
-    for number, record in enumerate(read_lines(path), 1):
+    for number, record in enumerate(read_rows(path), 1):
         try:
             both = [chat.rendered(tokenizer, record["prompt"] + record[side]) for side in ("chosen", "rejected")]
         except StageError as error:

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from trl import GRPOConfig, GRPOTrainer
 
 from models.core.errors import StageError
-from models.core.records import read_lines
+from models.core.lines import read_rows
 from models.core.work import Work
 from models.train import chat, policy, preference
 from models.train.chat import Messages
@@ -26,7 +26,7 @@ def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None, le
     Raises StageError where fewer than `least` are left, or the chat template cannot take one.
     """
     kept, dropped = [], 0
-    for number, record in enumerate(read_lines(path), 1):
+    for number, record in enumerate(read_rows(path), 1):
         try:
             text = chat.rendered(tokenizer, record["prompt"], prompt=True)
         except StageError as error:

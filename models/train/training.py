@@ -132,6 +132,6 @@ def quiet() -> Iterator[None]:
 
 def texts(path: Path) -> Iterator[str]:
     """The `text` of every record of a JSON Lines file."""
-    from models.core.records import read_lines
+    from models.core.lines import read_rows
 
-    return (record["text"] for record in read_lines(path))
+    return (record["text"] for record in read_rows(path))

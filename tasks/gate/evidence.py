@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from models.core.errors import UserError
-from models.core.records import read_json, read_lines
+from models.core.files import read_json
+from models.core.given import read_lines
 from models.core.sets import OfSet
 from tasks.gate.health import health
 from tasks.gate.verdicts import Evidence

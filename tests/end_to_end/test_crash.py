@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from flows.stages import salvage
-from models.core.records import folder_md5
+from models.core.content import folder_md5
 from tests.workspaces import PROGRAMS, copy_of, environment, make_workspace, run, without_stages
 
 PATIENCE_S = 300

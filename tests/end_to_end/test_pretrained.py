@@ -6,7 +6,7 @@ import shutil
 import pytest
 from ruamel.yaml import YAML
 
-from models.core.records import folder_md5
+from models.core.content import folder_md5
 from tests.tiny import tiny_model
 from tests.workspaces import copy_of, run
 

@@ -16,7 +16,8 @@ from flows.registry import release
 from flows.registry.decisions import Registry
 from flows.stages.parameters import load
 from flows.stages.session import Session
-from models.core.records import read_lines, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
 from tasks.contamination import ContaminationInputs, ContaminationOutputs, ContaminationParams, contamination
 from tests.candidates import answered, offer, rewrite
 from tests.refusals import BETTER, CASES, SLIDE, SMALL, TEMPLATE, change_params, crawled, demonstrate

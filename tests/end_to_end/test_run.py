@@ -10,7 +10,8 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from models.core.records import folder_md5, read_lines
+from models.core.content import folder_md5
+from models.core.given import read_lines
 from tests.workspaces import PROGRAMS, copy_of, environment, make_workspace, run
 
 

@@ -10,7 +10,7 @@ from flows.host.workspace import Workspace, prepare_environment
 from flows.registry import record, release
 from flows.registry.decisions import Registry
 from flows.stages.session import Session
-from models.core.records import read_json, write_json
+from models.core.files import read_json, write_json
 from tests.candidates import offer
 from tests.workspaces import copy_of
 

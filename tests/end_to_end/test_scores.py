@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.stages.parameters import load
-from models.core.records import read_json
+from models.core.files import read_json
 from tasks.gate.evidence import load_evidence
 from tasks.gate.paired import mcnemar_p
 from tasks.gate.verdicts import Policy, judge_suite

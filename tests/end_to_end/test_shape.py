@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 
-from models.core.records import folder_md5, read_lines, write_lines
+from models.core.content import folder_md5
+from models.core.files import write_lines
+from models.core.given import read_lines
 from tests.shapes import edit, only_sft, polished
 from tests.workspaces import copy_of, make_workspace, run
 

@@ -9,7 +9,8 @@ import pytest
 from flows.host.tracking import PROMOTIONS, Tracker
 from flows.host.workspace import Workspace, prepare_environment
 from flows.registry.decisions import Registry
-from models.core.records import folder_md5, write_json
+from models.core.content import folder_md5
+from models.core.files import write_json
 from tests.workspaces import ROOT
 
 

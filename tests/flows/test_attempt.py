@@ -14,7 +14,7 @@ from flows.stages import attempt
 from flows.stages.pipeline import Pipeline
 from flows.stages.runner import _passes, outcome_file, started_line
 from models.core.errors import StageError, Unavailable, UserError
-from models.core.records import write_json
+from models.core.files import write_json
 from tests.workspaces import environment
 
 YAML = "stages:\n  one:\n    cmd: {cmd}\n    outs: [out]\n    metrics: [{{metrics.json: {{cache: false}}}}]\n    meta: {{timeout_s: 60}}\n"

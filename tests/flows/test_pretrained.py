@@ -15,8 +15,9 @@ from flows.host.workspace import Workspace, prepare_environment
 from flows.registry.decisions import Registry, registry_of
 from flows.stages import pretrained
 from flows.stages.pipeline import Pipeline
+from models.core.content import folder_md5
 from models.core.errors import UserError
-from models.core.records import folder_md5, write_json
+from models.core.files import write_json
 from tests.tiny import tiny_model
 from tests.workspaces import run
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from flows.registry import rebaseline
 from flows.registry.rebaseline import is_stale, key_of
 from models.core.errors import StageError
-from models.core.records import write_json, write_lines
+from models.core.files import write_json, write_lines
 from tasks.gate.evidence import load_evidence
 from tasks.gate.verdicts import Evidence
 from tests.suites import described

@@ -14,7 +14,7 @@ from flows.registry.record import Decision
 from flows.registry.versions import score
 from flows.screen import tables
 from models.core.errors import Refused, UserError
-from models.core.records import write_json
+from models.core.files import write_json
 from tasks.gate.anchor import Against
 from tasks.gate.verdicts import Evidence, GateResult, Policy, SuitePolicy, SuiteVerdict
 from tests.limits import ANY

@@ -106,14 +106,14 @@ OWN = """  # mine
 """
 
 
-def test_wiring_writes_the_code_of_tasks_and_no_other_line(workspace):
+def test_wiring_writes_the_code_and_lock_of_tasks_and_no_other_line(workspace):
     path = workspace.root / "dvc.yaml"
     path.write_text(before := path.read_text() + OWN)
     assert wire(workspace.root) == ["again"]
     after = path.read_text()
     assert wire(workspace.root) == []
     stages = YAML(typ="safe").load(after)["stages"]
-    code = [dep for dep in stages["sft"]["deps"] if dep.endswith(".py")]
+    code = [dep for dep in stages["sft"]["deps"] if dep.endswith((".py", ".lock"))]
     assert stages["again"]["deps"] == [*code, "artifacts/sft", "artifacts/prepared/instructions"]
     start = before.index("    deps:\n      - artifacts/sft\n")
     assert after[:start] == before[:start]

@@ -10,8 +10,10 @@ from dvc.repo import Repo
 from flows.host.workspace import Workspace
 from flows.stages.pipeline import Pipeline
 from flows.stages.tracked import importing
+from models.core.content import folder_md5
 from models.core.errors import UserError
-from models.core.records import folder_md5, read_lines, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
 from models.data import importers, kinds
 from tests.odd import ODD
 from tests.workspaces import PROGRAMS, ROOT, environment

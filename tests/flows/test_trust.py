@@ -13,8 +13,9 @@ from flows.registry.decisions import Registry
 from flows.registry.lineage import Past, lineage
 from flows.registry.rebaseline import _prepared, key_of, rebaselined
 from flows.registry.record import RESCORED, Decision
+from models.core.content import folder_md5
 from models.core.errors import StageError
-from models.core.records import folder_md5, write_json, write_lines
+from models.core.files import write_json, write_lines
 from tasks.gate.evidence import identity
 from tasks.gate.verdicts import Evidence, GateResult
 from tests.versions import PARAMS, add_version, doctor, files_of, record_of

@@ -86,6 +86,10 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
 
 
+def texts(suite: Path) -> list[tuple[str, str]]:
+    return list(items.texts(suites.load(suite), harness.read(suite)))
+
+
 def put(folder: Path, description: str, splits: dict[str, list[dict[str, Any]]]) -> Path:
     folder.mkdir(parents=True)
     (folder / suites.FILE).write_text(description, encoding="utf-8")
@@ -177,7 +181,7 @@ def test_a_task_file_of_ones_own_finds_its_data_beside_it(model: Path, tmp_path:
     (suite / "task.yaml").write_text(TASK.format(file=file, more=""))
     found = score(model, suite, tmp_path / "out")
     assert [(item["id"], item["subject"]) for item in found] == [("0", "a0"), ("1", "a1"), ("2", "a0"), ("3", "a1")]
-    assert list(items.texts(suite))[:2] == [("0", "Where is 0?"), ("0", "Where is 0? here")]
+    assert texts(suite)[:2] == [("0", "Where is 0?"), ("0", "Where is 0? here")]
 
 
 def test_a_task_file_may_include_another_and_bring_python(model: Path, tmp_path: Path) -> None:
@@ -186,7 +190,7 @@ def test_a_task_file_may_include_another_and_bring_python(model: Path, tmp_path:
     (suite / "utils.py").write_text("def asked(doc):\n    return 'So: ' + doc['question']\n")
     (suite / "child.yaml").write_text("include: base.yaml\ntask: child\ndoc_to_text: !function utils.asked\n")
     assert len(score(model, suite, tmp_path / "out")) == 4
-    assert next(items.texts(suite))[1] == "So: Where is 0?"
+    assert texts(suite)[0][1] == "So: Where is 0?"
 
 
 @pytest.mark.parametrize(
@@ -208,12 +212,12 @@ def test_what_is_no_task_is_one_line(tmp_path: Path, description: str, more: str
     kept = [line for line in text.splitlines() if not any(line.startswith(f"{one.split(':')[0]}:") for one in more.splitlines() if one)]
     (suite / "task.yaml").write_text("\n".join(kept) + f"\n{more}")
     with pytest.raises(UserError, match=said) as failure:
-        items.read(suite)
+        harness.read(suite)
     assert "\n" not in str(failure.value)
 
 
 def test_a_random_answers_score_is_that_of_the_number_of_choices(tmp_path: Path) -> None:
-    found = items.read(put(tmp_path / "arc", "lm_eval: arc_easy\n", {"test": ARC}))
+    found = harness.read(put(tmp_path / "arc", "lm_eval: arc_easy\n", {"test": ARC}))
     assert all(isinstance(item, Foreign) and item.chance == 0.25 for item in found)
     assert [item.id for item in found] == [f"A{n}" for n in range(6)]
 
@@ -222,4 +226,11 @@ def test_nothing_is_fetched_where_a_tasks_data_are_not_here(tmp_path: Path) -> N
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     suite = put(tmp_path / "arc", "lm_eval: arc_easy\n", {})
     with pytest.raises(UserError, match=r"no file stands for split 'test': put test.jsonl there, or name it, 'data: \{test: FILE\}'"):
-        items.read(suite)
+        harness.read(suite)
+
+
+def test_the_items_of_a_task_are_listed_beside_it_and_read_without_lm_eval(tmp_path: Path) -> None:
+    suite = put(tmp_path / "arc", "lm_eval: arc_easy\n", {"test": ARC})
+    found = harness.read(suite)
+    harness.write_listing(suite, found)
+    assert items.read(suite) == found

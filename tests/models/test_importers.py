@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from models.core.content import folder_md5
 from models.core.errors import UserError
-from models.core.records import folder_md5, read_lines, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
 from models.data import importers, kinds
 from models.data.importers import bring
 

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from models.core.content import folder_md5
 from models.core.errors import UserError
-from models.core.records import folder_md5, read_lines, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
 from models.data import importers, kinds
 from models.score import benchmarks
 from models.score import items as suite_items

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from models.core.content import folder_md5
 from models.core.errors import UserError
-from models.core.records import folder_md5, read_lines, replace_together, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
+from models.core.importing import replace_together
+from models.core.lines import read_rows
 from tests.odd import ODD, without_rights
 
 
@@ -132,3 +136,31 @@ def test_a_link_to_dvc_s_cache_is_replaced_and_the_cache_is_not(two):
     replace_together(two, {"a.jsonl": [{"new": 1}]})
     assert (two / "a.jsonl").read_text() == '{"new": 1}\n'
     assert cached.read_text() == '{"old": 1}\n'
+
+
+def test_what_a_stage_made_is_read_by_the_next_as_it_was_written(tmp_path):
+    path, made = tmp_path / "x.jsonl", [{"id": "a", "text": "é \u2028 \x85 😀"}, {"id": "b", "n": 1e-4, "deep": [{"x": None}]}]
+    write_lines(path, made)
+    assert list(read_rows(path)) == made == list(read_lines(path))
+    path.write_bytes(b"\n" + path.read_bytes() + b" \n")
+    assert list(read_rows(path)) == made
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"a": 1}\n{"a": "cut', "line 2: not valid JSON"),
+        (b"{}\n\n[1]\n", "line 3: a list, must be a JSON object"),
+        (b'{"a": "caf\xe9"}\n', "line 1: not valid JSON"),
+        (None, "cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_damaged_file_of_a_stage_is_named_with_its_line(tmp_path, content, said):
+    path = tmp_path / "x.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as failure:
+        list(read_rows(path))
+    assert said in str(failure.value)
+    assert str(path) in str(failure.value)
+    assert "\n" not in str(failure.value)

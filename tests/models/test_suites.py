@@ -35,6 +35,10 @@ def items_of(counts: dict[str, int]) -> list[kinds.Choice]:
     ]
 
 
+def texts_of(folder: Path) -> list[tuple[str, str]]:
+    return list(kinds.texts(suites.load(folder), kinds.read(folder)))
+
+
 def shots(folder: Path) -> dict[str, list[Any]]:
     return kinds.shots(folder, suites.load(folder))
 
@@ -43,7 +47,7 @@ def test_a_generated_suite_is_read_and_its_texts_hold_question_and_answer(tmp_pa
     suite = make(tmp_path, "mmlu-mini", [QUESTION])
     assert kinds.read(suite) == [kinds.Choice(**QUESTION)]  # type: ignore[arg-type]
     texts = ["Which is even?", "Which is even?\n2", "Which is even?\nAnswer: 2"]
-    assert list(kinds.texts(suite)) == [("a", text) for text in texts]
+    assert (texts_of(suite)) == [("a", text) for text in texts]
 
 
 def test_texts_of_code_are_whole_functions(tmp_path: Path) -> None:
@@ -54,7 +58,7 @@ def test_texts_of_code_are_whole_functions(tmp_path: Path) -> None:
         "canonical_solution": "    return 1\n",
         "test": "def check(c): ...",
     }
-    assert list(kinds.texts(make(tmp_path, "humaneval-mini", [row]))) == [("m/0", "def f():\n    return 1\n")]
+    assert (texts_of(make(tmp_path, "humaneval-mini", [row]))) == [("m/0", "def f():\n    return 1\n")]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +184,7 @@ def test_the_other_published_forms_are_read(tmp_path: Path) -> None:
     head = ",sent_more,sent_less,stereo_antistereo,bias_type,annotations,anon_writer,anon_annotators\n"
     (pair,) = put("crows-pairs", f'{head}0,"They are lazy, those.",They are not.,stereo,age,[],a0,[]\n')
     assert pair == kinds.Choice(id="0", choices=("They are not.", "They are lazy, those."), answer=0, subject="age")
-    assert list(kinds.texts(tmp_path / "crows-pairs")) == [("0", "They are not."), ("0", "They are lazy, those.")]
+    assert (texts_of(tmp_path / "crows-pairs")) == [("0", "They are not."), ("0", "They are lazy, those.")]
     (text,) = put("perplexity", '{"id": "d1", "text": "Once.", "source": "tales"}\n')
     assert text == kinds.Text(id="d1", text="Once.", subject="tales")
     (tmp_path / "math500" / "math500.jsonl").write_text('{"problem": "1 + 1?", "answer": [2], "unique_id": 1}\n')

@@ -11,7 +11,8 @@ import torch
 from transformers import MambaConfig, MambaForCausalLM, pipeline
 
 from models.core.errors import StageError
-from models.core.records import read_lines, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
 from models.core.work import Work
 from models.train import policy, preference, vocabulary
 from models.train.settings import Finetuning, Reinforcement, Weights

@@ -2,7 +2,8 @@
 
 import pytest
 
-from models.core.records import read_lines, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
 from tasks.contamination import ContaminationInputs, ContaminationOutputs, ContaminationParams, contamination
 from tests.suites import described
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from models.core.content import folder_md5
 from models.core.errors import UserError
-from models.core.records import folder_md5, read_lines, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
 from tasks.sources import SourcesInputs, SourcesOutputs, SourcesParams, sources
 from tests.odd import ODD, PLACES
 from tests.suites import own

@@ -7,8 +7,10 @@ import pytest
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from models.core.content import folder_md5
 from models.core.errors import StageError
-from models.core.records import folder_md5, read_lines, write_lines
+from models.core.files import write_lines
+from models.core.given import read_lines
 from models.core.work import Work
 from models.train.settings import Finetuning, Reinforcement
 from models.world import world

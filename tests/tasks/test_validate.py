@@ -5,7 +5,7 @@ import re
 import pytest
 
 from models.core.errors import StageError, UserError
-from models.core.records import write_lines
+from models.core.files import write_lines
 from models.core.work import Work
 from models.data.expectations import Limits, Tolerance
 from tasks.validate import ValidateInputs, ValidateOutputs, ValidateParams, validate

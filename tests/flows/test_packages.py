@@ -1,0 +1,157 @@
+"""requirements.lock cut by stage: what each can load, no more and no less."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from ruamel.yaml import YAML
+
+from flows.stages import packages
+from flows.stages.wiring import imported, reached, wire
+from models.core.errors import UserError
+from tests.workspaces import ROOT, environment, make_workspace
+
+ANNOTATED = """\
+jinja2==3
+    # via
+    #   torch
+    #   fastapi
+markupsafe==2
+    # via jinja2
+fastapi==1
+    # via sluice (pyproject.toml)
+scipy==1.17 ; python_full_version < '3.12'
+    # via torch
+scipy==1.18 ; python_full_version >= '3.12'
+    # via torch
+lm-eval==4
+    # via sluice (pyproject.toml)
+torch==2
+    # via
+    #   lm-eval
+    #   sluice (pyproject.toml)
+"""
+
+
+def stages():
+    return YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+TASKS = sorted(stages())
+
+
+def test_a_cut_holds_what_the_modules_need_directly_or_not_with_all_markers():
+    pins = packages.pins(ANNOTATED)
+    torch = [
+        "jinja2==3",
+        "markupsafe==2",
+        "scipy==1.17 ; python_full_version < '3.12'",
+        "scipy==1.18 ; python_full_version >= '3.12'",
+        "torch==2",
+    ]
+    assert packages.cut(pins, ["torch"]).splitlines() == torch
+    assert packages.cut(pins, ["lm_eval", "jinja2"]).splitlines() == sorted([*torch, "lm-eval==4"])
+    assert packages.cut(pins, ["jinja2"]) == "jinja2==3\nmarkupsafe==2\n"
+    assert packages.cut(pins, []) == ""
+
+
+def test_a_module_of_no_pinned_package_is_named():
+    with pytest.raises(UserError, match=r"pins no package 'surprise-lib', which a stage imports as 'surprise_lib'"):
+        packages.cut(packages.pins(ANNOTATED), ["surprise_lib"])
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return make_workspace(tmp_path / "sluice", recipe="")
+
+
+def rewired(workspace, package):
+    """The lock files that another version of a package changes."""
+    path = workspace / "requirements.lock"
+    text, count = re.subn(rf"^{package}==\S+", f"{package}==999", path.read_text(), flags=re.MULTILINE)
+    assert count, package
+    path.write_text(text)
+    return wire(workspace)
+
+
+def of(*tasks):
+    return [f"requirements/{task}.lock" for task in tasks]
+
+
+@pytest.mark.parametrize("package", ["prefect", "mlflow", "dvc", "celery", "psycopg2-binary"])
+def test_a_package_that_only_the_flows_use_changes_no_stage(workspace, package):
+    assert rewired(workspace, package) == []
+
+
+def test_a_new_package_that_only_the_flows_use_changes_no_stage(workspace):
+    lock = workspace / "requirements.lock"
+    lock.write_text(f"aardvark==1\n    # via prefect\n{lock.read_text()}")
+    assert wire(workspace) == []
+
+
+def test_another_lm_eval_changes_the_benchmark_and_the_listing_of_suites_alone(workspace):
+    assert rewired(workspace, "lm-eval") == sorted(of("benchmark", "sources"))
+
+
+def test_another_comparer_of_formulas_changes_the_benchmark_alone(workspace):
+    assert rewired(workspace, "latex2sympy2-extended") == of("benchmark")
+
+
+def test_another_trl_changes_what_fine_tunes_alone(workspace):
+    assert rewired(workspace, "trl") == of("reward", "rlhf", "sft")
+
+
+def test_another_torch_changes_all_that_train_or_score_or_list_suites_and_no_other(workspace):
+    assert rewired(workspace, "torch") == sorted(of("base", "benchmark", "reward", "rlhf", "sft", "tokenizer", "sources"))
+
+
+def test_another_great_expectations_changes_validate_alone(workspace):
+    assert rewired(workspace, "great-expectations") == of("validate")
+
+
+def test_the_lock_of_a_task_that_is_gone_goes_and_a_stage_that_is_no_task_has_none(workspace):
+    path = workspace / "dvc.yaml"
+    path.write_text(path.read_text().replace("  rlhf:\n", "  tuned:\n") + "  ours:\n    cmd: sh ours.sh\n    outs: [artifacts/ours]\n")
+    assert wire(workspace) == of("rlhf")
+    assert not (workspace / "requirements" / "rlhf.lock").exists()
+    assert not (workspace / "requirements" / "ours.lock").exists()
+
+
+LOADED = """
+import importlib, json, sys
+for module in json.loads(sys.argv[1]):
+    importlib.import_module(module)
+from importlib.metadata import packages_distributions
+owners = packages_distributions()
+print(json.dumps([owners[name] for name in sorted({key.partition(".")[0] for key in sys.modules} & owners.keys())]))
+"""
+BYSTANDERS = """
+    setuptools                                        Python loads it when it starts
+    boto3 botocore s3transfer urllib3                 accelerate, to launch elsewhere
+    mlflow opentelemetry-api requests sqlparse        trl, to report
+    cachetools fastapi starlette sniffio zipp orjson
+    pydantic-extra-types importlib-metadata
+    databricks-sdk pytz
+    pydot dill cloudpickle                            torch and joblib, to draw and to pickle
+    redis cryptography wcwidth                        lm-eval's tables and locks
+    charset-normalizer chardet                        numpy, to read Fortran
+    sqlalchemy psycopg2-binary protobuf jmespath      great-expectations, for data in other stores
+    docstring-parser jsonpointer rfc3339-validator    great-expectations and jsonschema, for what is not asked
+"""  # loaded only because the flows have them installed; they touch no number
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("task", TASKS)
+def test_all_that_the_code_of_a_stage_loads_is_among_its_packages(task):
+    """Also what a library loads because it happens to be installed: packages.UNSEEN says so."""
+    code = sorted(reached(ROOT, f"tasks.{task}"))
+    modules = [*(path.removesuffix(".py").replace("/", ".") for path in code), *sorted(imported(ROOT, code))]
+    command = [sys.executable, "-c", LOADED, json.dumps(modules)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(ROOT), capture_output=True, text=True, check=True)
+    loaded = [{re.sub("[._]", "-", name.lower()) for name in names} for names in json.loads(done.stdout.splitlines()[-1])]
+    pinned, mine = (packages.pins((ROOT / name).read_text()).lines for name in ("requirements.lock", f"requirements/{task}.lock"))
+    known = {*mine, *(word for line in BYSTANDERS.splitlines() for word in line[4:54].split())}
+    assert [names for names in loaded if names & pinned.keys() and not names & known] == []
+    assert any(names & mine.keys() for names in loaded)
