@@ -5,6 +5,7 @@ What people bring is read here as well, and refused in one line where it is no p
 
 import codecs
 import errno
+import filecmp
 import hashlib
 import json
 import math
@@ -13,7 +14,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
@@ -85,12 +86,12 @@ def require_file(path: Path, missing: str = "a file must be there; bring it in w
             raise UserError(f"{path} is a link to {os.readlink(path)}, which is missing: mend the link, or 'dvc pull'") from None
         raise UserError(f"{path} is missing: {missing}") from None
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     if not stat.S_ISREG(mode):
         raise UserError(f"{path} is {NOT_PLAIN.get(stat.S_IFMT(mode), 'no file')}, must be a plain file: name or put the file itself")
 
 
-def _unreadable(path: Path, error: OSError) -> UserError:
+def unreadable(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} cannot be read ({error.strerror or error}): it must be readable; see its owner and mode")
 
 
@@ -107,7 +108,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             file.seek(0)
             yield file
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def read_text(path: Path) -> str:
@@ -208,22 +209,37 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
     return count
 
 
-def replace_together(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Write several JSON Lines files of one folder, or, where one cannot be written, none; a file without a record is removed.
+@contextmanager
+def replacing(places: Sequence[Path]) -> Iterator[Mapping[Path, BinaryIO]]:
+    """Files to be written in the places of others: all are renamed into them at the end, or, where something fails, none.
 
-    All are written beside their places, then renamed one after another, never through a path: DVC may have linked it to its cache.
-    A kill between two renames leaves whole files, some of before and some of after, and drafts that the next call removes: doing the same
-    again puts it right. Raises UserError where the system says no, OSError where the disk is full.
+    One in which nothing was written leaves its place empty, and no empty folder; one that is the same as what is there leaves that alone.
+    A place is never written through: DVC may have linked it to its cache. A kill between two renames leaves whole files, some of before
+    and some of after, and drafts that the next call for these places removes: doing the same again puts it right. Raises UserError where
+    the system says no, OSError where the disk is full.
     """
+    new = {folder for place in places for folder in place.parents if not folder.is_dir()}
     try:
-        with writing(folder):
-            for name, rows in files.items():
-                write_lines(_beside(folder / name, "draft"), rows)
-            _rename_all([(folder / name, bool(rows)) for name, rows in files.items()])
+        with ExitStack() as stack, writing(places[0].parent):
+            for place in places:
+                place.parent.mkdir(parents=True, exist_ok=True)
+            drafts = {place: stack.enter_context(_beside(place, "draft").open("wb", buffering=1 << 20)) for place in places}
+            yield drafts
+            stack.close()
+            _rename_all([(place, _beside(place, "draft").stat().st_size > 0) for place in places if not _is_same(place)])
     finally:
-        for leftover in (*folder.glob(".*.jsonl.draft"), *folder.glob(".*.jsonl.kept")):
-            with suppress(OSError):
-                leftover.unlink(missing_ok=True)
+        for place in places:
+            for leftover in (_beside(place, "draft"), _beside(place, "kept")):
+                with suppress(OSError):
+                    leftover.unlink(missing_ok=True)
+        for folder in sorted({*new, *(place.parent for place in places)}, reverse=True):
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
+
+
+def _is_same(place: Path) -> bool:
+    """Whether the draft is what stands in its place."""
+    return place.is_file() and filecmp.cmp(place, _beside(place, "draft"), shallow=False)
 
 
 def _beside(path: Path, what: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.core.errors import UserError
-from models.core.records import folder_md5, read_lines, replace_together, write_lines
+from models.core.records import folder_md5, read_lines, replacing, write_lines
 from tests.odd import ODD, without_rights
 
 
@@ -89,6 +89,14 @@ def test_half_a_surrogate_pair_is_read_as_the_replacement_character_and_a_whole_
     assert list(read_lines(path)) == [{"\ufffd": ["\ufffd", "\U0001f44d", "\\ud83d", "\ufffd\ufffd"]}]
 
 
+def replace(folder, files):
+    """Write these lines in the places of these files of the folder."""
+    with replacing([folder / name for name in files]) as drafts:
+        for name, lines in files.items():
+            for line in lines:
+                drafts[folder / name].write(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
+
+
 @pytest.fixture
 def two(tmp_path):
     write_lines(tmp_path / "a.jsonl", [{"old": 1}])
@@ -97,7 +105,7 @@ def two(tmp_path):
 
 
 def test_files_are_replaced_made_and_removed_together_and_nothing_else_is_left(two):
-    replace_together(two, {"a.jsonl": [{"new": 1}], "b.jsonl": [{"new": 2}], "c.jsonl": []})
+    replace(two, {"a.jsonl": [{"new": 1}], "b.jsonl": [{"new": 2}], "c.jsonl": []})
     assert {path.name: path.read_text() for path in two.iterdir()} == {"a.jsonl": '{"new": 1}\n', "b.jsonl": '{"new": 2}\n'}
 
 
@@ -105,7 +113,7 @@ def test_where_one_file_cannot_be_replaced_none_is(two):
     (two / "d.jsonl" / "in the way").mkdir(parents=True)
     before = folder_md5(two)
     with pytest.raises(UserError, match=r"d\.jsonl cannot be written \(Is a directory\): nothing was changed"):
-        replace_together(two, {name: [{"new": 1}] for name in ("a.jsonl", "b.jsonl", "d.jsonl", "c.jsonl")})
+        replace(two, {name: [{"new": 1}] for name in ("a.jsonl", "b.jsonl", "d.jsonl", "c.jsonl")})
     assert folder_md5(two) == before
     assert sorted(path.name for path in two.iterdir()) == ["a.jsonl", "c.jsonl", "d.jsonl"]
 
@@ -113,7 +121,7 @@ def test_where_one_file_cannot_be_replaced_none_is(two):
 def test_where_one_record_cannot_be_written_no_file_is(two):
     before = folder_md5(two)
     with pytest.raises(UnicodeEncodeError):
-        replace_together(two, {"a.jsonl": [{"new": 1}], "c.jsonl": [{"new": "\ud83d"}]})
+        replace(two, {"a.jsonl": [{"new": 1}], "c.jsonl": [{"new": "\ud83d"}]})
     assert folder_md5(two) == before
 
 
@@ -121,7 +129,7 @@ def test_a_folder_that_may_not_be_written_is_named(open_folder):
     write_lines(open_folder / "a.jsonl", [{"old": 1}])
     open_folder.chmod(0o555)
     with without_rights(), pytest.raises(UserError, match=r"cannot be written \(Permission denied\): nothing was changed"):
-        replace_together(open_folder, {"a.jsonl": [{"new": 1}]})
+        replace(open_folder, {"a.jsonl": [{"new": 1}]})
     assert [path.read_text() for path in open_folder.iterdir()] == ['{"old": 1}\n']
 
 
@@ -129,6 +137,20 @@ def test_a_link_to_dvc_s_cache_is_replaced_and_the_cache_is_not(two):
     cached = two / "cached"
     (two / "a.jsonl").rename(cached)
     (two / "a.jsonl").symlink_to(cached)
-    replace_together(two, {"a.jsonl": [{"new": 1}]})
+    replace(two, {"a.jsonl": [{"new": 1}]})
     assert (two / "a.jsonl").read_text() == '{"new": 1}\n'
     assert cached.read_text() == '{"old": 1}\n'
+
+
+def test_a_file_that_stays_the_same_is_not_touched_and_the_files_may_be_in_several_folders(two):
+    before = (two / "a.jsonl").stat()
+    replace(two, {"a.jsonl": [{"old": 1}], "new/b.jsonl": [{"new": 2}], "empty/c.jsonl": []})
+    assert (two / "a.jsonl").stat() == before
+    assert sorted(path.name for path in two.iterdir()) == ["a.jsonl", "c.jsonl", "new"]
+
+
+def test_what_fails_while_it_is_written_leaves_no_draft_and_no_folder(two):
+    with pytest.raises(TypeError):
+        replace(two, {"a.jsonl": [{"new": 1}], "new/b.jsonl": [{1, 2}]})
+    assert sorted(path.name for path in two.iterdir()) == ["a.jsonl", "c.jsonl"]
+    assert (two / "a.jsonl").read_text() == '{"old": 1}\n'
