@@ -192,15 +192,23 @@ def import_data(
 ) -> None:
     """Bring data into data/raw, as records."""
     from flows.stages.tracked import importing
-    from models.data.importers import owners
+    from models.data.importers import owners, remote
     from models.data.importers.bringing import Wanted, bring
+
+    def say_line(line: str) -> None:
+        tell(f"sluice: {line}")
 
     wanted = Wanted(kind, layout, _pairs(columns or []), max_quarantined)
     source = os.path.abspath(source) if os.path.lexists(source) else source  # of the folder that the user is in
     workspace = here()
     raw, owner = workspace.root / "data" / "raw", owners.owner_of(source)
-    with importing(workspace, *owners.places(owner, raw).values()):
-        brought = bring(source, raw, wanted, lambda line: tell(f"sluice: {line}"))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(importing(workspace, *owners.places(owner, raw).values()))
+        if source.startswith(remote.SCHEME):
+            path = stack.enter_context(remote.fetched(source, workspace.work / "fetched", say_line))
+        else:
+            path = Path(source)
+        brought = bring(path, raw, wanted, say_line, owner)
     files = [os.path.relpath(path) for path in brought.files]
     print(f"{brought.account}; {', '.join(f'{count:,} {kind}' for kind, count in brought.records.items())}")
     if brought.faults:

@@ -105,10 +105,10 @@ def form_of(path: Path, layout: str = "") -> str:
     if not head:
         raise UserError(f"{path} is empty: it holds no record that can be used; nothing was changed")
     suffix, first = suffix_of(path), head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if layout == "text":
-        return TEXTS.get(suffix, "plain text")
     if suffix in (".parquet", ".pdf"):
         raise UserError(f"{path} is no whole {suffix[1:].upper()} file (it begins otherwise): bring it in again")
+    if layout == "text":
+        return TEXTS.get(suffix, "plain text")
     form = DATA.get(suffix) or TEXTS.get(suffix) or ("" if first not in (b"{", b"[") else "JSON")
     if form in ("JSON", "JSON Lines"):
         return "JSON" if first == b"[" or (form == "JSON" and not _is_object_a_line(head)) else "JSON Lines"
