@@ -14,6 +14,7 @@ from models.data.importers.lines import Fault
 BATCH = 256
 """Rows that are in memory together."""
 SPOOLED = 64 << 20
+HUB_S = 10.0
 
 
 def parquet(path: Path, file: BinaryIO, _tell: Callable[[str], None]) -> Iterator[Row]:
@@ -76,24 +77,21 @@ def _row(number: int, batch: Any) -> Row:
 
 
 def hub(name: str) -> Iterator[Row]:
-    """The rows of OWNER/NAME, OWNER/NAME@REVISION, either with :SPLIT, as they come from the hub.
+    """The rows of OWNER/NAME, OWNER/NAME@REVISION, either with :SPLIT, as they come from the hub: of one commit, whatever is pushed then.
 
     Raises Unavailable where the hub does not answer, UserError where it has no such data set or several splits.
     """
     from datasets import load_dataset
     from datasets.utils import logging
+    from huggingface_hub import HfApi
 
     logging.set_verbosity_error()
     rest, _, split = name.partition(":")
     repository, _, revision = rest.partition("@")
     try:
-        found = load_dataset(repository, revision=revision or None, streaming=True)
-        splits = list(found)
-        if not split and len(splits) > 1:
-            raise UserError(f"{name} has the splits {', '.join(splits)}: name one, {name}:{splits[0]}")
-        if split and split not in splits:
-            raise UserError(f"{name}: the split must be one of {', '.join(splits)}")
-        yield from numbered(found[split or splits[0]])
+        commit = HfApi().dataset_info(repository, revision=revision or None, timeout=HUB_S).sha
+        found = load_dataset(repository, revision=commit, streaming=True)
+        yield from numbered(found[_split(name, split, list(found))])
     except UserError:
         raise
     except Exception as error:  # the library lets through what its parts raise: of the network, of the hub, of file formats
@@ -101,6 +99,12 @@ def hub(name: str) -> Iterator[Row]:
             f"{name} is no file or folder here, and the hub does not give it as a data set ({type(error).__name__}: {_brief(error)}): "
             "see the path, the name and the network"
         ) from None
+
+
+def _split(name: str, wanted: str, splits: list[str]) -> str:
+    if wanted in splits or (not wanted and len(splits) == 1):
+        return wanted or splits[0]
+    raise UserError(f"{name}: the splits are {', '.join(splits)}: name one, such as {name.partition(':')[0]}:{splits[0]}")
 
 
 def _brief(error: BaseException) -> str:
