@@ -1,9 +1,9 @@
 """Benchmark stage: one model on one suite, item by item. The gate compares the items, people read the scores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -13,7 +13,8 @@ from models.train.settings import Sampling
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 if TYPE_CHECKING:
-    from models.score import evaluation
+    from models.core import sets
+    from models.score import asking, evaluation
 
 
 Progress = Callable[[int, int], None]  # how many of how many
@@ -41,7 +42,7 @@ class BenchmarkOutputs(Outputs):
 
 
 class BenchmarkMetrics(Metrics):
-    value: float | None = Field(description="mean score of the items, 0-1; null where the suite could not be run")
+    value: float | None = Field(description="mean score of the items, or the set's metric, 0-1; null where the suite could not be run")
     stderr: float | None = Field(description="standard error of value over items")
     n: int = Field(description="items scored")
     chance: float = Field(description="value expected of random answers")
@@ -52,25 +53,35 @@ class BenchmarkMetrics(Metrics):
     timeouts: int = Field(description="programs stopped at a time limit")
 
 
-def summary(items: list[dict[str, object]] | None, chance: float) -> BenchmarkMetrics:
-    """Mean and standard error of the items' scores, and how many items carry each flag; no value without items."""
-    scored = items or []
-    scores = [float(str(item["score"])) for item in scored]
-    n = len(scores)
-    mean = sum(scores) / n if n else None
-    spread = sqrt(sum((score - mean) ** 2 for score in scores) / (n - 1) / n) if mean is not None and n > 1 else None
-    flags = [flag for item in scored for flag in item["flags"]]  # type: ignore[attr-defined]
+def summary(result: "asking.Result") -> BenchmarkMetrics:
+    """The suite's metric and its standard error, and how many items carry each flag; no value without items."""
+    scored = result.items or []
+    value, stderr = (None, None) if not scored else _of_items(scored) if result.of_set is None else _of_set(scored, result.of_set)
+    flags = [flag for item in scored for flag in item["flags"]]
     return BenchmarkMetrics(
-        value=None if mean is None else round(mean, 6),
-        stderr=None if spread is None else round(spread, 6),
-        n=n,
-        chance=round(chance, 6),
-        available=items is not None,
+        value=None if value is None else round(value, 6),
+        stderr=None if stderr is None else round(stderr, 6),
+        n=len(scored),
+        chance=round(result.chance, 6),
+        available=result.items is not None,
         empty=flags.count("empty"),
         truncated=flags.count("truncated"),
         extraction_failed=flags.count("extraction-failed"),
         timeouts=flags.count("timeout"),
     )
+
+
+def _of_items(items: Sequence[Mapping[str, Any]]) -> tuple[float, float | None]:
+    scores, n = [float(item["score"]) for item in items], len(items)
+    mean = sum(scores) / n
+    return mean, sqrt(sum((score - mean) ** 2 for score in scores) / (n - 1) / n) if n > 1 else None
+
+
+def _of_set(items: Sequence[Mapping[str, Any]], of_set: "sets.OfSet") -> tuple[float, float]:
+    from models.core import sets
+
+    found = sets.answers(items, of_set)
+    return float(sets.value(of_set, found)), sets.stderr(of_set, found)
 
 
 def scorer(params: BenchmarkParams, model: Path, suite: Path, device: str, progress: Progress) -> "evaluation.Scorer":
@@ -80,15 +91,15 @@ def scorer(params: BenchmarkParams, model: Path, suite: Path, device: str, progr
     return evaluation.Scorer(model, suite, settings(params, suite.name), device, progress)
 
 
-def settings(params: BenchmarkParams, suite: str) -> "evaluation.Settings":
+def settings(params: BenchmarkParams, suite: str) -> "asking.Settings":
     """How `suite` is asked. Raises UserError where params know nothing of it."""
-    from models.score import evaluation  # torch and lm-eval load here
+    from models.score import asking  # torch and lm-eval load here
 
     if suite not in params.items:
         raise UserError(
             f"benchmark.items has no key {suite!r}, must have one for each suite: add '{suite}: null' for all its items to params.yaml"
         )
-    return evaluation.Settings(
+    return asking.Settings(
         batch_size=params.batch_size,
         dtype=params.dtype,
         items=params.items[suite],
@@ -106,4 +117,4 @@ def benchmark(params: BenchmarkParams, inputs: BenchmarkInputs, outputs: Benchma
     result = evaluation.score(
         inputs.model, inputs.suite, outputs.items, asked, work.device, lambda step, total: work.progress(step, total, {})
     )
-    return summary(result.items, result.chance)
+    return summary(result)

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from models.core.records import read_lines, write_lines
 from models.data import decontaminate, kinds
-from models.score import suites
+from models.score import items
+from models.score.suite import folders
 from tasks.stage import Inputs, Metrics, Outputs, Params
 
 LOADS = ()  # nothing heavy
@@ -54,8 +55,8 @@ def contamination(params: ContaminationParams, inputs: ContaminationInputs, outp
             for name in benchmark.hits(texts):
                 where[name].add(f"{stage}/{record.get('source', kind)}")
     contaminated = {}
-    for suite in suites.folders(inputs.suites):
-        held = [(item.id, where[f"{suite.name}/{item.id}"]) for item in suites.suite_items(suite) if f"{suite.name}/{item.id}" in where]
+    for suite in folders(inputs.suites):
+        held = [(item.id, where[f"{suite.name}/{item.id}"]) for item in items.read(suite) if f"{suite.name}/{item.id}" in where]
         write_lines(outputs.contamination / f"{suite.name}.jsonl", [{"id": item, "where": sorted(places)} for item, places in held])
         contaminated[suite.name] = len(held)
     places = [place for found in where.values() for place in found]

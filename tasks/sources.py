@@ -11,7 +11,8 @@ from pydantic import Field
 from models.core.errors import UserError
 from models.core.records import read_lines, require_file, write_lines
 from models.data.kinds import FIELDS
-from models.world.world import Size, generate
+from models.score import items, suite
+from models.world.world import SUITES, Size, generate
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed
 
 LOADS = ()  # nothing heavy
@@ -39,7 +40,7 @@ class SourcesMetrics(Metrics):
     instructions: int
     preferences: int
     prompts: int
-    suite_items: dict[str, int] = Field(description="JSON Lines items by suite; 0 where a suite comes in another form")
+    suite_items: dict[str, int] = Field(description="items by suite")
 
 
 def _copy_records(raw: Path, records: Path) -> dict[str, int]:
@@ -104,7 +105,7 @@ def _copy_suites(raw: Path, names: tuple[str, ...], suites: Path) -> dict[str, i
     for name in names:
         folder = raw / "suites" / name
         held = _suite_files(name, folder)
-        counts[name] = sum(1 for path in held if path.parent == folder and path.suffix == ".jsonl" for _ in read_lines(path))
+        counts[name] = len(items.read(folder))
         for path in held:
             copy = suites / name / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -131,10 +132,15 @@ def _suite_files(name: str, folder: Path) -> list[Path]:
 
 def sources(params: SourcesParams, inputs: SourcesInputs, outputs: SourcesOutputs) -> SourcesMetrics:
     if params.kind == "files":
-        counts = _copy_records(inputs.raw, outputs.records)
-        suite_items = _copy_suites(inputs.raw, params.suites, outputs.suites)
+        counts, suite_items = _copy_records(inputs.raw, outputs.records), {}
+        brought: tuple[str, ...] = params.suites
     else:
-        records, suites = generate(params.seed, params.world, params.suites)
+        made = tuple(name for name in params.suites if name in SUITES)
+        records, suites = generate(params.seed, params.world, made)
         counts = {kind: write_lines(outputs.records / f"{kind}.jsonl", rows) for kind, rows in records.items()}
         suite_items = {name: write_lines(outputs.suites / name / "items.jsonl", rows) for name, rows in suites.items()}
+        for name in made:
+            copyfile(suite.CATALOGUE / f"{name}.yaml", outputs.suites / name / suite.FILE)
+        brought = tuple(name for name in params.suites if name not in made)
+    suite_items |= _copy_suites(inputs.raw, brought, outputs.suites)
     return SourcesMetrics(records=sum(counts.values()), suite_items=suite_items, **counts)

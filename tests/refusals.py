@@ -269,7 +269,7 @@ def no_better(demo: Demo) -> None:
 
 def empty_generations(demo: Demo) -> None:
     demo.scale("rlhf", "learning_rate", 0.8)  # the champion itself would not be compared at all
-    demo.edit("models/score/suite_tasks/humaneval-mini.yaml", 'until: ["', 'until: ["\\n", "')
+    demo.edit("models/score/suite.py", "CODE_STOPS = [", 'CODE_STOPS = ["\\n",')
 
 
 NIGHTS, PRUNED_A_NIGHT = 10, 0.03

@@ -22,11 +22,12 @@ from typing import Any
 import torch
 
 from models.sandbox import sandbox
-from models.score import evaluation, suites
+from models.score import evaluation, grading
+from models.score import suite as suites
 
 GOLDEN = Path(__file__).parent / "models" / "scoring.json"
 NEAR = 1e-3  # of likelihoods, which are sums in float32
-VERSIONS = ("scoring", "task")
+VERSIONS = ("scoring",)
 POSITIONS, NEW_TOKENS = 640, 200
 
 PROGRAMS = {  # entry point: (what the prompt says, the answer, the test)
@@ -81,21 +82,68 @@ QUESTIONS = [
     ('Which, "quoted", is it?', ("A", "A", "A a", "The answer"), 3),
     ("Long? " + "where the road ends " * 40, ("here", "there", "nowhere", "all of these"), 2),
 ]
+ANSWERS = {  # question: (right answers, what is written)
+    "Capital, exactly?": ("Paris", " Paris<|end|>"),
+    "Case and stops?": (["the Seine", "Seine"], "  the SEINE.<|end|>"),
+    "Articles count?": ("Seine", " the Seine<|end|>"),
+    "Which number?": ("42", " 42\nso it is<|end|>"),
+    "Nothing said?": ("no", "<|end|>"),
+    "Full width?": ("ABC", " ＡＢＣ<|end|>"),
+}
+LABELLED = [  # text, label, what is written
+    ("A fine day.", "good", " good<|end|>"),
+    ("A bad day, all of it.", "bad", " It is Bad.<|end|>"),
+    ("Not so good a day.", "very bad", " very bad<|end|>"),
+    ("A day.", "good", " good or bad<|end|>"),
+    ("No day.", "bad", " badly<|end|>"),
+]
+OWN = {  # suites of the formats that no published one has
+    "perplexity": "format: text\nitems: documents.jsonl\nfields: {subject: source}\n",
+    "own-exact": "format: exact\nitems: exact.jsonl\n",
+    "own-exact-chat": 'format: exact\nchat: true\nextract: "[A-Za-z]+|[0-9]+"\nignore: [case, punctuation, articles]\nitems: exact.jsonl\n',
+    "own-labels": "format: labels\nlabels: [good, bad, very bad]\nmetric: macro-f1\nitems: labelled.jsonl\n",
+    "own-labels-auc": (
+        "format: labels\nchat: true\nlabels: {good: yes!, bad: no, very bad: never}\nmetric: auc\npositive: bad\nitems: labelled.jsonl\n"
+    ),
+    "own-labels-written": "format: labels\nby: written\nlabels: [good, bad, very bad]\nmetric: f1\npositive: good\nitems: labelled.jsonl\n",
+    "own-letters": "format: choice\nby: letter\nchat: true\nitems: items.jsonl\n",
+    "own-continuation": "format: choice\nby: continuation\nmetric: accuracy-per-character\nitems: items.jsonl\n",
+    "own-task": "lm_eval: task.yaml\ndata: {test: test.jsonl}\nmetric: acc_norm\nfields: {subject: subject}\n",
+}
+TASK = """task: own
+dataset_path: nobody/nothing
+output_type: multiple_choice
+test_split: test
+doc_to_text: "Q: {{question}}\\nA:"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
 SENTENCES = [("We are late.", "They are late."), ("It is his work.", "It is her work."), ("Old people are kind.", "Young people are kind.")]
 TEXTS = ["A short text.", "Ünïcode, 日本.\n\nTwo paragraphs: ", "a long text, again and again, " * 60]
 
 
 def make_suites(folder: Path) -> list[Path]:
-    """Write every suite of suites.FORMATS in its own form, and return their folders."""
-    for name, form in suites.FORMATS.items():
-        path = folder / name / form.file
+    """Write every suite of the catalogue and of OWN in its own form, and return their folders."""
+    for name, text in descriptions().items():
+        described = suites.parse(text, name)
+        file = described.data["test"] if isinstance(described, suites.HarnessSuite) else described.items.file
+        path = folder / name / file
         path.parent.mkdir(parents=True)
-        path.write_bytes(CONTENT[form.file](name))
-    return [folder / name for name in suites.FORMATS]
+        path.write_bytes(CONTENT[file](name))
+        (path.parent / suites.FILE).write_text(text, encoding="utf-8")
+        if "lm_eval:" in text:
+            (path.parent / "task.yaml").write_text(TASK, encoding="utf-8")
+    return [folder / name for name in descriptions()]
+
+
+def descriptions() -> dict[str, str]:
+    """suite.yaml of every suite, by name."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(suites.CATALOGUE.glob("*.yaml"))} | OWN
 
 
 def _items(name: str) -> bytes:
-    if suites.FORMATS[name].kind is suites.Code:
+    if name == "humaneval-mini":
         return _programs(name)
     asked = [{"question": question, "choices": choices, "answer": answer} for question, choices, answer in QUESTIONS]
     return _lines({"id": f"q{number}", "subject": f"s{number % 2}", **item} for number, item in enumerate(asked))
@@ -169,7 +217,19 @@ def _zip(members: Mapping[str, str]) -> bytes:
     return packed.getvalue()
 
 
+def _labelled(_name: str) -> bytes:
+    return _lines({"id": f"l{number}", "question": text, "answer": label} for number, (text, label, _) in enumerate(LABELLED))
+
+
+def _short_answers(_name: str) -> bytes:
+    rows = enumerate(ANSWERS.items())
+    return _lines({"id": f"e{number}", "question": question, "answer": right} for number, (question, (right, _)) in rows)
+
+
 CONTENT = {
+    "labelled.jsonl": _labelled,
+    "exact.jsonl": _short_answers,
+    "test.jsonl": _items,
     "items.jsonl": _items,
     "mmlu.zip": _mmlu,
     "dataset.zip": _gpqa,
@@ -243,6 +303,7 @@ def facts(model: Path, suite: Path) -> dict[str, Any]:
     scorer = evaluation.Scorer(model, suite, settings, "cpu", lambda _done, _all: None)
     asked, tokenizer = scorer._asked, scorer.tokenizer
     answers = {f"def {name}(": text for name, (_, text, _) in PROGRAMS.items()} | {problem: text for problem, (_, text) in PROBLEMS.items()}
+    answers |= {question: text for question, (_, text) in ANSWERS.items()} | {text: said for text, _, said in LABELLED}
     tokens = {mark: tokenizer.encode(text) for mark, text in answers.items()}
     asked._model = Rule(asked.model.config, len(tokenizer), tokens, tokenizer.decode)
     asked.packs, asked.takes = False, frozenset(("input_ids", "attention_mask"))
@@ -253,7 +314,6 @@ def facts(model: Path, suite: Path) -> dict[str, Any]:
     evidence = scorer.evidence()
     return {
         "scoring": evidence["scoring"],
-        "task": evidence["task_version"],
         "chance": evidence["chance"],
         "asked": _grouped([_request(tokenizer, request) for request in requests]),
         "read": [{key: value for key, value in record.items() if key != "reason"} for record in records],
@@ -294,7 +354,7 @@ def _short(tokens: Sequence[int]) -> str:
 
 def _drawn(asked: evaluation.LocalModel) -> list[Any]:
     """Where the random numbers of sampled programs begin, and pass@k of some counts."""
-    return [asked._random("0 1 a prompt").initial_seed(), *(evaluation.pass_at(k, 5, passed) for k in (1, 2, 5) for passed in range(6))]
+    return [asked._random("0 1 a prompt").initial_seed(), *(grading.pass_at(k, 5, passed) for k in (1, 2, 5) for passed in range(6))]
 
 
 def fault(suite: str, found: Mapping[str, Any], kept: Mapping[str, Any] | None) -> str:
@@ -308,10 +368,11 @@ def fault(suite: str, found: Mapping[str, Any], kept: Mapping[str, Any] | None) 
         kind = found["scoring"].split()[0]
         return (
             f"{suite}: what is {where} is not what {GOLDEN.name} holds: a score may move. Raise SCORING[{kind!r}] in "
-            f"models/score/evaluation.py, or, where it is this suite alone, `version` in models/score/suite_tasks/{suite}.yaml; {renew}"
+            f"models/score/evaluation.py, unless models/score/catalogue/{suite}.yaml was changed, which is part of a score's identity; "
+            f"{renew}"
         )
     if now != then:
-        lower = found["task"] < kept["task"] or int(found["scoring"].split()[1]) < int(kept["scoring"].split()[1])
+        lower = int(found["scoring"].split()[1]) < int(kept["scoring"].split()[1])
         return f"{suite}: {GOLDEN.name} is of {then}, the code of {now}: " + (
             "a version never goes back" if lower else renew.removeprefix("then ")
         )
@@ -358,7 +419,7 @@ def main() -> None:
                 faults.append(wrong)
             else:
                 kept[suite.name] = found
-    GOLDEN.write_text(_text({name: kept[name] for name in suites.FORMATS if name in kept}), encoding="utf-8")
+    GOLDEN.write_text(_text({name: kept[name] for name in descriptions() if name in kept}), encoding="utf-8")
     sys.exit("\n".join(faults) or None)
 
 

@@ -14,6 +14,7 @@ from flows.stages.parameters import check, load
 from flows.stages.pipeline import Pipeline, contract
 from flows.stages.wiring import PACKAGES, reached, wired
 from tasks.contamination import FED
+from tests.suites import described
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = Pipeline(Workspace(ROOT))
@@ -67,7 +68,10 @@ def test_the_params_that_dvc_hashes_are_the_fields_of_the_class(stage):
 @pytest.mark.parametrize("name", list(recipes.names()))
 def test_every_recipe_is_a_valid_params_yaml(name, tmp_path):
     recipes.use(name, tmp_path / "params.yaml")
-    check(load(tmp_path / "params.yaml"), STAGES.values())
+    values = load(tmp_path / "params.yaml")
+    for suite in values["suites"]:
+        described(tmp_path / "data" / "raw" / "suites" / suite)
+    check(values, STAGES.values(), tmp_path)
 
 
 def test_params_yaml_is_the_default_recipe():

@@ -12,9 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.cli import suites
+from flows.cli.common import Json, here, say, tell
 from flows.host import failures
 from flows.host import workspace as workspaces
-from flows.host.masking import masked, masked_values
+from flows.host.masking import masked
 from flows.host.workspace import Workspace
 from flows.screen import terminal
 from models.core.errors import Refused, SluiceError, UserError
@@ -29,30 +31,11 @@ app = typer.Typer(
 )
 recipe = typer.Typer(help="Whole set-ups of params.yaml.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipe, name="recipe")
-suite = typer.Typer(help="Published benchmarks.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(suite, name="suite")
+app.add_typer(suites.app, name="suite")
 
 STARTED = time.monotonic()
 INTERRUPTED = 130
 FORWARDED = ("repro", "stage", "register", "rescore")  # what a flow starts: its warm process does it, where one is up
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-
-
-def here() -> Workspace:
-    """The workspace of the current folder, its environment set."""
-    found = workspaces.find()
-    os.chdir(found.root)
-    workspaces.prepare_environment(found)
-    return found
-
-
-def say(value: Any) -> None:
-    print(json.dumps(masked_values(value), indent=2, ensure_ascii=False))
-
-
-def tell(line: str) -> None:
-    """Say how the work goes, on standard error."""
-    print(masked(line), file=sys.stderr, flush=True)
 
 
 def warn(held: Any) -> None:
@@ -123,7 +106,7 @@ def stages(as_json: Json = False) -> None:
 
     workspace = here()
     pipeline, params = Pipeline(workspace), load(workspace.params_file)
-    check(params, pipeline.stages.values())
+    check(params, pipeline.stages.values(), workspace.root)
     look(workspace, params, registry_of)
     changes, needed = pipeline.changes(), pipeline.needed(params)
     rows = [
@@ -222,45 +205,6 @@ def _pairs(said: list[str]) -> dict[str, str]:
     if wrong := next((one for one, (name, _, value) in zip(said, pairs, strict=True) if not (name and value)), None):
         raise UserError(f"--map {wrong}: must be NAME=COLUMN, a name that a layout reads and the column that is meant")
     return {name: value for name, _, value in pairs}
-
-
-@suite.command("list")
-def suite_list(as_json: Json = False) -> None:
-    """The benchmarks that can be brought in, where they are published, and which are here."""
-    from models.score.benchmarks import PUBLISHED
-
-    raw = here().root / "data" / "raw" / "suites"
-    if as_json:
-        say({name: {**known.model_dump(), "here": (raw / name).is_dir()} for name, known in PUBLISHED.items()})
-        return
-    from flows.screen.tables import print_rows
-
-    rows = [(name, known, "yes" if (raw / name).is_dir() else "no") for name, known in PUBLISHED.items()]
-    print_rows(
-        "Suites",
-        [{"suite": n, "items": f"{k.items:,}", "licence": k.licence, "here": held, "published": k.url} for n, k, held in rows],
-    )
-
-
-@suite.command("import")
-def suite_import(
-    name: Annotated[str, typer.Argument(help="The suite, see 'sluice suite list'.")],
-    source: Annotated[str, typer.Option("--from", help="The published file, its folder, or 'hub': where it is published.")],
-) -> None:
-    """Bring a benchmark into data/raw/suites, once it is known to be the published one."""
-    from flows.stages.tracked import importing
-    from models.score import benchmarks
-
-    def tell_bytes(done: int, whole: int) -> None:
-        tell(f"sluice: {done / 1e6:.1f} MB" + (f" of {whole / 1e6:.1f} MB" if whole else ""))
-
-    if source != benchmarks.HUB and "://" not in source:
-        source = os.path.abspath(source)  # of the folder that the user is in
-    workspace = here()
-    suites = workspace.root / "data" / "raw" / "suites"
-    with importing(workspace, suites / name):
-        count = benchmarks.bring(name, source, suites, tell_bytes)
-    print(f"{count:,} items of {name} in data/raw/suites/{name}; now 'dvc add data/raw/suites/{name}' and name it in params.yaml")
 
 
 @app.command()

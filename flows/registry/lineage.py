@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -20,9 +19,8 @@ from flows.screen import tables
 from flows.stages.pipeline import Pipeline
 from models.core.errors import StageError
 from models.core.records import read_lines
-from tasks.gate.comparison import comparison
 from tasks.gate.health import answer
-from tasks.gate.verdicts import Evidence, clean_pairs
+from tasks.gate.verdicts import Evidence, matched
 
 RECORDS = "artifacts/records"
 SHOWN_FLIPS = 20
@@ -193,15 +191,16 @@ def _scores(old: Mapping[str, Evidence], new: Mapping[str, Evidence], policy: Ma
     found: dict[str, Any] = {}
     for suite in sorted(old.keys() & new.keys()):
         before, after = old[suite], new[suite]
-        pairs, margin = clean_pairs(after, before), policy["suites"].get(suite, {}).get("margin", OTHERS_MARGIN)
+        both, margin = matched(after, before), policy["suites"].get(suite, {}).get("margin", OTHERS_MARGIN)
+        pairs = both.pairs
         if not pairs:
             found[suite] = {"unknown": after.unreadable or before.unreadable or "no item was scored twice that no training text held"}
             continue
-        lower, upper = comparison(pairs, after.target, margin).bounds(policy["alpha"])
-        ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
+        lower, upper = both.test(margin).bounds(policy["alpha"])
+        ours, theirs = both.values()
         found[suite] = {
-            "before": fmean(theirs),
-            "after": fmean(ours),
+            "before": theirs,
+            "after": ours,
             "target": after.target,
             "lower": lower,
             "upper": upper,

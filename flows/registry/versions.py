@@ -16,6 +16,7 @@ from flows.registry import record
 from flows.registry.record import Chain, Known
 from models.core.errors import StageError, UserError
 from models.core.records import folder_md5, read_lines
+from models.core.sets import answers, stderr, value
 from tasks.gate.evidence import load_evidence, unreadable
 from tasks.gate.verdicts import Evidence
 
@@ -266,12 +267,15 @@ class Versions:
 
 
 def score(evidence: Evidence) -> dict[str, float | int | None]:
-    """Mean, its standard error sqrt(s² / n) (of two items or more), and n, recomputed from the items."""
+    """The mean, its standard error sqrt(s² / n) (of two items or more), and n, from the items; or the metric of the whole set."""
     if not evidence.scores:
         return {"value": None, "stderr": None, "n": 0}
+    if evidence.of_set is not None:
+        found = answers(evidence.answers.values(), evidence.of_set)
+        return {"value": float(value(evidence.of_set, found)), "stderr": stderr(evidence.of_set, found), "n": len(evidence.scores)}
     values, n = list(evidence.scores.values()), len(evidence.scores)
     mean = sum(values) / n
-    error = (sum((value - mean) ** 2 for value in values) / (n - 1) / n) ** 0.5 if n > 1 else None
+    error = (sum((score - mean) ** 2 for score in values) / (n - 1) / n) ** 0.5 if n > 1 else None
     return {"value": mean, "stderr": error, "n": n}
 
 

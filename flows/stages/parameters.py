@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 from flows.host import failures
 from flows.stages.pipeline import Contract, Stage, cells, contract
 from models.core.errors import UserError
-from models.score.suites import FORMATS
+from models.score import suite as suites
 from tasks.gate.verdicts import Policy
 from tasks.stage import Params
 
@@ -50,8 +50,11 @@ def _flat(values: Mapping[str, Any], stage: Stage) -> dict[str, Any]:
     return {**shared, **own} if isinstance(own, dict) else shared
 
 
-def check(values: Mapping[str, Any], stages: Iterable[Stage], name: str = "params.yaml") -> None:
-    """Check every section. Raises one UserError with a line for each fault: the key, what it is, what it must be, the nearest valid key."""
+def check(values: Mapping[str, Any], stages: Iterable[Stage], root: Path, name: str = "params.yaml") -> None:
+    """Check every section, against the suites that lie in the project `root`.
+
+    Raises one UserError with a line for each fault: the key, what it is, what it must be, the nearest valid key.
+    """
     stages = list(stages)
     first_of_section = {stage.section: stage for stage in reversed(stages)}
     faults: list[str] = []
@@ -65,7 +68,7 @@ def check(values: Mapping[str, Any], stages: Iterable[Stage], name: str = "param
         faults += _faults(name, "gate", Policy, values["gate"], set())
     if not isinstance(values.get("model", ""), str) or values.get("model") == "":
         faults.append(f"{name}: model is {values['model']!r}: must be the registered model's name, e.g. assistant")
-    faults += [*_suite_faults(values, {cell.stage.section for cell in cells(stages)}, name), *_model_faults(values, stages, name)]
+    faults += [*_suite_faults(values, {cell.stage.section for cell in cells(stages)}, root, name), *_model_faults(values, stages, name)]
     if faults:
         raise UserError("\n".join(dict.fromkeys(faults)))
 
@@ -84,21 +87,26 @@ def _model_faults(values: Mapping[str, Any], stages: Sequence[Stage], name: str)
         yield f"{name}: candidate is {candidate!r}, must be among models: the gate needs its scores"
 
 
-def _suite_faults(values: Mapping[str, Any], sections: Iterable[str], name: str) -> Iterable[str]:
+def _suite_faults(values: Mapping[str, Any], sections: Iterable[str], root: Path, name: str) -> Iterable[str]:
     """`suites` names what there is; what is asked of each, and gated, is among them."""
     listed = values.get("suites")
     if not isinstance(listed, list) or not all(isinstance(suite, str) for suite in listed):
         return
+    known = {*suites.here(root), *(made for made, described in suites.catalogue().items() if described.published is None)}
     for suite in listed:
-        if suite not in FORMATS:
-            yield f"{name}: suites names {suite!r}, which is no suite; {_nearest(suite, FORMATS, '')}"
+        if suite not in known:
+            near = "import" if suite in suites.catalogue() else "new"
+            yield (
+                f"{name}: suites names {suite!r}, which is no suite here; {_nearest(suite, known, '')} "
+                f"'sluice suite {near} {suite} --from FILE' brings one"
+            )
     gated = _mapping(values, "gate", "suites")
     for suite in gated or ():
         if suite not in listed:
             yield f"{name}: gate.suites.{suite} is not among suites; {_nearest(suite, listed, 'gate.suites.')}"
     for section, suite in product(sorted(sections), listed):
         asked = _mapping(values, section, "items")
-        if suite in FORMATS and asked is not None and suite not in asked:
+        if suite in known and asked is not None and suite not in asked:
             yield f"{name}: {section}.items.{suite} is missing: add '{suite}: null' for all its items"
 
 

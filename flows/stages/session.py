@@ -15,7 +15,7 @@ from flows.stages.parameters import check, load
 from flows.stages.pipeline import Cell, Pipeline, read_metrics
 from flows.stages.pretrained import RegistryOf
 from models.core.errors import UserError
-from models.score.benchmarks import PUBLISHED
+from models.score import suite as suites
 from tasks.gate.verdicts import Policy, warnings
 
 
@@ -65,8 +65,7 @@ class Session:
         cells = [cell for cell in self.pipeline.cells if cell.suite == suite]
         subset = (self.params[cell.stage.section]["items"].get(suite) for cell in cells)
         measured = (read_metrics(self.workspace.root, cell.stage).get("n") for cell in cells)
-        published = PUBLISHED[suite].items if suite in PUBLISHED else None
-        return next(filter(None, [*subset, *measured]), None) or published
+        return next(filter(None, [*subset, *measured]), None) or _published(suites.here(self.workspace.root).get(suite))
 
     def warm_up(self) -> None:
         """Start the warm process for the stages to come, once. The caller has done its own imports: two cores are shared by then."""
@@ -77,8 +76,12 @@ class Session:
     def reading(cls, workspace: Workspace) -> "Session":
         """The workspace as it is, unlocked, for commands that change nothing."""
         params, pipeline = load(workspace.params_file), Pipeline(workspace)
-        check(params, pipeline.stages.values())
+        check(params, pipeline.stages.values(), workspace.root)
         return cls(workspace, pipeline, params, {}, dict(os.environ))
+
+
+def _published(described: suites.Suite | None) -> int | None:
+    return described.published.items if described is not None and described.published is not None else None
 
 
 def hold(workspace: Workspace) -> contextlib.AbstractContextManager[Any]:
@@ -107,7 +110,7 @@ def opened(workspace: Workspace, registry_of: RegistryOf) -> Iterator[Session]:
         print(f"sluice: {line}", file=sys.stderr, flush=True)
     salvage.keep(workspace)
     pipeline = Pipeline(workspace)
-    check(params, pipeline.stages.values())
+    check(params, pipeline.stages.values(), workspace.root)
     pretrained.bring(workspace, params, registry_of)
     env = {**os.environ, "SHELL": "/bin/sh", "PYTHONUNBUFFERED": "1"}
     try:

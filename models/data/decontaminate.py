@@ -9,7 +9,8 @@ from pathlib import Path
 from models.data.markup import readings, without_tags
 from models.data.trees import trees
 from models.data.words import Words, skeleton, words
-from models.score import suites
+from models.score import items
+from models.score.suite import folders
 
 LINE_END_HYPHEN = re.compile(r"(?<=\w)[-\u2010]\n")
 COMMON = 10  # items
@@ -79,8 +80,8 @@ class Benchmark:
 
 def suite_texts(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield (suite/item id, text) for every item of every suite in a folder."""
-    for suite in suites.folders(folder):
-        for item_id, text in suites.texts(suite):
+    for suite in folders(folder):
+        for item_id, text in items.texts(suite):
             yield f"{suite.name}/{item_id}", text
 
 

@@ -12,70 +12,24 @@ import tarfile
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import Field
-
 from models.core.errors import UserError
-from models.core.records import Record, require_file, writing
-from models.score import suites
+from models.core.records import require_file, writing
+from models.score import items
+from models.score import suite as suites
 
 HUB = "hub"
-MMLU_SHOTS = 285
 TIMEOUT_S, BLOCK_BYTES = 60, 16 << 20
 Progress = Callable[[int, int], None]
 
 
-class Published(Record):
-    """A benchmark as its authors give it out."""
-
-    items: int
-    licence: str
-    url: str = Field(description="where the very file is that sha256 names")
-    sha256: tuple[str, ...] = Field(description="of the files that are taken: as published, or repacked by hand and then checked")
-
-
-_MMLU = Published(
-    items=14042,
-    licence="MIT",
-    url="https://huggingface.co/datasets/cais/mmlu/resolve/c30699e8356da336a370243923dbaf21066bb9fe/data.tar",
-    sha256=(
-        "bec563ba4bac1d6aaf04141cd7d1605d7a5ca833e38f994051e818489592989b",  # data.tar
-        "9e2b2d78bf59d80baf271a13005568ef0aca17bd663f2e5ebfecdc07a68f0edc",  # mmlu.zip: dev, test and val of it
-    ),
-)
-_GPQA = Published(
-    items=198,
-    licence="CC-BY-4.0",
-    url="https://raw.githubusercontent.com/idavidrein/gpqa/56686c06f5e19865c153de0fdb11be3890014df7/dataset.zip",
-    sha256=("461ae7329f15a3e35f8184d2dac24b990f34fdf12f366ca4062d8e6638cd08dc",),
-)
-PUBLISHED: Mapping[str, Published] = {
-    "mmlu": _MMLU,
-    "mmlu-continuation": _MMLU,
-    "gpqa": _GPQA,
-    "gpqa-main": _GPQA.model_copy(update={"items": 448}),
-    "humaneval": Published(
-        items=164,
-        licence="MIT",
-        url="https://raw.githubusercontent.com/openai/human-eval/6d43fb980f9fee3c892a914eda09951f772ad10d/data/HumanEval.jsonl.gz",
-        sha256=("b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef",),
-    ),
-    "math500": Published(
-        items=500,
-        licence="MIT",
-        url="https://huggingface.co/datasets/HuggingFaceH4/MATH-500/resolve/6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be/test.jsonl",
-        sha256=("35dc41080a3680858b27fa7e0533d2d547825316fc5dafe5d316f4ccc5a06132",),
-    ),
-    "crows-pairs": Published(
-        items=1508,
-        licence="CC-BY-SA-4.0",
-        url="https://raw.githubusercontent.com/nyu-mll/crows-pairs/master/data/crows_pairs_anonymized.csv",
-        sha256=("dfb36986ce0502abbaf7055b9176da3d08d48e07df1251991b5dfbcbceab9d0c",),
-    ),
-}
+def published() -> dict[str, suites.TabledSuite]:
+    """The benchmarks that are brought in by name: what each is, where it is published, and which bytes it must be."""
+    known = suites.catalogue().items()
+    return {name: described for name, described in known if not isinstance(described, suites.HarnessSuite) and described.published}
 
 
 def bring(name: str, source: str, folder: Path, tell: Progress = lambda _done, _all: None) -> int:
@@ -84,23 +38,30 @@ def bring(name: str, source: str, folder: Path, tell: Progress = lambda _done, _
     `tell` hears of bytes fetched, of how many (0: unknown). Raises UserError where there is no such suite, or the source is missing,
     out of reach or another than the published one; nothing has changed then.
     """
-    if name not in PUBLISHED:
-        raise UserError(f"no benchmark is named {name!r}; must be one of {', '.join(PUBLISHED)}: 'sluice suite list' shows them")
-    known = PUBLISHED[name]
+    known = published()
+    if name not in known:
+        raise UserError(f"no benchmark is named {name!r}; must be one of {', '.join(known)}: 'sluice suite list' shows them")
+    described = known[name]
     if source == HUB:
-        with _fetched(known.url, tell) as path:
-            return _take(name, known, path, folder)
-    return _take(name, known, _found(name, source), folder)
+        with _fetched(_facts(described).url, tell) as path:
+            return _take(name, described, path, folder)
+    return _take(name, described, _found(name, described, source), folder)
 
 
-def _found(name: str, source: str) -> Path:
+def _facts(described: suites.TabledSuite) -> suites.Published:
+    assert described.published is not None
+    return described.published
+
+
+def _found(name: str, described: suites.TabledSuite, source: str) -> Path:
     """The file that is meant: by itself, or by the folder that it is in."""
-    wanted = [suites.FORMATS[name].file, Path(PUBLISHED[name].url).name]
+    url = _facts(described).url
+    wanted = [described.items.file, Path(url).name]
     place = Path(source)
     paths = [place / file for file in wanted] if os.path.isdir(place) else [place]
     path = next(filter(os.path.lexists, paths), paths[0])
     if "://" in source and not os.path.lexists(path):
-        raise UserError(f"{source} is an address: must be a file or its folder; '--from {HUB}' fetches {PUBLISHED[name].url}")
+        raise UserError(f"{source} is an address: must be a file or its folder; '--from {HUB}' fetches {url}")
     require_file(path, f"suite {name} comes as {' or '.join(dict.fromkeys(wanted))}; name that file, its folder, or '{HUB}'")
     return path
 
@@ -122,7 +83,8 @@ def _fetched(url: str, tell: Progress) -> Iterator[Path]:
         yield path
 
 
-def _take(name: str, known: Published, path: Path, folder: Path) -> int:
+def _take(name: str, described: suites.TabledSuite, path: Path, folder: Path) -> int:
+    known = _facts(described)
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -133,22 +95,32 @@ def _take(name: str, known: Published, path: Path, folder: Path) -> int:
             f"{path} has SHA-256 {found}, must have {' or '.join(known.sha256)}, as published: it is cut short or "
             f"changed; fetch {known.url}"
         )
-    target, draft = folder / name, folder / ".import.draft" / name
+    draft = folder / ".import.draft" / name
     try:
         shutil.rmtree(draft.parent, ignore_errors=True)  # of an import that was killed
         with writing(folder):
             draft.mkdir(parents=True)
-            copy = draft / suites.FORMATS[name].file
+            copy = draft / described.items.file
             _repack(path, copy) if tarfile.is_tarfile(path) else shutil.copyfile(path, copy)
-        _must_hold(path, "items", len(suites.suite_items(draft)), known.items)
-        if suites.FORMATS[name].file == suites.MMLU_FILE:
-            _must_hold(path, "dev items", sum(map(len, suites.shots(draft).values())), MMLU_SHOTS)
-        with writing(folder):
-            target.mkdir(parents=True, exist_ok=True)
-            copy.replace(target / copy.name)
+            shutil.copyfile(suites.CATALOGUE / f"{name}.yaml", draft / suites.FILE)
+        _must_hold(path, "items", len(items.read(draft)), known.items)
+        if known.shots is not None:
+            assert described.shots is not None
+            every = described.model_copy(update={"shots": described.shots.model_copy(update={"count": known.shots})})
+            _must_hold(path, "dev items", sum(len(group) for group in items.shots(draft, every).values()), known.shots)
+        put(draft, folder / name)
     finally:
         shutil.rmtree(draft.parent, ignore_errors=True)
     return known.items
+
+
+def put(draft: Path, target: Path) -> None:
+    """Put a draft's files into a suite's folder, suite.yaml last: without it a folder is no suite."""
+    with writing(target.parent):
+        target.mkdir(parents=True, exist_ok=True)
+        (target / suites.FILE).unlink(missing_ok=True)
+        for file in sorted(draft.iterdir(), key=lambda file: file.name == suites.FILE):
+            file.replace(target / file.name)
 
 
 def _repack(archive: Path, target: Path) -> None:

@@ -1,16 +1,25 @@
-"""The test that fits a suite's scores: counts where items are right or wrong, the bootstrap where they are graded, and the distance from a
-target where a suite has one. Pure: no file, no clock. A difference above 0 always favours the candidate."""
+"""The test that fits a suite's scores: counts where items are right or wrong, the bootstrap where they are graded or the metric is one of
+the whole set, the distance from a target where a suite has one.
+
+Pure: no file, no clock. A difference above 0 always favours the candidate.
+"""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from models.core import sets
+from models.core.sets import Answers, OfSet
 from tasks.gate import paired
 from tasks.gate.sequential import whole_log_capital
 
 BOOTSTRAP_SEED = 0
+RESAMPLES, CHUNK = 9999, 500  # draws of a whole set, and how many at once: [500, items] numbers
 SMALLEST = 1e-9  # no p-value by bisection is said to be below it
 Pairs = Sequence[tuple[float, float]]  # (candidate's, champion's) score of each item
 
@@ -91,6 +100,83 @@ class Targeted:
             alpha = math.sqrt(rejected * kept)
             rejected, kept = (alpha, kept) if self.bounds(min(alpha, 0.999))[0] > -margin else (rejected, alpha)
         return rejected
+
+
+class OfSets:
+    """A metric of the whole set, such as F1: the bootstrap draws items, and asks both models' metric of each draw.
+
+    Bias-corrected and accelerated as in tasks/gate/paired.py, the acceleration from leaving out one item after another (Efron 1987, 6.6).
+    Where fewer than FEW items speak against a claim, the bound is at least as wide as that of a bet on the items' pseudo-values, scaled to
+    -1..1 by the size of the smallest class: a metric of a class is known no better than its items allow.
+    """
+
+    def __init__(self, of_set: OfSet, ours: Answers, theirs: Answers) -> None:
+        difference = partial(_difference, of_set, ours, theirs)
+        n = len(ours.right)
+        whole = float(difference(np.ones((1, n)))[0])
+        left_out = np.concatenate([difference(1 - np.eye(n)[start : start + CHUNK]) for start in range(0, n, CHUNK)])
+        counts = [min(CHUNK, RESAMPLES - start) for start in range(0, RESAMPLES, CHUNK)]
+        generator, even = np.random.default_rng(BOOTSTRAP_SEED), np.full(n, 1 / n)
+        drawn = np.concatenate([difference(generator.multinomial(n, even, count).astype(float)) for count in counts])
+        smallest = max(1, min(int((ours.right == place).sum()) for place in _classes(of_set)))
+        self.resampled = paired.Resampled.of_statistic(whole, drawn, left_out, scale=n / smallest)
+
+    def bounds(self, alpha: float) -> tuple[float, float]:
+        return self.resampled.bounds(alpha)
+
+    def p_better(self) -> float:
+        return self.resampled.p(0.0)
+
+    def p_loss(self, margin: float) -> float:
+        return self.resampled.p(margin)
+
+
+def _difference(of_set: OfSet, ours: Answers, theirs: Answers, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return sets.value(of_set, ours, weights) - sets.value(of_set, theirs, weights)
+
+
+def _classes(of_set: OfSet) -> Sequence[int]:
+    """The classes on whose items the metric hangs."""
+    return range(of_set.classes) if of_set.positive is None else [of_set.positive]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Two models' scores of the same items, the candidate's first, and what the suite makes of them."""
+
+    pairs: Pairs
+    target: float | None = None
+    of_set: OfSet | None = None
+    sides: tuple[Answers, Answers] | None = None
+
+    def values(self) -> tuple[float, float]:
+        """The suite's metric of each: the mean score, or the metric of the whole set."""
+        if self.of_set is not None and self.sides is not None:
+            return tuple(float(sets.value(self.of_set, side)) for side in self.sides)  # type: ignore[return-value]
+        return tuple(math.fsum(pair[side] for pair in self.pairs) / max(1, len(self.pairs)) for side in (0, 1))  # type: ignore[return-value]
+
+    def test(self, margin: float) -> Comparison:
+        """The test that fits; intervals and verdicts agree at `margin`."""
+        if self.of_set is not None and self.sides is not None:
+            return OfSets(self.of_set, *self.sides)
+        return comparison(self.pairs, self.target, margin)
+
+    def at_chance(self, chance: float, alpha: float) -> bool:
+        """Whether there is nothing to lose: see `at_chance`; with a target no mean is at chance."""
+        if self.target is not None:
+            return False
+        if self.of_set is None or self.sides is None:
+            ours, theirs = ([pair[side] for pair in self.pairs] for side in (0, 1))
+            return at_chance(ours, theirs, chance, alpha)
+        ours_at, theirs_at = (partial(_above_chance, self.of_set, side, chance) for side in self.sides)
+        return theirs_at(1, alpha) and ours_at(-1, alpha)
+
+
+def _above_chance(of_set: OfSet, side: Answers, chance: float, sign: int, alpha: float) -> bool:
+    """Whether the metric is not shown to be above chance (sign 1), or below it (-1): by the share of resamples beyond it."""
+    n = len(side.right)
+    drawn = sets.value(of_set, side, np.random.default_rng(BOOTSTRAP_SEED).multinomial(n, np.full(n, 1 / n), CHUNK).astype(float))
+    return bool(np.mean(sign * (drawn - chance) <= 0) > alpha)
 
 
 def is_binary(pairs: Pairs) -> bool:

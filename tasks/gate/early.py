@@ -69,8 +69,9 @@ class Ask:
         sources = Counter(source for where in held.values() for source in set(where))
         wrong = dirty(self.policy, len(ours.items), len(places), dict(sorted(sources.items())))
         facts = [scorer.evidence() for scorer in (ours, theirs)]
-        if facts[0].get("target") is not None:
-            raise UserError(f"{name} has a target, which only the tests at fixed size can judge: run the gate without --sequential")
+        for key, what in (("target", "a target"), ("of_set", "a metric of the whole set")):
+            if facts[0].get(key) is not None:
+                raise UserError(f"{name} has {what}, which only the tests at fixed size can judge: run the gate without --sequential")
         keys = differing(*map(identity, facts))
         if keys:
             wrong = f"the champion is asked otherwise ({', '.join(keys)}): scores of two evaluations are not compared"

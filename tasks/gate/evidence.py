@@ -9,14 +9,15 @@ from pydantic import BaseModel, Field, ValidationError
 
 from models.core.errors import UserError
 from models.core.records import read_json, read_lines
-from tasks.gate.health import LETTERS, health
+from models.core.sets import OfSet
+from tasks.gate.health import health
 from tasks.gate.verdicts import Evidence
 
 IDENTITY = (  # equal, or two scores are not comparable
     "suite_md5",
     "harness",
     "scoring",
-    "task_version",
+    "of_set",
     "template_md5",
     "chat",
     "dtype",
@@ -27,6 +28,7 @@ IDENTITY = (  # equal, or two scores are not comparable
     "sampling",
     "limits",
 )
+OF_ANSWERS = ("answer", "predicted", "log_likelihoods")  # what a metric of a whole set needs of an item's record
 
 
 class Item(BaseModel):
@@ -37,8 +39,9 @@ class Item(BaseModel):
     score: float = Field(strict=True, ge=0, le=1, allow_inf_nan=False)
     flags: list[str]
     response: str = ""
-    predicted: int | None = Field(default=None, ge=0, lt=len(LETTERS))
-    answer: int | None = Field(default=None, ge=0, lt=len(LETTERS))
+    predicted: int | None = Field(default=None, ge=0)
+    answer: int | None = Field(default=None, ge=0)
+    log_likelihoods: list[float | None] | None = None
 
 
 def load_evidence(folder: Path, contamination: Path | None, model_md5: str | None = None) -> Evidence:
@@ -55,6 +58,7 @@ def load_evidence(folder: Path, contamination: Path | None, model_md5: str | Non
         if model_md5 is not None and facts.get("model_md5") != model_md5:
             raise UserError(f"scores are those of another model (md5 {facts.get('model_md5')}, must be {model_md5})")
         items = list(read_lines(folder / "items.jsonl"))
+        of_set = _of_set(facts, items)
         if facts.get("available", True):
             _check(items, facts.get("items"))
         leaked = {} if contamination is None else leaks(contamination)
@@ -64,11 +68,27 @@ def load_evidence(folder: Path, contamination: Path | None, model_md5: str | Non
         scores={item["id"]: float(item["score"]) for item in items} if facts.get("available", True) else None,
         chance=facts["chance"],
         target=facts.get("target"),
+        of_set=of_set,
+        answers={} if of_set is None else {item["id"]: {key: item.get(key) for key in OF_ANSWERS} for item in items},
         identity=identity(facts),
         subjects={item["id"]: item["subject"] for item in items},
         health=health(items),
         contaminated=leaked,
     )
+
+
+def _of_set(facts: Mapping[str, Any], items: Iterable[Mapping[str, Any]]) -> OfSet | None:
+    """The suite's metric, where it is one of the whole set. Raises UserError where the records do not hold what it needs."""
+    if facts.get("of_set") is None:
+        return None
+    try:
+        of_set = OfSet.model_validate(facts["of_set"])
+    except ValidationError:
+        raise UserError(f"evidence.json names no metric of a set: {str(facts['of_set'])[:60]}") from None
+    for item in items:
+        if not isinstance(item.get("answer"), int) or not 0 <= item["answer"] < of_set.classes:
+            raise UserError(f"items.jsonl: item {item.get('id')} does not say which class is right, which metric {of_set.metric} needs")
+    return of_set
 
 
 def leaks(listing: Path) -> dict[str, list[str]]:

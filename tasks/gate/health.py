@@ -49,7 +49,7 @@ def health(items: Sequence[Mapping[str, Any]]) -> Health:
     flags = Counter(flag for item in items for flag in item["flags"])
     written = [item["response"].strip() for item in items if "response" in item]
     most = max(Counter(written).values(), default=0)
-    chosen = Counter(LETTERS[item["predicted"]] for item in items if item.get("predicted") is not None)
+    chosen = Counter(letter(item["predicted"]) for item in items if item.get("predicted") is not None)
     shown = sorted(items, key=lambda item: not item["flags"])[:EXAMPLES]
     return Health(
         items=len(items),
@@ -71,7 +71,12 @@ def answer(item: Mapping[str, Any]) -> str:
     if "response" in item:
         text = item["response"]
         return text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]} …"
-    return "none" if item.get("predicted") is None else LETTERS[item["predicted"]]
+    return "none" if item.get("predicted") is None else letter(item["predicted"])
+
+
+def letter(place: int) -> str:
+    """What the choice at a place, from 0, is called: a letter, or its number from 1 beyond Z."""
+    return LETTERS[place] if place < len(LETTERS) else str(place + 1)
 
 
 def broken(candidate: Health | None, champion: Health | None, limits: HealthLimits) -> str:

@@ -133,6 +133,13 @@ def items_for(discordance: float, alpha: float, margin: float) -> int:
     return math.ceil((z(1 - alpha) + z(POWER)) ** 2 * discordance / margin**2)
 
 
+def items_by_width(width: float, n: int, alpha: float, margin: float) -> int:
+    """The same from the width of an interval, both ends at alpha, of n items: errors shrink with the root of n."""
+    z = NormalDist().inv_cdf
+    error = width / (2 * z(1 - alpha))
+    return math.ceil(n * ((z(1 - alpha) + z(POWER)) * error / margin) ** 2)
+
+
 class Resampled:
     """The bootstrap of the mean of graded differences [items], drawn with `seed`, and the bet beside it.
 
@@ -143,22 +150,37 @@ class Resampled:
     """
 
     def __init__(self, differences: Sequence[float], seed: int, resamples: int = 9999) -> None:
-        self.values, self.finest = np.asarray(differences, dtype=float), TAIL / resamples
-        generator, n = np.random.default_rng(seed), len(self.values)
+        values = np.asarray(differences, dtype=float)
+        generator, n = np.random.default_rng(seed), len(values)
         counts = [min(1000, resamples - start) for start in range(0, resamples, 1000)]
-        self.means = np.sort(np.concatenate([self.values[generator.integers(0, n, (count, n))].mean(-1) for count in counts]))
-        from_mean = self.values - self.values.mean()
-        self.skew = float((from_mean**3).sum() / (6 * (from_mean**2).sum() ** 1.5)) if np.ptp(self.values) else 0.0
-        below = (np.searchsorted(self.means, self.values.mean()) + np.searchsorted(self.means, self.values.mean(), "right")) / 2
-        self.bias = NormalDist().inv_cdf(min(max(below / resamples, 0.5 / resamples), 1 - 0.5 / resamples))
+        means = np.concatenate([values[generator.integers(0, n, (count, n))].mean(-1) for count in counts])
+        self._take(values, means, float(values.mean()))
+
+    @classmethod
+    def of_statistic(cls, whole: float, drawn: NDArray[Any], left_out: NDArray[Any], scale: float) -> "Resampled":
+        """The same for any difference of two metrics: its value, that of each resample, and that without each of the items.
+
+        Pseudo-values, whole + (n - 1) (whole - left out), stand for the items' differences (Tukey's jackknife); `scale` bounds them.
+        """
+        made, n = cls.__new__(cls), len(left_out)
+        made._take(whole + (n - 1) * (left_out.mean() - left_out), drawn, whole, scale)
+        return made
+
+    def _take(self, values: NDArray[Any], means: NDArray[Any], mean: float, scale: float = 1.0) -> None:
+        self.values, self.means, self.scale = np.clip(values, -scale, scale), np.sort(means), scale
+        self.finest = TAIL / len(means)
+        from_mean = values - values.mean()
+        self.skew = float((from_mean**3).sum() / (6 * (from_mean**2).sum() ** 1.5)) if np.ptp(values) else 0.0
+        below = (np.searchsorted(self.means, mean) + np.searchsorted(self.means, mean, "right")) / 2
+        self.bias = NormalDist().inv_cdf(min(max(below / len(means), 0.5 / len(means)), 1 - 0.5 / len(means)))
 
     def bounds(self, alpha: float) -> tuple[float, float]:
         """The lower and the upper bound of the mean, each one-sided at alpha."""
         low, high, sure = self._quantile(alpha), self._quantile(1 - alpha), alpha >= self.finest
         if not sure or _effective(-self.values) < FEW:
-            low = min(low, _bet_lower(self.values, alpha))
+            low = min(low, self.scale * _bet_lower(self.values / self.scale, alpha))
         if not sure or _effective(self.values) < FEW:
-            high = max(high, -_bet_lower(-self.values, alpha))
+            high = max(high, -self.scale * _bet_lower(-self.values / self.scale, alpha))
         return low, high
 
     def p(self, loss: float) -> float:
@@ -170,7 +192,7 @@ class Resampled:
         few = _effective(-self.values) < FEW
         if not few and rejected >= self.finest:
             return rejected
-        bet = min(1.0, math.exp(-whole_log_capital(self.values, loss)))
+        bet = min(1.0, math.exp(-whole_log_capital(self.values / self.scale, loss / self.scale)))
         return max(rejected, bet if few else min(bet, self.finest))
 
     def _quantile(self, share: float) -> float:

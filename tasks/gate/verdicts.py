@@ -9,14 +9,15 @@ decide. Items that the training text held count in `candidate` and `champion`, n
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from models.core.sets import OfSet, answers, value
 from tasks.gate import paired
 from tasks.gate.anchor import Against, level
-from tasks.gate.comparison import Comparison, at_chance, comparison
+from tasks.gate.comparison import Comparison, Matched
 from tasks.gate.health import Health, HealthLimits, broken
 from tasks.stage import Record
 
@@ -76,6 +77,8 @@ class Evidence(Record):
     scores: dict[str, float] | None = Field(description="per item, 0-1; null where the suite could not be run")
     chance: float
     target: float | None = Field(default=None, description="the best mean, where more is not better; see tasks/gate/comparison.py")
+    of_set: OfSet | None = Field(default=None, description="the metric, where it belongs to the whole set of items")
+    answers: dict[str, Mapping[str, Any]] = Field(default={}, description="by item id what such a metric needs of its record")
     identity: dict[str, str | int | float | None]
     unreadable: str = Field(default="", description="why the records of the items are none; empty where they can be read")
     subjects: dict[str, str] = Field(default={}, description="subject by item id, where the suite has any")
@@ -151,10 +154,21 @@ def closeness(mean: float, target: float | None) -> float:
     return mean if target is None else 1 - abs(mean - target)
 
 
-def clean_pairs(candidate: Evidence, other: Evidence) -> list[tuple[float, float]]:
-    """(candidate's, other's) score of each item that both were asked and neither's training text held."""
+def matched(candidate: Evidence, other: Evidence) -> Matched:
+    """The scores of the items that both were asked and neither's training text held."""
     ours, theirs, held = candidate.scores or {}, other.scores or {}, candidate.contaminated.keys() | other.contaminated.keys()
-    return [(score, theirs[item]) for item, score in ours.items() if item in theirs and item not in held]
+    clean = [item for item in ours if item in theirs and item not in held]
+    of_set = candidate.of_set if candidate.of_set == other.of_set else None
+    sides = None if of_set is None else tuple(answers((side.answers[item] for item in clean), of_set) for side in (candidate, other))
+    return Matched([(ours[item], theirs[item]) for item in clean], candidate.target, of_set, sides)  # type: ignore[arg-type]
+
+
+def value_of(evidence: Evidence, items: Iterable[str]) -> float:
+    """The suite's metric of these items: their mean score, or the metric of the whole set; 0 of none."""
+    asked = list(items)
+    if evidence.of_set is not None and asked:
+        return float(value(evidence.of_set, answers((evidence.answers[item] for item in asked), evidence.of_set)))
+    return math.fsum((evidence.scores or {})[item] for item in asked) / len(asked) if asked else 0.0
 
 
 def _facts(suite: str, candidate: Evidence, champion: Evidence | None) -> dict[str, Any]:
@@ -164,23 +178,18 @@ def _facts(suite: str, candidate: Evidence, champion: Evidence | None) -> dict[s
     held = {**(champion.contaminated if champion else {}), **candidate.contaminated}
     clean = [item for item in scores if item not in held]
     sources = [source for item in scores if item in held for source in set(held[item])]
-    facts: dict[str, Any] = {"suite": suite, "n": len(scores), "candidate": _mean(scores.values()), "clean_n": len(clean)}
-    facts["clean_candidate"] = _mean(scores[item] for item in clean)
+    facts: dict[str, Any] = {"suite": suite, "n": len(scores), "candidate": value_of(candidate, scores), "clean_n": len(clean)}
+    facts["clean_candidate"] = value_of(candidate, clean)
     facts["leaks"] = {source: sources.count(source) for source in sorted(set(sources))}
     facts["health"] = candidate.health
-    if theirs and scores.keys() == theirs.keys():
-        facts |= {"champion": _mean(theirs.values()), "clean_champion": _mean(theirs[item] for item in clean)}
+    if champion is not None and theirs and scores.keys() == theirs.keys():
+        facts |= {"champion": value_of(champion, theirs), "clean_champion": value_of(champion, clean)}
     groups: dict[str, list[float]] = {}
     for item, score in scores.items():
         groups.setdefault(candidate.subjects.get(item, ""), []).append(score)
-    if len(groups) > 1:
+    if len(groups) > 1 and candidate.of_set is None:
         facts["micro"], facts["macro"] = (Average(value=value, stderr=error) for value, error in paired.averages(list(groups.values())))
     return facts
-
-
-def _mean(values: Any) -> float:
-    found = list(values)
-    return math.fsum(found) / len(found) if found else 0.0
 
 
 def _invalid(policy: Policy, facts: Mapping[str, Any], candidate: Evidence, champion: Evidence | None) -> str:
@@ -226,8 +235,8 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _compare(facts: dict[str, Any], rules: SuitePolicy, alpha: float, candidate: Evidence, champion: Evidence) -> SuiteVerdict:
-    pairs = clean_pairs(candidate, champion)
-    test = comparison(pairs, candidate.target, rules.margin)
+    both = matched(candidate, champion)
+    pairs, test = both.pairs, both.test(rules.margin)
     (lower, upper), p = test.bounds(alpha), test.p_better()
     facts |= {"gained": sum(one > other for one, other in pairs), "lost": sum(one < other for one, other in pairs)}
     facts |= {"lower": lower, "upper": upper, "superiority_p": p}
@@ -238,8 +247,8 @@ def _compare(facts: dict[str, Any], rules: SuitePolicy, alpha: float, candidate:
         shown = "worse"
     elif lower > -rules.margin:
         shown = "non-inferior"
-    verdict = "uninformative" if _nothing_to_lose(pairs, champion, candidate.target, alpha) else shown
-    reason = _reason(verdict, facts, rules, alpha, len(pairs), candidate.target)
+    verdict = "uninformative" if both.at_chance(champion.chance, alpha) else shown
+    reason = _reason(verdict, facts, rules, alpha, both)
     if verdict == "uninformative":
         reason += "; the champion is not above chance" + (
             f", the candidate is {shown} all the same" if shown in ("better", "worse") else ""
@@ -247,24 +256,17 @@ def _compare(facts: dict[str, Any], rules: SuitePolicy, alpha: float, candidate:
     return SuiteVerdict(**facts, verdict=verdict, passed=passes(verdict, shown, rules.require), reason=reason)
 
 
-def _nothing_to_lose(pairs: Sequence[tuple[float, float]], other: Evidence, target: float | None, alpha: float) -> bool:
-    """Whether the other of these pairs is at chance; with a target no mean is."""
-    ours, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
-    return target is None and at_chance(ours, theirs, other.chance, alpha)
-
-
 def _anchored(found: SuiteVerdict, policy: Policy, candidate: Evidence, reference: Reference) -> SuiteVerdict:
     """The verdict with the comparison to the anchor in it: one that passed stands only where no loss of the margin since the anchor is left
     open. At an anchor that is not above chance itself there is nothing to lose."""
     rules, anchor, who = policy.suites[found.suite], reference.evidence, f"the anchor (version {reference.version})"
-    pairs = clean_pairs(candidate, anchor)
-    wrong = _incomparable(policy, found.suite, candidate, anchor, len(pairs))
+    both = matched(candidate, anchor)
+    wrong = _incomparable(policy, found.suite, candidate, anchor, len(both.pairs))
     if wrong:
         return found.model_copy(update={"verdict": "invalid", "passed": False, "reason": f"{who}: {wrong}"}) if found.passed else found
-    test = comparison(pairs, candidate.target, rules.margin)
-    against = _against(test, pairs, reference, policy.alpha, rules.margin, candidate.target)
+    against = _against(both.test(rules.margin), both, reference, policy.alpha, rules.margin)
     held = against.p <= against.level
-    if not found.passed or held or _nothing_to_lose(pairs, anchor, candidate.target, policy.alpha):
+    if not found.passed or held or both.at_chance(anchor.chance, policy.alpha):
         return found.model_copy(update={"anchor": against})
     lost = against.upper < 0 or against.difference <= -rules.margin
     reason = (
@@ -290,11 +292,9 @@ def _incomparable(policy: Policy, suite: str, candidate: Evidence, anchor: Evide
     return wrong or dirty(policy, n, clean_n, dict(sorted(where.items())))
 
 
-def _against(
-    test: Comparison, pairs: Sequence[tuple[float, float]], reference: Reference, alpha: float, margin: float, target: float | None
-) -> Against:
+def _against(test: Comparison, both: Matched, reference: Reference, alpha: float, margin: float) -> Against:
     (lower, upper), spent = test.bounds(alpha), level(alpha, reference.look)
-    ours, theirs = (closeness(_mean(pair[side] for pair in pairs), target) for side in (0, 1))
+    ours, theirs = (closeness(side, both.target) for side in both.values())
     return Against(
         version=reference.version,
         look=reference.look,
@@ -307,13 +307,17 @@ def _against(
     )
 
 
-def _reason(verdict: str, facts: Mapping[str, Any], rules: SuitePolicy, alpha: float, n: int, target: float | None) -> str:
+def _reason(verdict: str, facts: Mapping[str, Any], rules: SuitePolicy, alpha: float, both: Matched) -> str:
+    n, target = len(both.pairs), both.target
     scores = f"{facts['clean_candidate']:.3f} against {facts['clean_champion']:.3f}" + ("" if target is None else f", target {target:g}")
+    scores = scores if both.of_set is None else f"{both.of_set.metric} {scores}"
     reason = f"{scores}: difference {facts['lower']:+.3f} to {facts['upper']:+.3f}, margin {rules.margin:.3f}"
     if verdict == "non-inferior" and facts["upper"] < 0:
         reason += ", a small loss"
     if verdict == "underpowered":
         needed = paired.items_to_decide(facts["gained"], facts["lost"], n, alpha, rules.margin)
+        if both.of_set is not None:
+            needed = paired.items_by_width(facts["upper"] - facts["lower"], n, alpha, rules.margin)
         reason += f"; about {needed} items would decide between equals"
     if n < facts["n"]:
         reason += f"; on {n} clean items of {facts['n']} (all: {facts['candidate']:.3f} against {facts['champion']:.3f})"
@@ -380,6 +384,12 @@ def _judge_or_explain(
     return judge_suite(suite, policy, candidate, champion, reference)
 
 
+def reach(size: int, alpha: float) -> float:
+    """The margin that a suite of so many items can decide for as long as LOOKS say, rounded up to a hundredth; see `warnings`."""
+    needed = paired.items_for(USUAL_DISCORDANCE, level(alpha, max(LOOKS)), 0.01)
+    return min(0.99, math.ceil(math.sqrt(needed / size)) / 100)
+
+
 def warnings(policy: Policy, sizes: Mapping[str, int]) -> list[str]:
     """A line for each suite that cannot reach its margin at its size [items], if equals differ on a tenth of the items.
 
@@ -393,9 +403,9 @@ def _beyond_reach(suite: str, alpha: float, margin: float, size: int) -> str:
     for look, purpose in LOOKS.items():
         needed = paired.items_for(USUAL_DISCORDANCE, level(alpha, look), margin)
         if size < needed:
-            reach = math.sqrt(needed / size) * margin
             return (
-                f"gate.suites.{suite}.margin is {margin:g}, must be about {reach:.3g} or more for {size} items to {purpose} "
+                f"gate.suites.{suite}.margin is {margin:g}, must be about {math.sqrt(needed / size) * margin:.3g} or more "
+                f"for {size} items to {purpose} "
                 f"({needed} items, if two equally good models differ on {USUAL_DISCORDANCE:.0%} of them, power {paired.POWER}): "
                 "expect 'underpowered', widen the margin or add items"
             )

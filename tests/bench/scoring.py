@@ -16,7 +16,10 @@ from typing import Any
 
 from models.sandbox import sandbox
 from models.score import benchmarks, evaluation
+from models.score.asking import Settings
+from models.score.local_model import LocalModel
 from models.train import policy, pretrained, vocabulary, weights
+from tests.suites import tasks
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
 MMLU_ITEMS, MMLU_STOCK_ITEMS, MMLU_SEARCH_ITEMS = 2280, 228, 57
@@ -26,9 +29,9 @@ LIMITS = sandbox.Limits(wall_seconds=10, cpu_seconds=5, memory_mib=512, processe
 Answers = dict[str, Any]
 
 
-def settings(items: int | None, batch_size: int) -> evaluation.Settings:
+def settings(items: int | None, batch_size: int) -> Settings:
     how = {"dtype": "float32", "items_seed": 0, "max_new_tokens": NEW_TOKENS, "sampling": evaluation.GREEDY, "limits": LIMITS}
-    return evaluation.Settings(batch_size=batch_size, items=items, **how)
+    return Settings(batch_size=batch_size, items=items, **how)
 
 
 def ask(model: Path, suite: Path, items: int | None, batch_size: int, ours: bool) -> tuple[float, Answers]:
@@ -38,19 +41,17 @@ def ask(model: Path, suite: Path, items: int | None, batch_size: int, ours: bool
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer, how = AutoTokenizer.from_pretrained(model), settings(items, batch_size)
-    tasks = evaluation._tasks(suite, how, tokenizer)
+    put = tasks(suite, how, tokenizer)
     network: Any
     if ours:
-        network = evaluation.LocalModel(model, tokenizer, how, "cpu", lambda _done, _all: None)
+        network = LocalModel(model, tokenizer, how, "cpu", lambda _done, _all: None)
     else:
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
         stock = type("Stock", (HFLM,), {"max_gen_toks": NEW_TOKENS})  # lm-eval's is a constant, 256, whatever is asked for
         network = stock(pretrained=loaded, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
     started = time.perf_counter()
-    samples = evaluate(network, tasks, bootstrap_iters=0)["samples"][suite.name]
-    return time.perf_counter() - started, {
-        sample["doc"].get("id") or sample["doc"]["task_id"]: _answer(sample["filtered_resps"]) for sample in samples
-    }
+    samples = evaluate(network, put, bootstrap_iters=0)["samples"][suite.name]
+    return time.perf_counter() - started, {sample["doc_id"]: _answer(sample["filtered_resps"]) for sample in samples}
 
 
 def _answer(replies: Sequence[Any]) -> Any:

@@ -112,6 +112,7 @@ def test_invalid_json_names_file_and_line(workspace):
     assert not (workspace / "artifacts" / "records").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_half_written(workspace):
     if os.getuid() != 0:
         pytest.skip("mounting a small disk needs root")

@@ -65,6 +65,7 @@ def test_no_version_holds_a_pickle(finished):
     assert not [path for path in files if path.suffix in forbidden]
 
 
+@pytest.mark.slow
 def test_the_champion_loads_and_answers_through_mlflow(finished, tmp_path):
     workspace = copy_of(finished, tmp_path / "served")
     uri = f"sqlite:///{workspace / '.sluice' / 'mlflow.db'}"

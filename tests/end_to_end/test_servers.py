@@ -74,6 +74,7 @@ def test_the_pages_answer_and_a_second_run_executes_and_registers_nothing(up):
     assert (found["tracking_uri"], found["aliases"]) == (urls["mlflow"], {"champion": "1"})
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cancelled_stops_its_stages_and_leaves_no_process(up):
     workspace, urls = up
     new_learning_rate(workspace)
@@ -101,6 +102,7 @@ def test_killing_the_flow_alone_leaves_no_process_behind(up):
     assert at_work(workspace) == []
 
 
+@pytest.mark.slow
 def test_a_new_learning_rate_for_rlhf_runs_rlhf_and_what_follows_only(up):
     workspace, _ = up
     new_learning_rate(workspace)
@@ -115,6 +117,7 @@ def test_a_new_learning_rate_for_rlhf_runs_rlhf_and_what_follows_only(up):
     assert [entry["version"] for entry in history] == ["2", "1"]
 
 
+@pytest.mark.slow
 def test_the_two_versions_can_be_traced_compared_and_verified(up):
     workspace, urls = up
     found = json.loads(run(workspace, "sluice", "lineage", "2", "--json").stdout)
@@ -139,6 +142,7 @@ def test_the_two_versions_can_be_traced_compared_and_verified(up):
     assert verified.returncode == 0, verified.stderr
 
 
+@pytest.mark.slow
 def test_an_alias_moved_around_the_gate_is_found_by_audit(up):
     workspace, urls = up
     assert run(workspace, "sluice", "audit").returncode == 0

@@ -55,6 +55,7 @@ def test_a_move_around_the_gate_is_found_after_later_promotions_too(registry):
     assert found(registry) == ["before record 2, champion went from version 1 to 3 on no record"]
 
 
+@pytest.mark.slow
 def test_an_edited_reason_verdict_or_number_is_found(registry):
     refused = with_history(registry)
     registry.client.set_tag(refused, "sluice.verdict", "promote")
@@ -66,6 +67,7 @@ def test_an_edited_reason_verdict_or_number_is_found(registry):
     assert "was edited" in found(registry)[0]
 
 
+@pytest.mark.slow
 def test_a_tag_that_is_overwritten_or_deleted_is_found(registry):
     refused = with_history(registry)
     said = registry.client.get_run(refused).data.tags
@@ -79,6 +81,7 @@ def test_a_tag_that_is_overwritten_or_deleted_is_found(registry):
     assert found(registry) == []
 
 
+@pytest.mark.slow
 def test_a_renamed_record_is_found(registry):
     refused = with_history(registry)
     registry.client.set_tag(refused, "mlflow.runName", "promote 3")
@@ -106,12 +109,14 @@ def test_a_head_that_was_tampered_with_is_found_and_nothing_is_put_after_it(regi
         assert registry.aliases() == {"champion": "1"}
 
 
+@pytest.mark.slow
 def test_a_model_that_was_renamed_is_found(registry):
     with_history(registry)
     registry.client.rename_registered_model(registry.name, f"{registry.name}-elsewhere")
     assert any(record.HEAD in finding for finding in found(registry))
 
 
+@pytest.mark.slow
 def test_a_deleted_record_of_promotions_is_found_and_says_how_it_comes_back(registry):
     with_history(registry)
     registry.client.delete_experiment(registry.tracker.experiment_id(PROMOTIONS))
@@ -152,6 +157,7 @@ def test_a_promotion_at_work_is_no_finding(registry, monkeypatch):
     assert [] in seen
 
 
+@pytest.mark.slow
 def test_edited_evidence_is_found(registry):
     refused = with_history(registry)
     registry.client.log_text(refused, '{"id": "q/1", "candidate": 1.0}', "items/quiz.jsonl")
@@ -173,6 +179,7 @@ def test_a_removed_record_is_found_the_newest_too(registry):
     assert found(registry)[0] == "records 3 to 4 are missing from the record"
 
 
+@pytest.mark.slow
 def test_a_record_by_another_hand_is_found(registry):
     with_history(registry)
     run_id = registry.tracker.start(PROMOTIONS, "promote 3", {"sluice.verdict": "promote", "sluice.version": "3"})
@@ -206,18 +213,21 @@ def test_rollback_does_not_return_to_changed_files(registry, store):
     assert registry.aliases()["champion"] == "2"
 
 
+@pytest.mark.slow
 def test_a_version_of_another_hand_is_not_made_champion(registry):
     registry.client.create_model_version(registry.name, "s3://bucket/x")
     with pytest.raises(UserError, match="version 4 was not registered by Sluice"):
         registry.promote("4", None, "manual", "by hand")
 
 
+@pytest.mark.slow
 def test_a_version_whose_tag_was_edited_is_found(registry):
     registry.promote("1", None, "promote", "first")
     registry.client.set_model_version_tag(registry.name, "1", "sluice.model_md5", "other")
     assert any("the model of version 1 has md5 other, decided on was" in finding for finding in found(registry))
 
 
+@pytest.mark.slow
 def test_a_tag_that_was_added_to_a_record_is_found(registry):
     two_promotions(registry)
     first = record.read(registry.tracker).runs[-1].info.run_id
@@ -225,6 +235,7 @@ def test_a_tag_that_was_added_to_a_record_is_found(registry):
     assert found(registry) == ["record 1 (promote 1) was added to: mlflow.note.content"]
 
 
+@pytest.mark.slow
 def test_an_old_record_that_is_opened_again_keeps_its_words(registry):
     two_promotions(registry)
     first = record.read(registry.tracker).runs[-1].info.run_id
@@ -234,6 +245,7 @@ def test_an_old_record_that_is_opened_again_keeps_its_words(registry):
     assert (run.info.status, run.data.tags["sluice.reason"]) == ("FINISHED", "first")
 
 
+@pytest.mark.slow
 def test_what_a_person_accepts_is_found_no_more_and_what_comes_after_is(registry):
     two_promotions(registry)
     registry.client.set_registered_model_alias(registry.name, "champion", "3")

@@ -216,6 +216,7 @@ def test_a_run_that_mlflow_refuses_is_kept_aside_and_holds_up_no_other(workspace
     assert "\n" not in said[0]
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_the_store_that_it_was_meant_for(workspace, server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri.replace("http://", "http://ada:hunter2@"))
     run = open_run(workspace)

@@ -13,6 +13,7 @@ from tasks.benchmark import settings as settings_of
 from tasks.gate import early
 from tasks.gate.verdicts import Policy
 from tests.limits import ANY
+from tests.suites import described
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.long
@@ -48,7 +49,7 @@ def suites(models, tmp_path_factory):
 
 
 def write(suite: Path, rows) -> None:
-    suite.mkdir(exist_ok=True)
+    described(suite)
     (suite / "items.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 

@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 STAGES = list(Pipeline(Workspace(ROOT)).stages.values())
 
 
-def faults(values):
+def faults(values, root=ROOT):
     with pytest.raises(UserError) as caught:
-        check(values, STAGES)
+        check(values, STAGES, root)
     return str(caught.value).splitlines()
 
 
@@ -25,7 +25,7 @@ def values():
 
 
 def test_the_default_is_accepted(values):
-    check(values, STAGES)
+    check(values, STAGES, ROOT)
 
 
 def test_an_unknown_key_names_the_nearest_valid_one(values):
@@ -74,14 +74,22 @@ def test_a_policy_for_a_suite_that_is_not_asked_is_named(values):
 def test_a_suite_that_does_not_exist_is_named(values):
     values["suites"] = ["mmlu-mini", "gpqa-minii", "humaneval-mini"]
     assert faults(values) == [
-        "params.yaml: suites names 'gpqa-minii', which is no suite; did you mean gpqa-mini?",
+        "params.yaml: suites names 'gpqa-minii', which is no suite here; did you mean gpqa-mini? "
+        "'sluice suite new gpqa-minii --from FILE' brings one",
         "params.yaml: gate.suites.gpqa-mini is not among suites; did you mean gate.suites.gpqa-minii?",
     ]
 
 
-def test_a_suite_without_its_number_of_items_is_named(values):
+def test_a_published_suite_that_was_not_brought_in_says_how_it_is(values):
     values["suites"].append("math500")
-    assert faults(values) == ["params.yaml: benchmark.items.math500 is missing: add 'math500: null' for all its items"]
+    assert "'sluice suite import math500 --from FILE' brings one" in faults(values)[0]
+
+
+@pytest.mark.parametrize("here", ["math500", "math500.dvc"])
+def test_a_suite_without_its_number_of_items_is_named(values, tmp_path, here):
+    values["suites"].append("math500")
+    (tmp_path / "data" / "raw" / "suites" / here).mkdir(parents=True)
+    assert faults(values, tmp_path) == ["params.yaml: benchmark.items.math500 is missing: add 'math500: null' for all its items"]
 
 
 @pytest.mark.parametrize("name", [None, "", 7])
@@ -139,7 +147,7 @@ def test_a_seed_fits_into_32_bits_wherever_one_stands(key, value, good):
     section, _, name = key.rpartition(".")
     (values[section] if section else values)[name] = value
     if good:
-        check(values, STAGES)
+        check(values, STAGES, ROOT)
     else:
         with pytest.raises(UserError, match=f"{key} is {value}: "):
-            check(values, STAGES)
+            check(values, STAGES, ROOT)

@@ -77,6 +77,7 @@ def test_new_weights_under_the_same_path_are_a_change_to_dvc_and_to_sluice(works
     assert Pipeline(workspace).changes() == {}
 
 
+@pytest.mark.slow
 def test_what_is_not_read_of_a_folder_is_no_change(workspace, models, tmp_path):
     folder = shutil.copytree(models[0], tmp_path / "model")
     bring(workspace, {"pretrained": str(folder)})
@@ -86,6 +87,7 @@ def test_what_is_not_read_of_a_folder_is_no_change(workspace, models, tmp_path):
     assert Pipeline(workspace).changes() == {}
 
 
+@pytest.mark.slow
 def test_files_that_come_and_go_come_and_go(workspace, models, tmp_path):
     folder = shutil.copytree(models[0], tmp_path / "model")
     bring(workspace, {"pretrained": str(folder)})
@@ -97,6 +99,7 @@ def test_files_that_come_and_go_come_and_go(workspace, models, tmp_path):
     assert [path.name for path in (workspace.root / "data" / "pretrained").iterdir()] == [".gitkeep"]
 
 
+@pytest.mark.slow
 def test_a_folder_that_somebody_deleted_is_as_git_keeps_it_again(workspace):
     place = workspace.root / "data" / "pretrained"
     assert run(workspace.root, "dvc", "repro", "-q").returncode == 0
@@ -111,6 +114,7 @@ def test_a_path_is_seen_from_the_workspace(workspace, models):
     assert "model.safetensors" in links(workspace)
 
 
+@pytest.mark.slow
 def test_a_gguf_file_is_a_model(workspace, tmp_path):
     (tmp_path / "small.gguf").write_bytes(b"GGUF and so on")
     bring(workspace, {"pretrained": str(tmp_path / "small.gguf")})
@@ -195,6 +199,7 @@ def test_a_version_stays_what_it_is(workspace, models):
     assert content(workspace) == folder_md5(models[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -270,6 +275,7 @@ def test_a_hub_id_without_its_revision_is_told_todays_commit(workspace):
         bring(workspace, {"pretrained": "owner/name"})
 
 
+@pytest.mark.slow
 def test_without_a_hub_it_says_where_to_find_the_revision(workspace, hub):
     hub.shutdown()
     hub.server_close()
@@ -277,6 +283,7 @@ def test_without_a_hub_it_says_where_to_find_the_revision(workspace, hub):
         bring(workspace, {"pretrained": "owner/name"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", ["main", Hub.COMMIT])
 def test_the_commit_that_a_revision_stood_for_is_noted_and_stays(workspace, hub, models, revision):
     params = {"pretrained": f"owner/name@{revision}"}
@@ -291,6 +298,7 @@ def test_the_commit_that_a_revision_stood_for_is_noted_and_stays(workspace, hub,
     assert content(workspace) == folder_md5(models[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "said"), [("owner/name@gone", "no such revision"), ("owner/other@main", "no such model")])
 @pytest.mark.usefixtures("hub")
 def test_what_the_hub_has_not_is_one_line(workspace, source, said):

@@ -9,6 +9,7 @@ from models.core.errors import StageError
 from models.core.records import write_json, write_lines
 from tasks.gate.evidence import load_evidence
 from tasks.gate.verdicts import Evidence
+from tests.suites import described
 
 IDENTITY = {"suite_md5": "s", "harness": "h", "batch_size": 8, "template_md5": "t"}
 
@@ -110,7 +111,7 @@ RECORDS = {
 
 def with_new_suite(tmp_path, records):
     items = [{"id": "a", "question": QUESTION, "choices": ["first", "second", "third", "fourth"], "answer": 1, "subject": "bridges"}]
-    write_lines(tmp_path / "artifacts" / "suites" / "mmlu-mini" / "items.jsonl", items)
+    write_lines(described(tmp_path / "artifacts" / "suites" / "mmlu-mini") / "items.jsonl", items)
     champion, trained = SimpleNamespace(version="1", run_id="r", tags={}), Trained(tmp_path, records)
     return rebaseline._with_leaks(trained, trained, champion, "mmlu-mini", evidence(items=("a",)), None)
 

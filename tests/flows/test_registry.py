@@ -57,6 +57,7 @@ def test_rollback_walks_the_record_not_the_numbers(registry):
         registry.rollback("further")
 
 
+@pytest.mark.slow
 def test_rollback_never_returns_to_a_version_that_it_left(registry):
     for version, seen in (("1", None), ("2", "1"), ("3", "2")):
         registry.promote(version, seen, "promote", "better")
@@ -67,6 +68,7 @@ def test_rollback_never_returns_to_a_version_that_it_left(registry):
     assert registry.audit() == []
 
 
+@pytest.mark.slow
 def test_rollback_passes_over_a_version_that_was_deleted(registry):
     for version, seen in (("1", None), ("2", "1"), ("3", "2")):
         registry.promote(version, seen, "promote", "better")

@@ -25,7 +25,7 @@ def of(workspace):
 def test_a_task_may_be_done_twice_and_what_comes_after_it_may_be_missing(workspace):
     polished(workspace.root)
     pipeline, params = of(workspace)
-    check(params, pipeline.stages.values())
+    check(params, pipeline.stages.values(), workspace.root)
     stage = pipeline.stage("polish")
     assert contract(stage) == contract(pipeline.stage("sft"))
     assert stage_params(params, stage, contract(stage)).epochs == params["polish"]["epochs"]
@@ -42,7 +42,7 @@ def test_a_task_may_be_done_twice_and_what_comes_after_it_may_be_missing(workspa
 def test_kinds_that_nobody_reads_are_in_no_stage(workspace):
     only_sft(workspace.root)
     pipeline, params = of(workspace)
-    check(params, pipeline.stages.values())
+    check(params, pipeline.stages.values(), workspace.root)
     stage = pipeline.stage("prepare")
     assert set(stage.bind(contract(stage).outputs, stage.outs)) == {"documents", "instructions", "dropped"}
     assert set(pipeline.stages) == pipeline.needed(params)
@@ -52,7 +52,7 @@ def test_kinds_that_nobody_reads_are_in_no_stage(workspace):
 def test_what_neither_the_candidate_nor_a_score_needs_is_left_out(workspace):
     edit(workspace.root, "params.yaml", lambda values: values.update({"models": ["base", "sft"], "candidate": "sft"}))
     pipeline, params = of(workspace)
-    check(params, pipeline.stages.values())
+    check(params, pipeline.stages.values(), workspace.root)
     assert set(pipeline.stages) - pipeline.needed(params) == {"reward", "rlhf"}
 
 
@@ -68,7 +68,7 @@ def test_a_candidate_that_nobody_makes_or_scores_is_said_before_anything_runs(wo
     edit(workspace.root, "params.yaml", lambda values: values.update(changed))
     pipeline, params = of(workspace)
     with pytest.raises(UserError) as raised:
-        check(params, pipeline.stages.values())
+        check(params, pipeline.stages.values(), workspace.root)
     assert said in str(raised.value)
 
 
@@ -76,7 +76,7 @@ def test_a_model_that_nobody_makes_is_said_before_anything_runs(workspace):
     edit(workspace.root, "params.yaml", lambda values: values.update({"models": ["base", "sfft", "rlhf"]}))
     pipeline, params = of(workspace)
     with pytest.raises(UserError, match=r"models names 'sfft', which no stage of dvc.yaml makes; did you mean sft"):
-        check(params, pipeline.stages.values())
+        check(params, pipeline.stages.values(), workspace.root)
 
 
 def test_a_stage_whose_task_does_not_exist_says_how_it_is_named(workspace):

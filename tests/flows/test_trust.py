@@ -78,6 +78,7 @@ def test_a_version_that_was_never_decided_on_has_its_tags_only_and_says_so(regis
     assert known == "its tags: nothing was decided about it yet, until then whoever may edit tags can change them unseen"
 
 
+@pytest.mark.slow
 def test_a_later_decision_takes_over_what_the_first_record_says_and_no_edited_tag(registry):
     doctor(registry, registry.version("1"), ITEMS, BETTER)
     registry.put_on_record(Decision("refuse", "worse", "", "1", "1"))
@@ -107,6 +108,7 @@ def test_a_record_that_is_gone_or_edited_leaves_nothing_believed_until_a_person_
         assert why(registry, "1") == ""
 
 
+@pytest.mark.slow
 def test_a_record_that_another_hand_wrote_vouches_for_nothing(registry):
     doctor(registry, registry.version("2"), ITEMS, BETTER, tags=False)
     md5 = registry._evidence_md5(registry.version("2").run_id)
@@ -140,6 +142,7 @@ def test_registered_provenance_that_was_changed_is_named_and_not_read(registry, 
     assert len(registry.audit()) == int(held)
 
 
+@pytest.mark.slow
 def test_provenance_that_is_gone_is_named_too(registry, tmp_path):
     (files_of(registry, registry.version("1").run_id) / "provenance" / "params.yaml").unlink()
     with pytest.raises(StageError, match=r"params.yaml of version 1 is not what was registered: its stored file has md5 none, must have"):
@@ -154,6 +157,7 @@ def test_a_tag_that_says_other_scores_or_another_base_is_not_believed(registry, 
     assert len(registry.audit()) == 1
 
 
+@pytest.mark.slow
 def test_the_commit_is_the_recorded_one(registry):
     registry.client.set_model_version_tag(registry.name, "1", "git.commit", "f" * 40)
     assert lineage(registry, registry.version("1"))["git_commit"] == "0" * 40
@@ -172,6 +176,7 @@ def test_a_version_whose_tag_names_the_champions_model_is_compared_all_the_same(
     assert not release.is_same(None, registry, "1", versions[0])
 
 
+@pytest.mark.slow
 def test_weights_whose_tag_was_made_to_fit_are_not_made_champion(registry):
     registry.promote("2", "1", "promote", "second")
     version = registry.version("1")
@@ -182,6 +187,7 @@ def test_weights_whose_tag_was_made_to_fit_are_not_made_champion(registry):
         registry.rollback("bad answers")
 
 
+@pytest.mark.slow
 def test_versions_and_runs_beyond_a_page_are_seen(registry, monkeypatch):
     monkeypatch.setattr(tracking, "PAGE", 2)
     for _ in range(3):
@@ -223,6 +229,7 @@ def put_evidence(registry, number, folder):
     return registry.put_on_record(Decision(RESCORED, "scored again", "", number, inputs=key), evidence=quiz)
 
 
+@pytest.mark.slow
 def test_evidence_that_is_on_record_is_used_again_and_decides_nothing(registry, tmp_path):
     before = registry.history()
     put_evidence(registry, "2", tmp_path)
@@ -237,6 +244,7 @@ def test_evidence_that_is_on_record_is_used_again_and_decides_nothing(registry, 
     assert registry.rollback("bad answers") == ("2", "1")
 
 
+@pytest.mark.slow
 def test_a_refusal_stands_once_on_record_though_its_version_was_scored_again_since(registry, tmp_path):
     for _ in range(2):
         registry.note(Decision("refuse", "worse", "", "2", "1"), None, GateResult(decision="refuse", reason="worse", suites=[]), {})
@@ -257,6 +265,7 @@ def test_evidence_that_no_record_vouches_for_is_not_used(registry, tmp_path):
     assert of_today(registry, "1") == (SCORES, None)
 
 
+@pytest.mark.slow
 def test_evidence_on_record_whose_files_were_changed_is_not_used_and_is_found(registry, tmp_path):
     run_id = put_evidence(registry, "1", tmp_path)
     (files_of(registry, run_id) / "evidence" / "quiz" / "evidence.json").write_text('{"chance": 0.0, "harness": "today\'s"}')
@@ -264,6 +273,7 @@ def test_evidence_on_record_whose_files_were_changed_is_not_used_and_is_found(re
     assert [finding.what for finding in registry.audit()] == ["record 2 (rescored 1) was edited: its evidence is not what was decided on"]
 
 
+@pytest.mark.slow
 def test_evidence_below_a_record_that_is_gone_is_not_used(registry, tmp_path):
     put_evidence(registry, "1", tmp_path)
     registry.promote("2", "1", "promote", "second")
@@ -272,6 +282,7 @@ def test_evidence_below_a_record_that_is_gone_is_not_used(registry, tmp_path):
     assert of_today(registry, "1") == (SCORES, None)
 
 
+@pytest.mark.slow
 def test_another_models_evidence_is_not_a_versions_because_its_tag_says_so(registry, tmp_path):
     put_evidence(registry, "2", tmp_path)
     md5 = registry.version("2").tags["sluice.model_md5"]

@@ -112,6 +112,7 @@ def test_a_version_that_nobody_touched_is_made_again_from_its_commit(registry, m
     assert trees(made) == 1
 
 
+@pytest.mark.slow
 def test_commands_of_the_stored_lock_and_of_a_stored_dvc_yaml_never_run(registry, made, planted):
     version, lock = registry.version("1"), (made / "dvc.lock").read_text()
     doctor(registry, version, "provenance/dvc.lock", lock.replace("cmd: sh ", f"cmd: touch {planted}; sh "))
@@ -166,6 +167,7 @@ def test_a_stored_lock_that_lists_files_outside_of_the_worktree_writes_none(regi
     assert not planted.exists()
 
 
+@pytest.mark.slow
 def test_commands_are_those_of_the_commit_and_not_of_the_workspace(registry, made, planted):
     commit = git(made, "rev-parse", "HEAD")
     (made / "dvc.yaml").write_text(FILES["dvc.yaml"].replace("cmd: sh ", f"cmd: touch {planted}; sh "))
@@ -195,6 +197,7 @@ def test_a_model_that_was_changed_is_named(registry):
     assert failed(checks(registry)) == ["stored model"]
 
 
+@pytest.mark.slow
 def test_scores_and_weights_that_come_out_otherwise_are_named(registry, made):
     version, lock = registry.version("1"), (made / "dvc.lock").read_text()
     doctor(registry, version, "evidence/quiz/items.jsonl", FILES["tasks/items.jsonl"].replace("q2 0.0", "another"))
@@ -205,6 +208,7 @@ def test_scores_and_weights_that_come_out_otherwise_are_named(registry, made):
     assert found["score quiz"].seen == "items that differ: q2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("registry", ["assistant"], indirect=True)
 def test_a_killed_verification_s_worktree_is_removed_by_the_next_one(registry, made, tmp_path):
     hold, scratch = tmp_path / "hold", tmp_path / "scratch"

@@ -28,6 +28,7 @@ def test_an_answer_is_what_stands_in_the_last_box() -> None:
     assert answers.judge([(right, text) for right, text, _ in cases]) == [verdict for _, _, verdict in cases]
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_never_worked_out_costs_only_itself(tmp_path: Path) -> None:
     evil = f"__import__('pathlib').Path({str(tmp_path / 'made')!r}).touch()"
     texts = [r"\boxed{2}", r"\boxed{9^{9^{9^{9}}}}", rf"\boxed{{{evil}}}", r"\boxed{" + "{" * 3000, r"\boxed{2}"]

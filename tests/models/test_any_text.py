@@ -73,10 +73,10 @@ def test_time_grows_with_the_length_of_a_text_and_not_with_its_square(unit):
 
     def seconds(length):
         text, best = unit * (length // len(unit)), float("inf")
-        for _ in range(2):
-            started = time.perf_counter()
+        for _ in range(3):
+            started = time.process_time()  # what other processes do meanwhile is no fault of the text
             treat(text)
-            best = min(best, time.perf_counter() - started)
+            best = min(best, time.process_time() - started)
         return best
 
     assert seconds(64_000) < 80 * max(seconds(4_000), 0.0005)

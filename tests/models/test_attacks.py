@@ -44,10 +44,11 @@ def done(result):
 """
 
 here = sandbox.isolation()
+BACKENDS = [pytest.param(name, marks=() if name == here.backend else pytest.mark.slow) for name in sandbox.BACKENDS if shutil.which(name)]
 pytestmark = [pytest.mark.long, pytest.mark.skipif(not here.backend, reason=here.reason)]
 
 
-@pytest.fixture(params=[name for name in sandbox.BACKENDS if shutil.which(name)])
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -20,8 +20,11 @@ from models.core.errors import UserError
 from models.core.records import folder_md5, read_lines, write_lines
 from models.data import kinds
 from models.data.importers.bringing import Brought, Wanted, bring
-from models.score import benchmarks, suites
+from models.score import benchmarks
+from models.score import items as suite_items
+from models.score import suite as suites
 from tests.odd import ODD, PLACES, altered, damaged, dumped
+from tests.suites import KNOWN, described, file_of
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 MESSAGES = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]
@@ -192,14 +195,13 @@ def test_what_is_in_the_place_of_an_import_and_is_no_plain_file_is_named_before_
     assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["documents.jsonl", "prompts"]
 
 
-def read_or_refused(name: str, content: bytes) -> list[suites.Item]:
+def read_or_refused(name: str, content: bytes) -> list[suite_items.Item]:
     """The items that a suite's reader makes of `content`; none where it refused."""
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / name
-        folder.mkdir()
-        (folder / suites.FORMATS[name].file).write_bytes(content)
-        refused = refusal(lambda: suites.shots(folder)) or refusal(lambda: suites.suite_items(folder))
-        return [] if refused else suites.suite_items(folder)
+        folder = described(Path(place) / name)
+        file_of(folder).write_bytes(content)
+        refused = refusal(lambda: suite_items.shots(folder, suites.load(folder))) or refusal(lambda: suite_items.read(folder))
+        return [] if refused else suite_items.read(folder)
 
 
 def packed(name: str, content: bytes) -> bytes:
@@ -211,6 +213,8 @@ def packed(name: str, content: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(MEMBERS[name], content)
+        if "test" in MEMBERS[name]:  # the worked examples
+            archive.writestr(MEMBERS[name].replace("test", "dev"), content)
     return file.getvalue()
 
 
@@ -240,12 +244,12 @@ def test_a_suite_with_any_cell_is_read_or_refused_and_an_answer_is_one_letter(na
     cell = data.draw(st.integers(0, len(rows[row]) - 1))
     rows[row][cell] = data.draw(CELLS)
     items = read_or_refused(name, packed(name, table(rows[: data.draw(st.integers(1, len(rows)))])))
-    assert all(choice for item in items if isinstance(item, suites.Choice) for choice in item.choices)
+    assert all(choice for item in items if isinstance(item, suite_items.Choice) for choice in item.choices)
     if name == "mmlu" and items:
-        assert [suites.LETTERS[item.answer] for item in items] == [line[-1] for line in rows[: len(items)]]
+        assert [suite_items.LETTERS[item.answer] for item in items] == [line[-1] for line in rows[: len(items)]]
 
 
-@pytest.mark.parametrize("name", suites.FORMATS)
+@pytest.mark.parametrize("name", KNOWN)
 @QUICK
 @given(data=st.data())
 def test_a_damaged_suite_is_read_or_refused(name, data):
@@ -253,7 +257,7 @@ def test_a_damaged_suite_is_read_or_refused(name, data):
     read_or_refused(name, data.draw(damaged(packed(name, good(name)))) if outside else packed(name, data.draw(damaged(good(name)))))
 
 
-@pytest.mark.parametrize("name", suites.FORMATS)
+@pytest.mark.parametrize("name", KNOWN)
 def test_the_good_suites_are_read_with_a_bom_as_without(name):
     items = read_or_refused(name, packed(name, good(name)))
     assert items
@@ -261,14 +265,13 @@ def test_the_good_suites_are_read_with_a_bom_as_without(name):
 
 
 @pytest.mark.parametrize("place", ["a folder", "a pipe", "a socket", "a device", "a link to nothing", "a link to itself"])
-@pytest.mark.parametrize("name", benchmarks.PUBLISHED)
+@pytest.mark.parametrize("name", benchmarks.published())
 def test_a_suite_import_and_a_suite_name_what_is_no_plain_file(tmp_path, name, place):
     make, said = ODD[place]
-    file = tmp_path / name / suites.FORMATS[name].file
-    file.parent.mkdir()
+    file = file_of(described(tmp_path / name))
     make(file)
     for source in (str(file), str(file.parent)):
         wanted = "is missing: suite" if (place, source) == ("a folder", str(file)) else said  # a folder is looked into
         assert wanted in refusal(lambda source=source: benchmarks.bring(name, source, tmp_path / "suites"))
         assert not (tmp_path / "suites" / name).exists()
-    assert said in refusal(lambda: suites.suite_items(file.parent))
+    assert said in refusal(lambda: suite_items.read(file.parent))

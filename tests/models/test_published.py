@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from models.core.errors import UserError
-from models.score import benchmarks, suites
-from models.score.benchmarks import PUBLISHED, bring
+from models.score import benchmarks
+from models.score import items as kinds
+from models.score import suite as suites
+from models.score.benchmarks import bring
+from tests.suites import file_of
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 with_real_data = pytest.mark.skipif(not SHARED.is_dir(), reason="no folder shared/data beside the repository")
@@ -30,8 +33,13 @@ FILES = {
 }
 
 
+KNOWN = benchmarks.published()
+PUBLISHED = {name: found.published for name, found in KNOWN.items() if found.published is not None}
+
+
 def known(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
-    monkeypatch.setattr(benchmarks, "PUBLISHED", {**PUBLISHED, name: PUBLISHED[name].model_copy(update=changes)})
+    other = KNOWN[name].model_copy(update={"published": PUBLISHED[name].model_copy(update=changes)})
+    monkeypatch.setattr(benchmarks, "published", lambda: {**KNOWN, name: other})
 
 
 @pytest.fixture
@@ -61,9 +69,8 @@ def refused(name: str, source: Path | str, folder: Path) -> str:
     return str(failure.value)
 
 
-def test_every_benchmark_has_a_format_and_a_pinned_file() -> None:
+def test_every_benchmark_has_a_pinned_file() -> None:
     assert set(FILES) == set(PUBLISHED)
-    assert set(PUBLISHED) <= set(suites.FORMATS)
     for known_suite in PUBLISHED.values():
         assert known_suite.url.startswith("https://")
         assert all(len(bytes.fromhex(digest)) == 32 for digest in known_suite.sha256)
@@ -75,10 +82,10 @@ def test_the_published_file_is_copied_as_it_is(tmp_path: Path, name: str) -> Non
     path = SHARED / FILES[name]
     for source in (path, path.parent):  # the file, then its folder, over what is there
         assert bring(name, str(source), tmp_path) == PUBLISHED[name].items
-    (copied,) = (path for path in tmp_path.rglob("*") if path.is_file())
-    assert copied == tmp_path / name / suites.FORMATS[name].file
+    copied = file_of(tmp_path / name)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {copied, tmp_path / name / suites.FILE}
     assert copied.read_bytes() == path.read_bytes()
-    assert len(suites.suite_items(copied.parent)) == PUBLISHED[name].items
+    assert len(kinds.read(copied.parent)) == PUBLISHED[name].items
 
 
 @with_real_data
@@ -95,26 +102,26 @@ def test_a_file_with_one_byte_changed_is_refused(tmp_path: Path, name: str) -> N
 def test_a_file_with_the_right_hash_but_fewer_items_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "math500.jsonl"
     path.write_text('{"problem": "1 + 1?", "answer": "2", "subject": "sums", "unique_id": "a"}\n')
-    known(monkeypatch, "math500", sha256=(hashlib.sha256(path.read_bytes()).hexdigest(),))
+    known(monkeypatch, "math500", sha256=[hashlib.sha256(path.read_bytes()).hexdigest()])
     assert "holds 1 items, must hold 500, as published" in refused("math500", path, tmp_path / "suites")
 
 
 def test_what_stands_beside_the_file_stays_and_what_a_killed_import_left_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "math500.jsonl"
     path.write_text('{"problem": "1 + 1?", "answer": "2", "subject": "sums", "unique_id": "a"}\n')
-    known(monkeypatch, "math500", sha256=(hashlib.sha256(path.read_bytes()).hexdigest(),), items=1)
+    known(monkeypatch, "math500", sha256=[hashlib.sha256(path.read_bytes()).hexdigest()], items=1)
     (tmp_path / "suites" / "math500").mkdir(parents=True)
     (tmp_path / "suites" / "math500" / "math500.jsonl.dvc").write_text("outs: []")
     (tmp_path / "suites" / ".import.draft" / "mmlu").mkdir(parents=True)
     assert bring("math500", str(path), tmp_path / "suites") == 1
     assert [path.name for path in (tmp_path / "suites").iterdir()] == ["math500"]
-    assert sorted(path.name for path in (tmp_path / "suites" / "math500").iterdir()) == ["math500.jsonl", "math500.jsonl.dvc"]
+    assert sorted(path.name for path in (tmp_path / "suites" / "math500").iterdir()) == ["math500.jsonl", "math500.jsonl.dvc", "suite.yaml"]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "math500.jsonl"
     path.write_text('{"problem": "1 + 1?", "answer": "2", "subject": "sums", "unique_id": "a"}\n')
-    known(monkeypatch, "math500", sha256=(hashlib.sha256(path.read_bytes()).hexdigest(),), items=1)
+    known(monkeypatch, "math500", sha256=[hashlib.sha256(path.read_bytes()).hexdigest()], items=1)
     (tmp_path / "suites" / "math500" / "math500.jsonl" / "in the way").mkdir(parents=True)
     assert "cannot be written (Is a directory): nothing was changed" in refused("math500", path, tmp_path / "suites")
 
@@ -127,7 +134,7 @@ def test_a_missing_file_and_an_unknown_suite_are_named(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "/proc/self/mem cannot be read" in refused("math500", Path("/proc/self/mem"), tmp_path / "suites")
-    assert "no benchmark is named 'humanevil'; must be one of mmlu, " in refused("humanevil", tmp_path, tmp_path / "suites")
+    assert "no benchmark is named 'humanevil'; must be one of crows-pairs, " in refused("humanevil", tmp_path, tmp_path / "suites")
 
 
 def test_mmlu_is_taken_from_its_own_archive_without_the_training_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +145,7 @@ def test_mmlu_is_taken_from_its_own_archive_without_the_training_questions(tmp_p
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-    known(monkeypatch, "mmlu", sha256=(hashlib.sha256(path.read_bytes()).hexdigest(),), items=3)
+    known(monkeypatch, "mmlu", sha256=[hashlib.sha256(path.read_bytes()).hexdigest()], items=3)
     contents = []
     for folder in ("one", "other"):
         assert bring("mmlu", str(path), tmp_path / folder) == 3
@@ -154,7 +161,7 @@ def test_a_benchmark_is_fetched_from_where_it_is_published(
     folder, address = served
     file = folder / "test.jsonl"
     file.write_text('{"problem": "1 + 1?", "answer": "2", "subject": "sums", "unique_id": "a"}\n')
-    known(monkeypatch, "math500", url=f"{address}/test.jsonl", sha256=(hashlib.sha256(file.read_bytes()).hexdigest(),), items=1)
+    known(monkeypatch, "math500", url=f"{address}/test.jsonl", sha256=[hashlib.sha256(file.read_bytes()).hexdigest()], items=1)
     heard: list[tuple[int, int]] = []
     assert bring("math500", "hub", tmp_path / "suites", lambda done, whole: heard.append((done, whole))) == 1
     assert heard[-1] == (file.stat().st_size, file.stat().st_size)

@@ -10,7 +10,8 @@ import pytest
 
 from models.sandbox import sandbox
 from models.sandbox.sandbox import Job, Limits, Verdict
-from models.score import suites
+from models.score import items as kinds
+from tests.suites import described, file_of
 
 LIMITS = Limits(wall_seconds=4, cpu_seconds=2, memory_mib=256, processes=6, output_kib=64)
 SHORT = LIMITS.model_copy(update={"wall_seconds": 1.5, "cpu_seconds": 1})
@@ -19,10 +20,11 @@ TEST = "def check(candidate):\n    assert candidate(2) == 4\n    assert candidat
 HUMANEVAL = Path(__file__).parents[2] / "../shared/data/benchmarks/humaneval"
 
 here = sandbox.isolation()
+BACKENDS = [pytest.param(name, marks=() if name == here.backend else pytest.mark.slow) for name in sandbox.BACKENDS if shutil.which(name)]
 pytestmark = pytest.mark.skipif(not here.backend, reason=here.reason)
 
 
-@pytest.fixture(params=[name for name in sandbox.BACKENDS if shutil.which(name)])
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -364,8 +366,10 @@ def test_programs_run_side_by_side_and_keep_their_order(backend: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not HUMANEVAL.is_dir(), reason="no ../shared/data/benchmarks/humaneval beside the repository")
 @pytest.mark.parametrize(("body", "passing"), [("", 164), ("    pass\n", 0)])
-def test_published_solutions_pass_and_empty_ones_fail(body: str, passing: int) -> None:
-    items = [item for item in suites.suite_items(HUMANEVAL) if isinstance(item, suites.Code)]
+def test_published_solutions_pass_and_empty_ones_fail(tmp_path: Path, body: str, passing: int) -> None:
+    folder = described(tmp_path / "humaneval")
+    file_of(folder).symlink_to(HUMANEVAL / file_of(folder).name)
+    items = [item for item in kinds.read(folder) if isinstance(item, kinds.Code)]
     limits = LIMITS.model_copy(update={"wall_seconds": 30.0, "cpu_seconds": 20})
     jobs = [
         Job(program=item.prompt + (body or item.canonical_solution), preamble=item.prompt, entry_point=item.entry_point, test=item.test)

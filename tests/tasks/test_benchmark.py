@@ -1,12 +1,21 @@
-"""The score that tables show is the mean of the items that were written, with its own standard error."""
+"""The score that tables show is the mean of the items that were written, or the metric of the whole set, with its own standard error."""
+
+from typing import Any
 
 import pytest
 
-from tasks.benchmark import summary
+from models.core.sets import OfSet
+from models.score.asking import Result
+from tasks import benchmark
+from tasks.benchmark import BenchmarkMetrics
 
 
 def items(*scores: int, flags: tuple[str, ...] = ()) -> list[dict[str, object]]:
     return [{"id": str(place), "score": score, "flags": list(flags)} for place, score in enumerate(scores)]
+
+
+def summary(found: list[dict[str, Any]] | None, chance: float, of_set: OfSet | None = None) -> BenchmarkMetrics:
+    return benchmark.summary(Result(items=found, chance=chance, of_set=of_set))
 
 
 def test_value_and_standard_error_are_those_of_the_sample() -> None:
@@ -31,3 +40,15 @@ def test_a_suite_that_could_not_run_has_no_value_instead_of_zero() -> None:
 
 def test_the_value_is_the_first_metric() -> None:
     assert next(iter(type(summary(None, chance=0)).model_fields)) == "value"
+
+
+def test_a_metric_of_the_whole_set_is_no_mean_of_items_and_has_its_own_spread() -> None:
+    said = [(1, 1), (1, 1), (1, 0), (0, 1), (0, 0), (0, 0), (0, 0), (0, 0)]
+    found = summary(
+        [{**item, "answer": right, "predicted": chosen} for item, (right, chosen) in zip(items(*[0] * 8), said, strict=True)],
+        chance=0.4,
+        of_set=OfSet(metric="f1", classes=2, positive=1),
+    )
+    assert found.value == pytest.approx(2 / 3, abs=1e-6)  # two of three chosen and two of three right
+    assert found.stderr is not None
+    assert 0.1 < found.stderr < 0.4

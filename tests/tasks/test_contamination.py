@@ -4,6 +4,7 @@ import pytest
 
 from models.core.records import read_lines, write_lines
 from tasks.contamination import ContaminationInputs, ContaminationOutputs, ContaminationParams, contamination
+from tests.suites import described
 
 KINDS = ("documents", "instructions", "preferences", "prompts")
 
@@ -19,7 +20,7 @@ def inputs(tmp_path):
         {"id": f"q/{n}", "question": question, "choices": ["Don", "Erz"], "answer": 0, "subject": "rivers"}
         for n, question in enumerate(questions)
     ]
-    write_lines(tmp_path / "suites" / "mmlu-mini" / "items.jsonl", items)
+    write_lines(described(tmp_path / "suites" / "mmlu-mini") / "items.jsonl", items)
     for kind in KINDS:
         write_lines(tmp_path / kind / "train.jsonl", [])
         write_lines(tmp_path / kind / "held_out.jsonl", [])

@@ -112,6 +112,7 @@ def test_mcnemar_is_that_of_statsmodels(gained, lost):
     assert min(1.0, 2 * mcnemar_p(gained, lost)) == pytest.approx(two_sided)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_holm_is_that_of_statsmodels():
     source = np.random.default_rng(5)

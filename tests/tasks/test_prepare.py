@@ -8,6 +8,7 @@ from models.core.errors import StageError, UserError
 from models.core.records import folder_md5, read_lines, write_lines
 from models.data import kinds
 from tasks.prepare import PrepareInputs, PrepareOutputs, PrepareParams, prepare
+from tests.suites import described
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 PARAMS = PrepareParams.model_validate(
@@ -60,8 +61,8 @@ def run(folder, records, params=PARAMS, made=tuple(kinds.FIELDS)):
     for kind, rows in records.items():
         write_lines(folder / "records" / f"{kind}.jsonl", rows)
     item = {"id": "0", "question": QUESTION, "choices": ["the harp", "the horn"], "answer": 0, "subject": "music"}
-    write_lines(folder / "suites" / "gpqa-mini" / "items.jsonl", [item])
-    write_lines(folder / "suites" / "humaneval-mini" / "items.jsonl", [PROGRAM])
+    write_lines(described(folder / "suites" / "gpqa-mini") / "items.jsonl", [item])
+    write_lines(described(folder / "suites" / "humaneval-mini") / "items.jsonl", [PROGRAM])
     inputs = PrepareInputs(records=folder / "records", suites=folder / "suites", validation=folder / "validation.json")
     return prepare(params, inputs, written(folder, made))
 

@@ -67,6 +67,7 @@ def test_equals_are_found_non_inferior_and_losers_worse():
     assert share(100, 1500, -0.1, "worse", discordance=0.15) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_mmlu_needs_an_eighth_of_its_items_where_the_models_are_equal():
     used = [first_crossing(row, 0.02, 0.05) or 14042 for row in sequences(60, 14042, 0.0, 0.1, 3)]
