@@ -128,6 +128,31 @@ def test_the_commands_refuse_in_one_line_and_take_paths_from_the_folder_they_are
     assert said.startswith(f"sluice: {books}/one.txt has SHA-256")
 
 
+def test_the_command_says_what_it_did_and_where_it_wrote(workspace):
+    def sluice(*command):
+        made = subprocess.run([PROGRAMS / "sluice", "import", *command], env=environment(ROOT), capture_output=True, text=True)
+        return made.returncode, made.stdout.splitlines(), made.stderr.splitlines()
+
+    write_lines(workspace.root / "mine.jsonl", [{"q": "One?", "a": "Yes."}] * 99 + [{"q": None, "a": "No."}])
+    code, said, heard = sluice("mine.jsonl", "--map", "prompt=q", "--map", "completion=a")
+    assert (code, len(heard)) == (0, 3)
+    assert said == [
+        "100 rows read: 99 imported, 1 quarantined (a text is missing: 1); 99 instructions",
+        "what is quarantined, and why: data/quarantine/sluice+mine.jsonl.jsonl",
+        "now 'dvc add data/raw/instructions/sluice+mine.jsonl.jsonl'",
+    ]
+    code, said, heard = sluice("mine.jsonl", "--map", "prompt=q", "--map", "completion=a", "--max-quarantined", "0")
+    assert (code, said, len(heard)) == (2, [], 4)
+    assert "1 of 100 rows are broken (1.0%), at most 0.0% may be: line 100: " in heard[-1]
+    for wrong, message in (
+        (("--map", "prompt"), "--map prompt: must be NAME=COLUMN"),
+        (("--as", "poems"), "--as poems: no kind of record"),
+    ):
+        code, said, heard = sluice("mine.jsonl", *wrong)
+        assert (code, said, len(heard)) == (2, [], 1)
+        assert message in heard[0]
+
+
 def test_two_imports_at_once_keep_both(workspace):
     commands = []
     for name in ("one", "two"):

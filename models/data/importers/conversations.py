@@ -55,7 +55,10 @@ def optional(row: Mapping[str, Any], *names: str) -> str:
 
 def first(row: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     """The value of the first of these columns that the row has; None where it has none."""
-    return next((row[name] for name in names if name in row), None)
+    for name in names:
+        if name in row:
+            return row[name]
+    return None
 
 
 def said(role: str, content: str) -> Message:
@@ -169,7 +172,9 @@ def tools(row: Mapping[str, Any]) -> dict[str, Any]:
 def with_system(row: Mapping[str, Any], conversation: Messages) -> Messages:
     """The conversation behind the row's system message, where it has a column for one."""
     system = optional(row, "system", "system_prompt", "system_message")
-    return [said("system", system), *conversation] if system and conversation[:1] != [said("system", system)] else conversation
+    if not system or conversation[:1] == [said("system", system)]:
+        return conversation
+    return [said("system", system), *conversation]
 
 
 def instruction(conversation: Messages, more: Mapping[str, Any]) -> Iterator[Made]:
@@ -185,6 +190,8 @@ def question(conversation: Messages) -> Iterator[Made]:
 
 def as_conversation(value: Any, role: str) -> Messages:
     """A text as one message of that role, a list, also as JSON, as the messages that it has."""
+    if value is None:
+        raise Fault("a text is missing", f"of the {role}")
     if isinstance(value, str) and not is_talk(value, "role", "from"):
         return [said(role, value)]
     return messages(value)

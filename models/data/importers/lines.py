@@ -2,7 +2,7 @@
 
 orjson takes the last of two equal keys, long integers as rounded floats, and more levels than others do; it refuses halves of surrogate
 pairs and a BOM, which the strict decoder reads. So a line goes to the strict decoder where orjson refuses it, or where a count over its
-bytes says that it might hold one of these: 7 microseconds for 1.1 KB, where the strict decoder takes 30.
+bytes says that it might hold one of these. With the counts 1.3 KB take 5 microseconds, the strict decoder takes 8.
 """
 
 import json

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from models.core.errors import UserError
+from flows.host.services import free_port
+from models.core.errors import Unavailable, UserError
 from models.core.records import folder_md5, read_lines, write_lines
 from models.data import kinds
 from models.data.importers import owners
@@ -317,6 +318,16 @@ def test_a_data_set_that_was_saved_is_read_and_of_several_splits_one_must_be_nam
 def test_a_missing_source_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nothing\.json is missing: name an existing file or folder, s3://BUCKET/PREFIX"):
         bring(tmp_path / "nothing.json", tmp_path / "raw")
+
+
+def test_a_data_set_of_a_hub_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(Unavailable, match=r"owner/name is no file or folder here, and the hub does not give it as a data set") as failure:
+        bring("owner/name", tmp_path / "raw")
+    assert "\n" not in str(failure.value)
+    assert not (tmp_path / "raw").exists()
 
 
 IMPORT = "import sys; from models.data.importers.bringing import bring; from pathlib import Path; bring(sys.argv[1], Path(sys.argv[2]))"

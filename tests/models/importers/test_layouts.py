@@ -251,7 +251,7 @@ BROKEN = [
     ({"messages": [user("a"), {"role": "assistant", "tool_calls": [{"function": {"arguments": {}}}]}]}, "a tool call without a name"),
     ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": None}]}, "a text is missing"),
     ({"instruction": None, "output": "b"}, "a text is missing (instruction: NoneType)"),
-    ({"prompt": "a", "chosen": None, "rejected": "b"}, "no list of messages (NoneType)"),
+    ({"prompt": "a", "chosen": None, "rejected": "b"}, "a text is missing (of the assistant)"),
     ({"chosen": HH.format("a"), "rejected": HH.replace("colour", "tree").format("b")}, "the conversations part before their last message"),
     ({"chosen": [user("a"), assistant("b")], "rejected": [user("x"), assistant("b")]}, "the conversations part before their last message"),
     ({"prompt": "z", "chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("c")]}, "do not hold the prompt"),
