@@ -1,23 +1,38 @@
-"""Base stage: a language model pretrained from scratch, or a published one, trained further where steps are given. SFT reads it next."""
+"""Base stage: a language model pretrained from scratch, or a published one, trained further where that is asked. SFT reads it next."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from models.core.errors import StageError
-from models.train.settings import Pretraining
+from models.core.errors import UserError
+from models.train.settings import Blocks, Pretraining, Scratch, Taken
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 
-class BaseParams(Pretraining, Params):
+class BaseParams(Params):
     seed: Seed = Field(description="of the first weights and of the order of the texts")
     pretrained: str | None = Field(description="a published model, or null to train from scratch")
+    start: Annotated[Scratch | Taken, Field(discriminator="take", description="the weights before any training here")]
+    blocks: Blocks | None = Field(description="how documents are read; null where the pipeline has none")
+    training: Pretraining | None = Field(description="null to leave the weights as they are")
+
+    @model_validator(mode="after")
+    def something_is_taken_or_trained(self) -> "BaseParams":
+        if (self.pretrained is None) != isinstance(self.start, Scratch):
+            named = "names none" if self.pretrained is None else f"is {self.pretrained}"
+            raise ValueError(f"start takes {self.start.take}, and the key 'pretrained' {named}: change one of the two")
+        if isinstance(self.start, Scratch) and self.training is None:
+            raise ValueError("training is null, and from scratch there is nothing else to take: give it steps")
+        if self.training is not None and self.blocks is None:
+            raise ValueError("blocks is null, and training reads documents: say how")
+        return self
 
 
 class BaseInputs(Inputs):
     pretrained: Path
     tokenizer: Path
-    documents: Path
+    documents: Path | None = None  # where nothing is trained on documents they may be missing
 
 
 class BaseOutputs(Outputs):
@@ -25,8 +40,8 @@ class BaseOutputs(Outputs):
 
 
 class BaseMetrics(Metrics):
-    held_out_loss: float = Field(description="nats a token, on held-out documents")
-    train_loss: float | None = Field(description="nats a token, mean of the last tenth of the steps; none without steps")
+    held_out_loss: float | None = Field(description="nats a token, on held-out documents; none without documents")
+    train_loss: float | None = Field(description="nats a token, mean of the last tenth of the steps; none without training")
     parameters: int
     training_tokens: int = Field(description="tokens seen, padding included")
     pretrained_md5: str | None = Field(description="of the published model's files, as they were read; none from scratch")
@@ -36,31 +51,35 @@ def base(params: BaseParams, inputs: BaseInputs, outputs: BaseOutputs, work: Wor
     from models.core.records import folder_md5
     from models.train import chat, policy, pretrained, pretraining, training, vocabulary
 
+    reading, plan, documents = params.blocks, params.training, inputs.documents
+    if (reading is None) != (documents is None):
+        must = "name artifacts/prepared/documents there, or set it to null" if documents is None else "say how documents are read"
+        raise UserError(f"base.blocks is {'null' if reading is None else 'set'}, and dvc.yaml gives the stage no other: {must}")
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.tokenizer)
     published, published_md5 = inputs.pretrained / "model", None
-    if params.pretrained is not None:
+    if isinstance(params.start, Scratch):
+        model = policy.new(params.start, tokenizer, tokenizer.model_max_length)
+    else:
+        assert params.pretrained is not None
         own = vocabulary.as_saved(vocabulary.chat_ready(pretrained.tokenizer(published, params.pretrained)))
         chat.refuse_drift(tokenizer, own, "tokenizer", params.pretrained)
         model, published_md5 = pretrained.model(published, params.pretrained), folder_md5(published)
         policy.fit_vocabulary(model, tokenizer)
-    elif params.steps:
-        model = policy.new(params.shape, tokenizer, tokenizer.model_max_length)
-    else:
-        raise StageError("base.steps is 0 and pretrained is null: there is nothing to train and nothing to take; set one of the two")
-    policy.require_positions(model, params.block_tokens, "base.block_tokens")
     model.to(work.device)
-    train_loss = None
-    if params.steps:
-        blocks = pretraining.pack(training.texts(inputs.documents / "train.jsonl"), tokenizer, params.block_tokens)
-        train_loss = pretraining.fit(model, blocks, params, params.seed, work.progress)
-    held_out = pretraining.pack(training.texts(inputs.documents / "held_out.jsonl"), tokenizer, params.block_tokens)
-    held_out_loss = pretraining.loss(model, held_out, params.batch_blocks, params.precision)
+    train_loss = held_out_loss = None
+    if reading is not None and documents is not None:
+        policy.require_positions(model, reading.tokens, "base.blocks.tokens")
+        if plan is not None:
+            packed = pretraining.pack(training.texts(documents / "train.jsonl"), tokenizer, reading.tokens)
+            train_loss = pretraining.fit(model, packed, plan, reading, params.seed, work.progress)
+        held_out = pretraining.pack(training.texts(documents / "held_out.jsonl"), tokenizer, reading.tokens)
+        held_out_loss = pretraining.loss(model, held_out, reading)
     policy.save(model, tokenizer, outputs.base)
     return BaseMetrics(
         held_out_loss=held_out_loss,
         train_loss=train_loss,
         parameters=model.num_parameters(),
-        training_tokens=params.steps * params.batch_blocks * params.block_tokens,
+        training_tokens=plan.steps * reading.batch * reading.tokens if plan is not None and reading is not None else 0,
         pretrained_md5=published_md5,
     )

@@ -54,9 +54,9 @@ class Decontamination(Record):
 
 
 class HeldOutShare(Record):
-    documents: float = Field(gt=0, le=0.5, description="share of the documents that no training stage sees")
-    conversations: float = Field(
-        gt=0, le=0.5, description="share of the questions that no training stage sees, in whichever kind they come"
+    documents: float | None = Field(default=None, gt=0, le=0.5, description="share of the documents that no training stage sees")
+    conversations: float | None = Field(
+        default=None, gt=0, le=0.5, description="share of the questions that no training stage sees, in whichever kind they come"
     )
 
 
@@ -140,6 +140,8 @@ def _wanted(params: PrepareParams, records: Path, outputs: PrepareOutputs) -> li
             )
         if kind in wanted and getattr(params.characters, kind) is None:
             raise UserError(f"prepare.characters.{kind} is missing in params.yaml: how long may {kind} be?")
+        if kind in wanted and _share(kind, params) is None:
+            raise UserError(f"prepare.held_out_share.{_sharing(kind)} is missing in params.yaml: which share of {kind} is held out?")
     return wanted
 
 
@@ -216,9 +218,9 @@ def _split(kind: str, records: Rows, params: PrepareParams) -> dict[str, Rows]:
     Conversations go by what the user first asks, the same way in every kind: what is held out of one kind is trained on in none. Raises
     StageError, before anything is trained, where too few are left on either side.
     """
-    least, shares = 2 if kind == "prompts" else 1, params.held_out_share
+    least = 2 if kind == "prompts" else 1
     places = [_place(record, params.seed) for record in records]
-    limit = max([shares.documents if kind == "documents" else shares.conversations, *sorted(places)[:least]])
+    limit = max([_share(kind, params) or 0.0, *sorted(places)[:least]])
     held_out = [place <= limit for place in places]
     if sum(held_out) < least or all(held_out):
         raise StageError(
@@ -229,6 +231,15 @@ def _split(kind: str, records: Rows, params: PrepareParams) -> dict[str, Rows]:
         "train": [record for record, out in zip(records, held_out, strict=True) if not out],
         "held_out": [record for record, out in zip(records, held_out, strict=True) if out],
     }
+
+
+def _sharing(kind: str) -> str:
+    return "documents" if kind == "documents" else "conversations"
+
+
+def _share(kind: str, params: PrepareParams) -> float | None:
+    share: float | None = getattr(params.held_out_share, _sharing(kind))
+    return share
 
 
 def _place(record: Mapping[str, Any], seed: int) -> float:

@@ -4,7 +4,7 @@ import os
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,16 +13,27 @@ from models.core.records import read_lines, require_file, write_lines
 from models.data.kinds import FIELDS
 from models.score import items, suite
 from models.world.world import SUITES, Size, generate
-from tasks.stage import Inputs, Metrics, Outputs, Params, Seed
+from tasks.stage import Inputs, Metrics, Outputs, Params, Record, Seed
 
 LOADS = ()  # nothing heavy
+
+
+class World(Size):
+    """The generated micro-world, so large."""
+
+    take: Literal["world"]
+
+
+class Files(Record):
+    """What data/raw holds."""
+
+    take: Literal["files"]
 
 
 class SourcesParams(Params):
     seed: Seed = Field(description="the world follows from it")
     suites: tuple[str, ...] = Field(min_length=1, description="the benchmark suites, by name")
-    kind: Literal["world", "files"] = Field(description="world: the generated micro-world; files: what data/raw holds")
-    world: Size = Field(description="how large the micro-world is; not read where kind is files")
+    records: Annotated[World | Files, Field(discriminator="take", description="the generated micro-world, or what data/raw holds")]
 
 
 class SourcesInputs(Inputs):
@@ -131,12 +142,12 @@ def _suite_files(name: str, folder: Path) -> list[Path]:
 
 
 def sources(params: SourcesParams, inputs: SourcesInputs, outputs: SourcesOutputs) -> SourcesMetrics:
-    if params.kind == "files":
+    if isinstance(params.records, Files):
         counts, suite_items = _copy_records(inputs.raw, outputs.records), {}
         brought: tuple[str, ...] = params.suites
     else:
         made = tuple(name for name in params.suites if name in SUITES)
-        records, suites = generate(params.seed, params.world, made)
+        records, suites = generate(params.seed, params.records, made)
         counts = {kind: write_lines(outputs.records / f"{kind}.jsonl", rows) for kind, rows in records.items()}
         suite_items = {name: write_lines(outputs.suites / name / "items.jsonl", rows) for name, rows in suites.items()}
         for name in made:

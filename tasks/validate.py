@@ -8,16 +8,20 @@ from models.core.errors import StageError, UserError
 from models.core.records import read_lines, write_json
 from models.data import kinds
 from models.data.expectations import Finding, Limits, Tolerance
-from tasks.stage import Inputs, Metrics, Outputs, Params, Work
+from tasks.stage import Inputs, Metrics, Outputs, Params, Record, Work
 
 LOADS = ("great_expectations",)  # what its work imports: the warm process does it before those of others
 
 
+class KindLimits(Record):
+    documents: Limits | None = None  # of a kind that is not looked at
+    instructions: Limits | None = None
+    preferences: Limits | None = None
+    prompts: Limits | None = None
+
+
 class ValidateParams(Params):
-    documents: Limits | None = Field(description="null: documents are not looked at")
-    instructions: Limits | None
-    preferences: Limits | None
-    prompts: Limits | None
+    limits: KindLimits
     tolerance: Tolerance
 
 
@@ -42,12 +46,13 @@ def validate(params: ValidateParams, inputs: ValidateInputs, outputs: ValidateOu
     A kind that is not there is passed over: prepare says so where it is needed. Raises UserError where a file is empty or not JSON Lines,
     and, after the docs are written, StageError where an expectation is not met.
     """
-    limits = {kind: limit for kind in kinds.FIELDS if (limit := getattr(params, kind)) and (inputs.records / f"{kind}.jsonl").is_file()}
-    records = {kind: list(read_lines(inputs.records / f"{kind}.jsonl")) for kind in limits}
+    limits = {
+        kind: limit for kind in kinds.FIELDS if (limit := getattr(params.limits, kind)) and (inputs.records / f"{kind}.jsonl").is_file()
+    }
+    records = {kind: list(read_lines(files[kind])) for kind in limits}
     for kind, found in records.items():
         if not found:
-            path = inputs.records / f"{kind}.jsonl"
-            raise UserError(f"{path} holds no record: there must be {kind}; bring the data in again, or run the stage sources")
+            raise UserError(f"{files[kind]} holds no record: there must be {kind}; bring the data in again, or run the stage sources")
     from models.data import expectations
 
     findings = expectations.check(records, limits, params.tolerance, work.reports)

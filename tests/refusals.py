@@ -28,7 +28,7 @@ Rows = list[dict[str, Any]]
 Params = dict[str, Any]
 SMALL: Params = {  # over nano: enough of a world, and of training, that something is known and can be lost
     "sources": {
-        "world": {
+        "records": {
             "people_documents": 1200,
             "town_documents": 200,
             "answer_documents": 400,
@@ -40,7 +40,7 @@ SMALL: Params = {  # over nano: enough of a world, and of training, that somethi
             "dirt": 0,
         }
     },
-    "base": {"shape": {"layers": 3, "hidden_size": 128, "feed_forward_size": 384, "heads": 4}, "steps": 200},
+    "base": {"start": {"layers": 3, "hidden_size": 128, "feed_forward_size": 384, "heads": 4}, "training": {"steps": 200}},
     "sft": {"learning_rate": 0.0003},  # at which wrong labels are learned too
     "benchmark": {"max_new_tokens": 24},
     "gate": {
@@ -149,7 +149,7 @@ class Demo:
         for path in (self._pristine / "records").glob("*.jsonl"):
             shutil.copyfile(path, raw / path.name)
         write_lines(raw / f"{kind}.jsonl", change(list(read_lines(raw / f"{kind}.jsonl"))))
-        self.change_params({"sources": {"kind": "files"}})
+        self.change_params({"sources": {"records": {"take": "files"}}})
 
     def suite(self, name: str) -> Rows:
         """The items of a suite."""

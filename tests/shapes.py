@@ -52,7 +52,7 @@ def only_sft(root: Path):
     def params(values):
         values |= {"models": ["base", "sft"], "candidate": "sft"}
         for kind in ("preferences", "prompts"):
-            values["validate"][kind] = None
+            del values["validate"]["limits"][kind]
             del values["prepare"]["characters"][kind]
         del values["reward"], values["rlhf"]
 

@@ -10,6 +10,7 @@ import models
 from models.core.errors import UserError
 from models.core.records import write_whole
 
+VARIANTS = ("take", "train")  # the keys that name the variant of a union
 FOLDER = Path(models.__file__).parent / "recipes"
 
 
@@ -29,13 +30,19 @@ def merged(name: str) -> Any:
 
 
 def overlay(below: Any, above: Any) -> Any:
-    """`above` over `below`: mappings merge, anything else replaces; a key set to `unset` is dropped."""
+    """`above` over `below`: mappings merge, unless they are variants of another name; anything else replaces; `unset` drops a key."""
     for key, value in above.items():
         if value == "unset":
             del below[key]
             continue
-        below[key] = overlay(below[key], value) if isinstance(value, dict) and isinstance(below.get(key), dict) else value
+        merge = isinstance(value, dict) and isinstance(below.get(key), dict) and not _is_other_variant(below[key], value)
+        below[key] = overlay(below[key], value) if merge else value
     return below
+
+
+def _is_other_variant(below: Any, above: Any) -> bool:
+    """Whether two mappings are different variants of one union, whose keys have nothing in common."""
+    return any(tag in above and above[tag] != below.get(tag) for tag in VARIANTS)
 
 
 def text(name: str) -> str:

@@ -20,10 +20,10 @@ from transformers import (
 
 from models.core.errors import StageError
 from models.train import chat, vocabulary
-from models.train.settings import LastLayers, Lora, Shape, Weights
+from models.train.settings import LastLayers, Lora, Scratch, Weights
 
 
-def new(shape: Shape, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> PreTrainedModel:
+def new(shape: Scratch, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> PreTrainedModel:
     """A Llama-architecture model with random weights (torch's global generator) and tied embeddings."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),

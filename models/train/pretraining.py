@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.train import chat
 from models.train.muon import Muon
-from models.train.settings import Pretraining
+from models.train.settings import Blocks, Pretraining
 from models.train.training import log_likelihoods, precision, rate
 
 IGNORED = -100
@@ -82,14 +82,19 @@ def _optimizers(model: PreTrainedModel, plan: Pretraining) -> list[torch.optim.O
 
 
 def fit(
-    model: PreTrainedModel, blocks: Tensor, plan: Pretraining, seed: int, progress: Callable[[int, int, dict[str, float]], None]
+    model: PreTrainedModel,
+    blocks: Tensor,
+    plan: Pretraining,
+    reading: Blocks,
+    seed: int,
+    progress: Callable[[int, int, dict[str, float]], None],
 ) -> float:
     """Train in place on `plan.steps` batches of `blocks` [blocks, tokens]; the mean loss of the last tenth, in nats a token."""
     model.train()
     optimizers, losses = _optimizers(model, plan), list[float]()
     schedules = [LambdaLR(optimizer, lambda step: rate(step, plan.steps, plan.warmup_share)) for optimizer in optimizers]
-    for step, batch in enumerate(_batches(blocks, plan.batch_blocks, plan.steps, seed)):
-        loss = _loss(model, batch.to(model.device), plan.precision)
+    for step, batch in enumerate(_batches(blocks, reading.batch, plan.steps, seed)):
+        loss = _loss(model, batch.to(model.device), reading.precision)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
@@ -104,12 +109,12 @@ def fit(
 
 
 @torch.no_grad()
-def loss(model: PreTrainedModel, blocks: Tensor, batch_blocks: int, precision_name: str) -> float:
+def loss(model: PreTrainedModel, blocks: Tensor, reading: Blocks) -> float:
     """Mean loss over the tokens of `blocks` [blocks, tokens] that are not padding, in nats."""
     total, count = 0.0, 0
-    for batch in blocks.split(batch_blocks):
+    for batch in blocks.split(reading.batch):
         counted = batch[:, 1:] != IGNORED
-        with precision(precision_name, model.device.type):
+        with precision(reading.precision, model.device.type):
             total -= float(log_likelihoods(model, batch.clamp(min=0))[counted].sum())
         count += int(counted.sum())
     return total / count if count else math.nan

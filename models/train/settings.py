@@ -9,9 +9,16 @@ from models.core.records import Record
 Precision = Literal["float32", "bfloat16"]
 
 
-class Shape(Record):
-    """The size of a Llama-architecture model made from scratch."""
+class Taken(Record):
+    """What a published model brings."""
 
+    take: Literal["pretrained"]
+
+
+class Scratch(Record):
+    """Random weights: the size of a Llama-architecture model."""
+
+    take: Literal["scratch"]
     layers: int = Field(ge=1, le=128)
     hidden_size: int = Field(ge=16, le=16384, multiple_of=8, description="width of the residual stream")
     feed_forward_size: int = Field(ge=16, le=65536, description="width inside the gated feed-forward layer")
@@ -45,15 +52,27 @@ Weights = Annotated[
 ]
 
 
+class Learned(Record):
+    """A vocabulary learned from the texts at hand."""
+
+    take: Literal["texts"]
+    size: int = Field(ge=300, le=500_000, description="tokens to learn")
+    max_tokens: int = Field(ge=32, description="the longest text that the model is made for")
+
+
+class Blocks(Record):
+    """How documents are read: whole texts, packed into blocks of one length."""
+
+    tokens: int = Field(ge=16, description="length of a block")
+    batch: int = Field(ge=1, description="blocks an optimiser step")
+    precision: Precision = Field(description="of the forward passes")
+
+
 class Pretraining(Record):
-    shape: Shape
-    block_tokens: int = Field(ge=16, description="length of the blocks that texts are packed into")
-    batch_blocks: int = Field(ge=1, description="blocks an optimiser step")
-    steps: int = Field(ge=0, description="optimiser steps; 0 takes a pretrained model as it is")
+    steps: int = Field(ge=1, description="optimiser steps")
     learning_rate: float = Field(gt=0, le=0.1, description="peak rate of Muon, scaled to AdamW's, and of AdamW")
     warmup_share: float = Field(ge=0, lt=1, description="of the steps")
     weight_decay: float = Field(ge=0, lt=1, description="on the matrices inside the layers")
-    precision: Precision = Field(description="of the forward passes")
 
 
 class Finetuning(Record):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.end_to_end.test_servers import new_learning_rate, start_and_wait_for_rlhf
 from tests.tiny import tiny_model
@@ -37,10 +38,10 @@ def assert_one_line_each(done, code, *parts):
 
 
 def test_every_typo_in_params_is_named_at_once_with_the_nearest_key(workspace):
-    edit(workspace / "params.yaml", "vocabulary_size:", "vocabulary_sise:")
+    edit(workspace / "params.yaml", "layers:", "layerss:")
     edit(workspace / "params.yaml", "max_kl: ", "max_kl: -")
     done = run(workspace, "sluice", "run")
-    assert_one_line_each(done, 2, "tokenizer.vocabulary_sise", "did you mean tokenizer.vocabulary_size?", "rlhf.max_kl")
+    assert_one_line_each(done, 2, "base.start.layerss", "did you mean base.start.layers?", "rlhf.max_kl")
     assert not (workspace / "artifacts").exists()
 
 
@@ -96,7 +97,11 @@ def test_an_unreachable_server_is_named(workspace, variable, value):
 
 def use_files(workspace, records):
     """Switch the sources to files in data/raw, and put these records there."""
-    edit(workspace / "params.yaml", "kind: world", "kind: files")
+    path, yaml = workspace / "params.yaml", YAML()
+    values = yaml.load(path.read_text())
+    values["sources"]["records"] = {"take": "files"}
+    with path.open("w") as file:
+        yaml.dump(values, file)
     for kind, text in records.items():
         (workspace / "data" / "raw" / f"{kind}.jsonl").write_text(text)
 

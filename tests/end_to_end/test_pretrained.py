@@ -21,7 +21,8 @@ def start_from(workspace, source):
     """Name `source` in params.yaml as the base, taken as it is."""
     path, yaml = workspace / "params.yaml", YAML()
     params = yaml.load(path.read_text())
-    params["pretrained"], params["base"]["steps"] = str(source), 0
+    params["pretrained"], params["base"]["start"], params["base"]["training"] = str(source), {"take": "pretrained"}, None
+    params["tokenizer"]["vocabulary"] = {"take": "pretrained"}
     with path.open("w") as file:
         yaml.dump(params, file)
 

@@ -33,7 +33,7 @@ def test_a_team_with_documents_and_conversations_of_its_own_reaches_a_champion(f
     """Their files lie in data/raw, their suites beside them; preferences and prompts they have none."""
     workspace, raw = make_workspace(tmp_path / "sluice"), tmp_path / "sluice" / "data" / "raw"
     only_sft(workspace)
-    edit(workspace, "params.yaml", lambda values: values["sources"].update(kind="files"))
+    edit(workspace, "params.yaml", lambda values: values["sources"].update(records={"take": "files"}))
     for kind in ("documents", "instructions"):
         write_lines(raw / f"{kind}.jsonl", read_lines(finished / "artifacts" / "records" / f"{kind}.jsonl"))
     shutil.copytree(finished / "artifacts" / "suites", raw / "suites")

@@ -47,10 +47,10 @@ def test_a_value_out_of_bounds_says_the_bound(values):
 
 def test_an_unknown_section_and_a_wrong_type_are_told_together(values):
     values["sftt"] = {}
-    values["base"]["steps"] = "many"
+    values["base"]["training"]["steps"] = "many"
     found = faults(values)
     assert any("sftt is not a known key; did you mean sft?" in fault for fault in found)
-    assert any("base.steps is 'many'" in fault for fault in found)
+    assert any("base.training.steps is 'many'" in fault for fault in found)
 
 
 def test_the_gates_policy_is_checked_too(values):
@@ -117,12 +117,12 @@ def test_a_duplicate_key_is_refused_with_its_line(tmp_path):
 
 def test_a_nested_key_is_looked_up_where_it_stands(values):
     values["rlhf"]["weights"] = {"train": "lora", "rnk": 8, "alpha": 16}
-    values["validate"]["documents"]["min_record"] = 1
+    values["validate"]["limits"]["documents"]["min_record"] = 1
     values["gate"]["suites"]["mmlu-mini"]["flor"] = 0.1
     found = faults(values)
     assert any("rlhf.weights.rnk is not a known key; did you mean rlhf.weights.rank?" in fault for fault in found)
     assert any("rlhf.weights.rank is missing" in fault for fault in found)
-    assert any("did you mean validate.documents.min_records?" in fault for fault in found)
+    assert any("did you mean validate.limits.documents.min_records?" in fault for fault in found)
     assert any("did you mean gate.suites.mmlu-mini.floor?" in fault for fault in found)
 
 

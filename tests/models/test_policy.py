@@ -6,11 +6,11 @@ from peft import get_peft_model
 
 from models.core.errors import StageError
 from models.train import policy, preference, pretrained, training, vocabulary
-from models.train.settings import Shape
+from models.train.settings import Scratch
 from tests.architectures import PUBLISHED
 from tests.tiny import weights_of
 
-SHAPE = Shape(layers=3, hidden_size=32, feed_forward_size=64, heads=2)
+SHAPE = Scratch(take="scratch", layers=3, hidden_size=32, feed_forward_size=64, heads=2)
 
 
 @pytest.fixture

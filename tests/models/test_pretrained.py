@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from models.core.errors import UserError
 from models.train import policy, pretrained, training, vocabulary, weights
-from models.train.settings import Shape
+from models.train.settings import Scratch
 
 
 def change_weights(folder, change):
@@ -46,7 +46,9 @@ def test_a_folder_gives_its_model_and_tokenizer(folder):
 def test_tied_weights_are_not_missing(tmp_path):
     training.make_repeatable(1)
     tokenizer = vocabulary.train(["the town of Ton"], 300, 64)
-    policy.save(policy.new(Shape(layers=1, hidden_size=16, feed_forward_size=32, heads=2), tokenizer, 64), tokenizer, tmp_path)
+    policy.save(
+        policy.new(Scratch(take="scratch", layers=1, hidden_size=16, feed_forward_size=32, heads=2), tokenizer, 64), tokenizer, tmp_path
+    )
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
     assert pretrained.model(tmp_path, "it").lm_head.weight.isfinite().all()
 

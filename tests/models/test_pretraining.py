@@ -8,22 +8,15 @@ import pytest
 import torch
 
 from models.train import policy, pretraining, training, vocabulary
-from models.train.settings import Pretraining, Shape
+from models.train.settings import Blocks, Pretraining, Scratch
 from tests.architectures import PUBLISHED
 
 pytestmark = pytest.mark.long
 
 TEXTS = [f"the {word} is {number}." for number in range(40) for word in ("river", "town", "house that is far away from here")]
-PLAN = Pretraining(
-    shape=Shape(layers=2, hidden_size=32, feed_forward_size=64, heads=2),
-    block_tokens=32,
-    batch_blocks=4,
-    steps=30,
-    learning_rate=0.01,
-    warmup_share=0.1,
-    weight_decay=0.0,
-    precision="float32",
-)
+SHAPE = Scratch(take="scratch", layers=2, hidden_size=32, feed_forward_size=64, heads=2)
+READING = Blocks(tokens=32, batch=4, precision="float32")
+PLAN = Pretraining(steps=30, learning_rate=0.01, warmup_share=0.1, weight_decay=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +26,11 @@ def tokenizer():
 
 def trained(tokenizer):
     training.make_repeatable(3)
-    model = policy.new(PLAN.shape, tokenizer, 64)
-    blocks = pretraining.pack(TEXTS, tokenizer, PLAN.block_tokens)
-    before = pretraining.loss(model, blocks, 4, "float32")
-    pretraining.fit(model, blocks, PLAN, 3, lambda *_: None)
-    return model, before, pretraining.loss(model, blocks, 4, "float32")
+    model = policy.new(SHAPE, tokenizer, 64)
+    blocks = pretraining.pack(TEXTS, tokenizer, READING.tokens)
+    before = pretraining.loss(model, blocks, READING)
+    pretraining.fit(model, blocks, PLAN, READING, 3, lambda *_: None)
+    return model, before, pretraining.loss(model, blocks, READING)
 
 
 def test_every_text_that_fits_a_block_stands_whole_in_one_block(tokenizer):
@@ -61,23 +54,23 @@ def test_a_text_longer_than_a_block_is_cut_into_blocks_and_keeps_every_token(tok
 
 
 def test_padding_has_no_loss(tokenizer):
-    model = policy.new(PLAN.shape, tokenizer, 64)
+    model = policy.new(SHAPE, tokenizer, 64)
     row = tokenizer(TEXTS[0], add_special_tokens=False)["input_ids"]
     padded = [*row, *[pretraining.IGNORED] * 9]
-    assert pretraining.loss(model, torch.tensor([padded]), 1, "float32") == pytest.approx(
-        pretraining.loss(model, torch.tensor([row]), 1, "float32"), abs=1e-5
+    assert pretraining.loss(model, torch.tensor([padded]), READING) == pytest.approx(
+        pretraining.loss(model, torch.tensor([row]), READING), abs=1e-5
     )
 
 
 def test_the_end_of_a_text_is_learned_where_padding_is_the_same_token(tokenizer):
-    model, blocks = policy.new(PLAN.shape, tokenizer, 64), pretraining.pack(TEXTS[:3], tokenizer, 64)
+    model, blocks = policy.new(SHAPE, tokenizer, 64), pretraining.pack(TEXTS[:3], tokenizer, 64)
     twin = vocabulary.train(TEXTS, 320, 64)
     twin.pad_token = twin.eos_token
     assert torch.equal(pretraining.pack(TEXTS[:3], twin, 64), blocks)
     assert int((blocks == twin.eos_token_id).sum()) == 3
-    before = pretraining.loss(model, blocks, 4, "float32")
+    before = pretraining.loss(model, blocks, READING)
     model.config.pad_token_id = twin.pad_token_id
-    assert pretraining.loss(model, blocks, 4, "float32") == before
+    assert pretraining.loss(model, blocks, READING) == before
 
 
 def test_a_text_begins_as_the_tokenizer_begins_it():
@@ -86,7 +79,7 @@ def test_a_text_begins_as_the_tokenizer_begins_it():
 
 
 def test_likelihoods_are_the_same_in_whatever_pieces(tokenizer, monkeypatch):
-    model, ids = policy.new(PLAN.shape, tokenizer, 64), torch.arange(3, 63).view(4, 15)
+    model, ids = policy.new(SHAPE, tokenizer, 64), torch.arange(3, 63).view(4, 15)
     with torch.no_grad():
         expected = model(input_ids=ids).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
     rows = len(tokenizer)

@@ -14,7 +14,7 @@ from models.core.errors import StageError
 from models.core.records import read_lines, write_lines
 from models.core.work import Work
 from models.train import policy, preference, vocabulary
-from models.train.settings import Finetuning, Pretraining, Reinforcement, Shape, Weights
+from models.train.settings import Finetuning, Reinforcement, Weights
 from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
 from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
 from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
@@ -70,14 +70,18 @@ class Stages:
         self.work = Work(folder=target / "work", reports=target / "reports")
         self.published = PUBLISHED[name].write(target / "pretrained" / "model")
         words = TokenizerInputs(pretrained=target / "pretrained", documents=records / "documents", instructions=records / "instructions")
-        params = TokenizerParams(pretrained=str(self.published), vocabulary_size=300, max_tokens=512)
+        params = TokenizerParams(pretrained=str(self.published), vocabulary={"take": "pretrained"})
         tokenizer(params, words, TokenizerOutputs(tokenizer=target / "tokenizer"))
 
     def base(self, steps: int = 0, block_tokens: int = 32):
-        shape = Shape(layers=1, hidden_size=16, feed_forward_size=16, heads=1)
-        plan = Pretraining(shape=shape, block_tokens=block_tokens, batch_blocks=4, steps=steps, weight_decay=0.0, **SPEED)
+        speed = {key: value for key, value in SPEED.items() if key != "precision"}
+        plan = {
+            "start": {"take": "pretrained"},
+            "blocks": {"tokens": block_tokens, "batch": 4, "precision": SPEED["precision"]},
+            "training": {"steps": steps, "weight_decay": 0.0, **speed} if steps else None,
+        }
         inputs = BaseInputs(pretrained=self.published.parent, tokenizer=self.target / "tokenizer", documents=self.records / "documents")
-        params = BaseParams(seed=1, pretrained=str(self.published), **dict(plan))
+        params = BaseParams(seed=1, pretrained=str(self.published), **plan)
         return base(params, inputs, BaseOutputs(base=self.target / "base"), self.work)
 
     def train(self, stage: str, train: str = "full", out: Path | None = None, **changes):
@@ -172,7 +176,7 @@ def test_more_tokens_than_the_model_has_positions_are_refused(made, tmp_path, st
 
 def test_blocks_longer_than_the_model_has_positions_are_refused(made, tmp_path):
     stages = Stages("gpt2", made("gpt2").records, tmp_path)
-    with pytest.raises(StageError, match=r"^base.block_tokens is 513, must be at most the model's 512 positions"):
+    with pytest.raises(StageError, match=r"^base.blocks.tokens is 513, must be at most the model's 512 positions"):
         stages.base(block_tokens=513)
 
 

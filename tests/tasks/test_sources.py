@@ -13,11 +13,11 @@ from tests.suites import own
 
 QUIZ = "format: exact\nitems: quiz.jsonl\n"
 SUITES = ("mmlu-mini", "gpqa-mini", "humaneval-mini")
-WORLD = YAML(typ="safe").load(Path(__file__).parents[2] / "models" / "recipes" / "nano.yaml")["sources"]["world"]
+WORLD = YAML(typ="safe").load(Path(__file__).parents[2] / "models" / "recipes" / "nano.yaml")["sources"]["records"]
 
 
-def run(raw, target, kind="files", suites=SUITES, seed=3):
-    params = SourcesParams(seed=seed, suites=suites, kind=kind, world=WORLD)
+def run(raw, target, take="files", suites=SUITES, seed=3):
+    params = SourcesParams(seed=seed, suites=suites, records={"take": take, **(WORLD if take == "world" else {})})
     outputs = SourcesOutputs(records=target / "records", suites=target / "suites")
     return sources(params, SourcesInputs(raw=raw), outputs)
 
@@ -36,7 +36,7 @@ def raw(tmp_path):
 
 
 def test_the_world_gives_equal_bytes_for_equal_seeds_and_counts_what_it_wrote(tmp_path):
-    one, other = (run(tmp_path, tmp_path / name, kind="world") for name in ("one", "other"))
+    one, other = (run(tmp_path, tmp_path / name, take="world") for name in ("one", "other"))
     assert one == other
     assert folder_md5(tmp_path / "one") == folder_md5(tmp_path / "other")
     assert one.documents == len(list(read_lines(tmp_path / "one" / "records" / "documents.jsonl")))

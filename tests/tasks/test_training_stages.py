@@ -4,12 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from models.core.errors import StageError
 from models.core.records import folder_md5, read_lines, write_lines
 from models.core.work import Work
-from models.train.settings import Finetuning, Pretraining, Reinforcement, Shape
+from models.train.settings import Finetuning, Reinforcement
 from models.world import world
 from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
 from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
@@ -36,14 +37,12 @@ SIZE = world.Size(
     dirt=0,
 )
 SPEED = {"learning_rate": 1e-3, "warmup_share": 0.1, "precision": "float32"}
-PRETRAINING = Pretraining(
-    shape=Shape(layers=2, hidden_size=32, feed_forward_size=64, heads=2),
-    block_tokens=64,
-    batch_blocks=4,
-    steps=6,
-    weight_decay=0.0,
-    **SPEED,
-)
+PLAN = {key: value for key, value in SPEED.items() if key != "precision"}
+PRETRAINING = {
+    "start": {"take": "scratch", "layers": 2, "hidden_size": 32, "feed_forward_size": 64, "heads": 2},
+    "blocks": {"tokens": 64, "batch": 4, "precision": "float32"},
+    "training": {"steps": 6, "weight_decay": 0.0, **PLAN},
+}
 
 
 def finetuning(name="full"):
@@ -64,13 +63,13 @@ class Pipeline:
         self.work = Work(folder=target / "work", reports=target / "reports")
 
     def tokenizer(self):
-        params = TokenizerParams(pretrained=None, vocabulary_size=500, max_tokens=256)
+        params = TokenizerParams(pretrained=None, vocabulary={"take": "texts", "size": 500, "max_tokens": 256})
         inputs = TokenizerInputs(pretrained=self.target, documents=self.records / "documents", instructions=self.records / "instructions")
         return tokenizer(params, inputs, TokenizerOutputs(tokenizer=self.target / "tokenizer"))
 
     def base(self, name="base", pretrained=None, plan=PRETRAINING):
         inputs = BaseInputs(pretrained=self.target / "published", tokenizer=self.target / "tokenizer", documents=self.records / "documents")
-        params = BaseParams(seed=1, pretrained=pretrained, **dict(plan))
+        params = BaseParams(seed=1, pretrained=pretrained, **plan)
         return base(params, inputs, BaseOutputs(base=self.target / name), self.work)
 
     def sft(self, name="sft", plan=None):
@@ -152,18 +151,27 @@ def test_other_weights_give_whole_models_too(done, name):
         assert folder_md5(done.target / stage) != folder_md5(done.target / f"{stage}-{name}")
 
 
-def test_a_pretrained_model_without_steps_is_taken_as_it_is(done):
+def test_a_pretrained_model_that_is_not_trained_is_taken_as_it_is(done):
     shutil.copytree(done.target / "sft", done.target / "published" / "model")
-    metrics = done.base("taken", "sft", PRETRAINING.model_copy(update={"steps": 0}))
+    metrics = done.base("taken", "sft", {**PRETRAINING, "start": {"take": "pretrained"}, "training": None})
     assert metrics.train_loss is None
     assert metrics.pretrained_md5 == folder_md5(done.target / "sft")
     assert metrics.training_tokens == 0
     assert (done.target / "taken" / "model.safetensors").read_bytes() == (done.target / "sft" / "model.safetensors").read_bytes()
 
 
-def test_nothing_to_train_and_nothing_to_take_is_refused(done):
-    with pytest.raises(StageError, match="nothing to train and nothing to take"):
-        done.base("none", None, PRETRAINING.model_copy(update={"steps": 0}))
+@pytest.mark.parametrize(
+    ("changed", "pretrained", "said"),
+    [
+        ({"training": None}, None, "training is null, and from scratch there is nothing else to take"),
+        ({"start": {"take": "pretrained"}}, None, "start takes pretrained, and the key 'pretrained' names none"),
+        ({}, "sft", "start takes scratch, and the key 'pretrained' is sft"),
+        ({"blocks": None}, None, "blocks is null, and training reads documents"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(done, changed, pretrained, said):
+    with pytest.raises(ValidationError, match=said):
+        done.base("none", pretrained, {**PRETRAINING, **changed})
 
 
 def test_one_prompt_is_trained_on_as_often_as_a_step_asks(done, records, tmp_path):

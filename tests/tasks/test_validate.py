@@ -14,10 +14,7 @@ pytestmark = pytest.mark.long
 
 LIMITS = Limits(min_records=5, min_characters=2, max_characters=100)
 PARAMS = ValidateParams(
-    documents=LIMITS,
-    instructions=LIMITS,
-    preferences=LIMITS,
-    prompts=LIMITS,
+    limits=dict.fromkeys(("documents", "instructions", "preferences", "prompts"), LIMITS),
     tolerance=Tolerance(complete=0.9, filled=0.9, length=0.9, roles=0.9, answers_differ=0.9),
 )
 
