@@ -136,7 +136,7 @@ def _wanted(params: PrepareParams, records: Path, outputs: PrepareOutputs) -> li
             print(f"prepare: nobody reads the {kind} that are there: dvc.yaml has no artifacts/prepared/{kind}", flush=True)
         if kind in wanted and not held:
             raise UserError(
-                f"there are no {kind}, which dvc.yaml has prepared as artifacts/prepared/{kind}: bring data/raw/{kind}.jsonl, "
+                f"there are no {kind}, which dvc.yaml has prepared as artifacts/prepared/{kind}: 'sluice import' brings them, "
                 "see data/README.md, or take that path and what reads it out of dvc.yaml"
             )
         if kind in wanted and getattr(params.characters, kind) is None:

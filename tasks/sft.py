@@ -27,6 +27,7 @@ class SftMetrics(Metrics):
     train_loss: float = Field(description="nats a token of the assistant's, mean over training")
     conversations: int = Field(description="trained on")
     too_long: int = Field(description="left out because longer than max_tokens, held-out ones included")
+    tools_not_shown: int = Field(description="left out because the chat template cannot show their tool calls, held-out ones included")
 
 
 def sft(params: SftParams, inputs: SftInputs, outputs: SftOutputs, work: Work) -> SftMetrics:
@@ -36,8 +37,8 @@ def sft(params: SftParams, inputs: SftInputs, outputs: SftOutputs, work: Work) -
     tokenizer = vocabulary.load(inputs.base)
     model = policy.load(inputs.base).to(work.device)
     policy.require_positions(model, params.max_tokens, "sft.max_tokens")
-    train, train_dropped = finetune.conversations(inputs.instructions / "train.jsonl", tokenizer, params.max_tokens)
-    held_out, held_out_dropped = finetune.conversations(inputs.instructions / "held_out.jsonl", tokenizer, params.max_tokens)
+    train, train_left_out = finetune.conversations(inputs.instructions / "train.jsonl", tokenizer, params.max_tokens)
+    held_out, held_out_left_out = finetune.conversations(inputs.instructions / "held_out.jsonl", tokenizer, params.max_tokens)
     before = finetune.loss(model, held_out, params.batch_size)
     model, train_loss = finetune.fit(model, tokenizer, train, params, params.seed, work)
     policy.save(model, tokenizer, outputs.sft)
@@ -46,5 +47,6 @@ def sft(params: SftParams, inputs: SftInputs, outputs: SftOutputs, work: Work) -
         held_out_loss_before=before,
         train_loss=train_loss,
         conversations=len(train),
-        too_long=train_dropped + held_out_dropped,
+        too_long=train_left_out.too_long + held_out_left_out.too_long,
+        tools_not_shown=train_left_out.tools_not_shown + held_out_left_out.tools_not_shown,
     )

@@ -1,6 +1,7 @@
 """Sources stage: the raw records and the benchmark suites, generated or taken from data/raw. Validation reads them next."""
 
 import os
+from functools import partial
 from pathlib import Path
 from shutil import copyfile
 from typing import Annotated, Literal
@@ -55,28 +56,60 @@ class SourcesMetrics(Metrics):
 
 
 def _copy_records(raw: Path, records: Path) -> dict[str, int]:
+    """Put each kind's files together: the one that was made by hand, then those of imports by name. Returns the records of each kind."""
     records.mkdir(parents=True)
     counts = {}
     for kind, fields in FIELDS.items():
-        path = raw / f"{kind}.jsonl"
-        counts[kind] = 0
-        if not os.path.lexists(path):  # prepare says so where a stage reads it
-            if path.with_name(f"{path.name}.dvc").exists():
-                raise UserError(f"{path} is missing, and {path.name}.dvc says that it must be there: 'dvc pull' brings it")
-            continue
-        for record in read_lines(path):
-            counts[kind] += 1
-            if missing := sorted(set(fields) - set(record)):
-                raise UserError(
-                    f"{path}, record {counts[kind]}: {', '.join(missing)} is missing; a record of {kind} has "
-                    f"{', '.join(sorted(fields))}: mend or remove it"
-                )
-        if not counts[kind]:
-            raise UserError(f"{path} is empty: at least one record must be there; see data/README.md")
-        copyfile(path, records / path.name)
+        files = _files(raw, kind)
+        counts[kind] = sum(_count(path, kind, fields) for path in files)
+        if len(files) == 1:
+            copyfile(files[0], records / f"{kind}.jsonl")
+        elif files:  # where there is none, prepare says so where a stage reads it
+            _join(files, records / f"{kind}.jsonl")
     if not any(counts.values()):
-        raise UserError(f"{raw} holds no records: one of {', '.join(f'{kind}.jsonl' for kind in FIELDS)} must be there; see data/README.md")
+        raise UserError(
+            f"{raw} holds no records: one of {', '.join(f'{kind}.jsonl' for kind in FIELDS)} must be there, or what "
+            "'sluice import' brings; see data/README.md"
+        )
     return counts
+
+
+def _files(raw: Path, kind: str) -> list[Path]:
+    """KIND.jsonl and KIND/*.jsonl, as far as they are there. Raises UserError for what is there as DVC's pointer only, or packed."""
+    by_hand, folder = raw / f"{kind}.jsonl", raw / kind
+    files = [by_hand] * os.path.lexists(by_hand) + sorted(path for path in folder.glob("*.jsonl") if not path.name.startswith("."))
+    for pointer in (*raw.glob(f"{kind}.jsonl.dvc"), *raw.glob(f"{kind}.dvc"), *sorted(folder.glob("*.jsonl.dvc"))):
+        if not os.path.lexists(pointer.with_suffix("")):
+            raise UserError(f"{pointer.with_suffix('')} is missing, and {pointer.name} says that it must be there: 'dvc pull' brings it")
+    for packed in sorted((*folder.glob("*.jsonl.gz"), *folder.glob("*.jsonl.zst"))):
+        raise UserError(f"{packed} is packed, and only *.jsonl is read there: unpack it, or move it elsewhere and import it")
+    return files
+
+
+def _count(path: Path, kind: str, fields: tuple[str, ...]) -> int:
+    """How many records a file has. Raises UserError where one lacks a field, or there is none."""
+    count = 0
+    for count, record in enumerate(read_lines(path), 1):
+        if missing := sorted(set(fields) - set(record)):
+            raise UserError(
+                f"{path}, record {count}: {', '.join(missing)} is missing; a record of {kind} has "
+                f"{', '.join(sorted(fields))}: mend or remove it"
+            )
+    if not count:
+        raise UserError(f"{path} is empty: at least one record must be there; see data/README.md")
+    return count
+
+
+def _join(files: list[Path], target: Path) -> None:
+    """Write the files one after another, each from its first line to a line's end."""
+    with target.open("wb") as out:
+        for path in files:
+            last = b"\n"
+            with path.open("rb") as file:
+                for block in iter(partial(file.read, 1 << 20), b""):
+                    out.write(block)
+                    last = block[-1:]
+            out.write(b"" if last == b"\n" else b"\n")
 
 
 def _copy_suites(raw: Path, names: tuple[str, ...], suites: Path) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -187,21 +188,44 @@ def recipe_use(name: str) -> None:
 
 @app.command("import")
 def import_data(
-    name: Annotated[str, typer.Argument(help="What the source is: oasst, llmbar, seed-tasks, text or folder.")],
-    source: Annotated[Path, typer.Option("--from", help="The published file or folder.")],
+    source: Annotated[str, typer.Argument(help="A file, a folder, s3://BUCKET/PREFIX, or a data set of the hub, OWNER/NAME.")],
+    kind: Annotated[str, typer.Option("--as", help="The kind of record to become: documents, instructions, preferences, prompts.")] = "",
+    layout: Annotated[str, typer.Option(help="What the rows are, where that is not recognised; data/README.md names the layouts.")] = "",
+    columns: Annotated[list[str] | None, typer.Option("--map", help="chosen=good: the column good is meant; may come again.")] = None,
+    max_quarantined: Annotated[float, typer.Option(min=0, max=1, help="Stop where a larger share of the rows is broken.")] = 0.01,
 ) -> None:
-    """Bring published data into data/raw, as records."""
+    """Bring data into data/raw, as records."""
     from flows.stages.tracked import importing
-    from models.data import importers, kinds
+    from models.data.importers import owners, remote
+    from models.data.importers.bringing import Wanted, bring
 
-    source = Path(os.path.abspath(source))  # of the folder that the user is in
+    def say_line(line: str) -> None:
+        tell(f"sluice: {line}")
+
+    wanted = Wanted(kind, layout, _pairs(columns or []), max_quarantined)
+    source = os.path.abspath(source) if os.path.lexists(source) else source  # of the folder that the user is in
     workspace = here()
-    raw = workspace.root / "data" / "raw"
-    with importing(workspace, *(raw / f"{kind}.jsonl" for kind in kinds.FIELDS)):
-        counts = importers.bring(name, source, raw, lambda line: tell(f"sluice: {line}"))
-    print(
-        ", ".join(f"{count} {kind}" for kind, count in counts.items()) + f" from {name} in data/raw; now 'dvc add' the files that changed"
-    )
+    raw, owner = workspace.root / "data" / "raw", owners.owner_of(source)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(importing(workspace, *owners.places(owner, raw).values()))
+        if source.startswith(remote.SCHEME):
+            path = stack.enter_context(remote.fetched(source, workspace.work / "fetched", say_line))
+        else:
+            path = Path(source)
+        brought = bring(path, raw, wanted, say_line, owner)
+    files = [os.path.relpath(path) for path in brought.files]
+    print(f"{brought.account}; {', '.join(f'{count:,} {kind}' for kind, count in brought.records.items())}")
+    if brought.faults:
+        print(f"what is quarantined, and why: {os.path.relpath(brought.faults)}")
+    print(f"now 'dvc add {' '.join(map(shlex.quote, files))}'")
+
+
+def _pairs(said: list[str]) -> dict[str, str]:
+    """NAME=VALUE options as a dictionary."""
+    pairs = [one.partition("=") for one in said]
+    if wrong := next((one for one, (name, _, value) in zip(said, pairs, strict=True) if not (name and value)), None):
+        raise UserError(f"--map {wrong}: must be NAME=COLUMN, a name that a layout reads and the column that is meant")
+    return {name: value for name, _, value in pairs}
 
 
 @app.command()

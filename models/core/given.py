@@ -73,12 +73,12 @@ def require_file(path: Path, missing: str = "a file must be there; bring it in w
             raise UserError(f"{path} is a link to {os.readlink(path)}, which is missing: mend the link, or 'dvc pull'") from None
         raise UserError(f"{path} is missing: {missing}") from None
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     if not stat.S_ISREG(mode):
         raise UserError(f"{path} is {NOT_PLAIN.get(stat.S_IFMT(mode), 'no file')}, must be a plain file: name or put the file itself")
 
 
-def _unreadable(path: Path, error: OSError) -> UserError:
+def unreadable(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} cannot be read ({error.strerror or error}): it must be readable; see its owner and mode")
 
 
@@ -95,7 +95,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             file.seek(0)
             yield file
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def read_text(path: Path) -> str:

@@ -1,33 +1,48 @@
 """What only imports do: replace files of a folder together."""
 
 import errno
+import filecmp
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from models.core.errors import UserError
-from models.core.files import write_lines
 
 
-def replace_together(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Write several JSON Lines files of one folder, or, where one cannot be written, none; a file without a record is removed.
+@contextmanager
+def replacing(places: Sequence[Path]) -> Iterator[Mapping[Path, BinaryIO]]:
+    """Files to be written in the places of others: all are renamed into them at the end, or, where something fails, none.
 
-    All are written beside their places, then renamed one after another, never through a path: DVC may have linked it to its cache.
-    A kill between two renames leaves whole files, some of before and some of after, and drafts that the next call removes: doing the same
-    again puts it right. Raises UserError where the system says no, OSError where the disk is full.
+    One in which nothing was written leaves its place empty, and no empty folder; one that is the same as what is there leaves that alone.
+    A place is never written through: DVC may have linked it to its cache. A kill between two renames leaves whole files, some of before
+    and some of after, and drafts that the next call for these places removes: doing the same again puts it right. Raises UserError where
+    the system says no, OSError where the disk is full.
     """
+    new = {folder for place in places for folder in place.parents if not folder.is_dir()}
     try:
-        with writing(folder):
-            for name, rows in files.items():
-                write_lines(_beside(folder / name, "draft"), rows)
-            _rename_all([(folder / name, bool(rows)) for name, rows in files.items()])
+        with ExitStack() as stack, writing(places[0].parent):
+            for place in places:
+                place.parent.mkdir(parents=True, exist_ok=True)
+            drafts = {place: stack.enter_context(_beside(place, "draft").open("wb", buffering=1 << 20)) for place in places}
+            yield drafts
+            stack.close()
+            _rename_all([(place, _beside(place, "draft").stat().st_size > 0) for place in places if not _is_same(place)])
     finally:
-        for leftover in (*folder.glob(".*.jsonl.draft"), *folder.glob(".*.jsonl.kept")):
-            with suppress(OSError):
-                leftover.unlink(missing_ok=True)
+        for place in places:
+            for leftover in (_beside(place, "draft"), _beside(place, "kept")):
+                with suppress(OSError):
+                    leftover.unlink(missing_ok=True)
+        for folder in sorted({*new, *(place.parent for place in places)}, reverse=True):
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
+
+
+def _is_same(place: Path) -> bool:
+    """Whether the draft is what stands in its place."""
+    return place.is_file() and filecmp.cmp(place, _beside(place, "draft"), shallow=False)
 
 
 def _beside(path: Path, what: str) -> Path:

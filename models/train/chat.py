@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from models.core.errors import StageError, UserError
 
 Messages = list[dict[str, Any]]
+Tools = list[dict[str, Any]]
 Coder = Callable[[Messages], tuple[list[int], list[int]]]
 
 # ChatML, for tokenizers trained here. What stands between the generation marks is what an assistant-only loss trains on: the reply and the
@@ -93,12 +94,12 @@ def begin(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id] else []
 
 
-def rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool = False) -> str:
+def rendered(tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool = False, tools: Tools | None = None) -> str:
     """A conversation as text; `prompt` adds what comes before a reply. Raises StageError where the template refuses it."""
-    return str(_applied(tokenizer, messages, tokenize=False, add_generation_prompt=prompt))
+    return str(_applied(tokenizer, messages, tokenize=False, add_generation_prompt=prompt, tools=tools))
 
 
-def _applied(tokenizer: PreTrainedTokenizerBase, messages: Messages, **how: bool) -> Any:
+def _applied(tokenizer: PreTrainedTokenizerBase, messages: Messages, **how: Any) -> Any:
     try:
         return tokenizer.apply_chat_template(messages, **how)
     except (TemplateError, TypeError, ValueError, OverflowError) as error:  # the last: of marks around nothing
@@ -146,13 +147,17 @@ def coder(tokenizer: PreTrainedTokenizerBase) -> Coder:
 
     def by_places(messages: Messages) -> tuple[list[int], list[int]]:
         text = rendered(tokenizer, messages)
-        spans = _spans(tokenizer, messages, text, end)
-        coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        # A token without characters of its own, such as a byte of a character or a lone word border, counts where it stands.
-        places = [(first, max(last, first + 1)) for first, last in coded["offset_mapping"]]
-        return coded["input_ids"], [int(any(first < stop and start < last for start, stop in spans)) for first, last in places]
+        return spanned(tokenizer, text, _spans(tokenizer, messages, text, end))
 
     return by_places
+
+
+def spanned(tokenizer: PreTrainedTokenizerBase, text: str, spans: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """The text's tokens, and a 1 for each that stands in one of the spans."""
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    # A token without characters of its own, such as a byte of a character or a lone word border, counts where it stands.
+    places = [(first, max(last, first + 1)) for first, last in coded["offset_mapping"]]
+    return coded["input_ids"], [int(any(first < stop and start < last for start, stop in spans)) for first, last in places]
 
 
 def _spans(tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str, end: str) -> list[tuple[int, int]]:

@@ -1,8 +1,9 @@
 """Supervised fine-tuning on conversations, with TRL: the loss counts what the assistant says, and the token that ends it."""
 
 import math
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -13,30 +14,48 @@ from trl import SFTConfig, SFTTrainer
 from models.core.errors import StageError
 from models.core.lines import read_rows
 from models.core.work import Work
-from models.train import chat, policy
+from models.train import chat, policy, tools
 from models.train.settings import Finetuning
 from models.train.training import Progress, log_likelihoods, options, quiet, run
 
 
-def conversations(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[Dataset, int]:
-    """The conversations of a file as `input_ids` with an `assistant_masks`, and how many were longer than `max_tokens` and left out.
+class LeftOut(NamedTuple):
+    """How many conversations were left out, and why."""
 
-    Raises StageError where none is left, or the chat template cannot take one.
+    too_long: int
+    tools_not_shown: int
+
+
+def conversations(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[Dataset, LeftOut]:
+    """The conversations of a file as `input_ids` with an `assistant_masks`, and how many were left out: longer than `max_tokens`, or with
+    tool calls that the chat template cannot show.
+
+    Raises StageError where none is left, or the chat template cannot take one without tools.
     """
     coded = chat.coder(tokenizer)
-    rows, dropped = [], 0
+    rows, too_long, not_shown = [], 0, Counter[str]()
     for number, record in enumerate(read_rows(path), 1):
+        with_tools = tools.has_tools(record)
         try:
-            ids, said = coded(record["messages"])
+            ids, said = tools.coded(tokenizer, record["messages"], record.get("tools")) if with_tools else coded(record["messages"])
         except StageError as error:
-            raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}: mend or remove the record") from error
+            if not with_tools:
+                raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}: mend or remove the record") from error
+            not_shown[str(error)] += 1
+            continue
         if len(ids) > max_tokens:
-            dropped += 1
+            too_long += 1
         else:
             rows.append({"input_ids": ids, "assistant_masks": said})
+    for reason, count in not_shown.most_common(3):
+        print(f"{path}: {count:,} conversations with tools are left out: {reason}", flush=True)
     if not rows:
-        raise StageError(f"{path}: none of {dropped} conversations has at most {max_tokens} tokens: raise the key max_tokens")
-    return Dataset.from_list(rows), dropped
+        raise StageError(
+            f"{path}: none of {too_long + not_shown.total()} conversations has at most {max_tokens} tokens"
+            + (f" and a template for its tools ({not_shown.most_common(1)[0][0]})" if not_shown else "")
+            + ": raise the key max_tokens"
+        )
+    return Dataset.from_list(rows), LeftOut(too_long, not_shown.total())
 
 
 def arguments(plan: Finetuning, work: Work, seed: int) -> dict[str, Any]:

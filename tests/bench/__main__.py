@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from models.sandbox import sandbox
-from tests.bench import calibration, drift, scoring
+from tests.bench import calibration, drift, importing, scoring
 from tests.workspaces import environment, make_workspace, run
 
 REPETITIONS, PROGRAMS = 3, 64
@@ -125,6 +125,7 @@ def main() -> None:
     calibration.main()
     drift.main()
     scoring.main()
+    importing.main()
 
 
 if __name__ == "__main__":

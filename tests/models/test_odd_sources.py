@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,22 +20,38 @@ from models.core.content import folder_md5
 from models.core.errors import UserError
 from models.core.files import write_lines
 from models.core.given import read_lines
-from models.data import importers, kinds
+from models.data import kinds
+from models.data.importers.bringing import Brought, Wanted, bring
 from models.score import benchmarks
 from models.score import items as suite_items
 from models.score import suite as suites
-from tests.odd import ODD, altered, damaged, dumped
+from tests.odd import ODD, PLACES, altered, damaged, dumped
 from tests.suites import KNOWN, described, file_of
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 MESSAGES = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]
+OTHER = {"role": "assistant", "content": "No."}
 ANSWER = {"message_id": "a", "role": "assistant", "text": "Green.", "replies": [], "deleted": False, "rank": 0}
 QUESTION = {"message_id": "q", "role": "prompter", "text": "Name a colour.", "replies": [ANSWER, {**ANSWER, "message_id": "b", "rank": 1}]}
 GOOD = {
     "oasst": {"message_tree_id": "t", "prompt": {**QUESTION, "replies": [{**ANSWER, "replies": [QUESTION]}, {**ANSWER, "rank": 1}]}},
     "llmbar": {"input": "Say hi.", "output_1": "Hi!", "output_2": "Go.", "label": 1},
     "seed-tasks": {"id": "s", "instruction": "Upper case.", "instances": [{"input": "a", "output": "A"}, {"input": "b", "output": "B"}]},
-    "folder": {"id": "1", "prompt": MESSAGES[:1], "chosen": MESSAGES[1:], "rejected": MESSAGES[1:], "source": "s"},
+    "chat": {"messages": MESSAGES},
+    "sharegpt": {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi!"}]},
+    "alpaca": {"instruction": "Say hi.", "input": "", "output": "Hi!"},
+    "pairs": {"prompt": "Say hi.", "chosen": "Hi!", "rejected": "Go."},
+    "hh": {"chosen": "\n\nHuman: Say hi.\n\nAssistant: Hi!", "rejected": "\n\nHuman: Say hi.\n\nAssistant: Go."},
+    "ultrafeedback": {"instruction": "Say hi.", "completions": [{"response": "Hi!", "score": 2}, {"response": "Go.", "score": 1}]},
+    "openai-pairs": {"input": {"messages": MESSAGES[:1]}, "preferred_output": MESSAGES[1:], "non_preferred_output": [OTHER]},
+    "kto": {"prompt": "Say hi.", "completion": "Hi!", "label": True},
+    "records": {
+        "id": "1",
+        "prompt": MESSAGES[:1],
+        "chosen": MESSAGES[1:],
+        "rejected": [OTHER],
+        "source": "s",
+    },
 }
 CHOICE = {"id": "a", "question": "Which is even?", "choices": ["1", "2"], "answer": 1, "subject": "numbers"}
 CODE = {"task_id": "m/0", "prompt": "def f():\n", "entry_point": "f", "canonical_solution": "    return 1\n", "test": "def check(c): ..."}
@@ -80,71 +98,103 @@ def refusal(call: Callable[[], Any]) -> str:
     return said
 
 
-def taken_or_refused(name: str, content: bytes) -> bool:
-    """Import `content` over what is there and return whether it was taken; what is in data/raw then is whole either way."""
+def taken_or_refused(layout: str, content: bytes, form: str = "") -> bool:
+    """Import `content` beside what is there and return whether it was taken; what is in data/raw then is whole either way."""
     with tempfile.TemporaryDirectory() as place:
-        raw, source = Path(place) / "raw", Path(place) / "source"
-        write_lines(raw / "prompts.jsonl", [{"id": "mine", "prompt": MESSAGES[:1]}, {"id": f"{name}/old/older/1", "prompt": MESSAGES[:1]}])
-        if name == "folder":
+        raw, source = Path(place) / "raw", Path(place) / f"source{form}"
+        write_lines(raw / "prompts.jsonl", [{"id": "mine", "prompt": MESSAGES[:1]}])
+        if layout == "records":
             source.mkdir()
-        (source / "preferences.jsonl" if name == "folder" else source).write_bytes(content)
+        (source / "preferences.jsonl" if layout == "records" else source).write_bytes(content)
         before = folder_md5(raw)
-        if refusal(lambda: importers.bring(name, source, raw)):
+        done: list[Brought] = []
+        if refusal(lambda: done.append(bring(source, raw, Wanted("instructions" * (layout == "kto"), layout, max_quarantined=0.5)))):
             assert folder_md5(raw) == before
             return False
-        for path in raw.iterdir():
+        assert done[0].read == done[0].imported + done[0].left_out.total() + done[0].quarantined.total()
+        for path in raw.glob("*/*.jsonl"):
             rows = list(read_lines(path))
-            assert not any(kinds.is_broken(path.stem, row) for row in rows)
-            texts = [text for row in rows for _, text in kinds.texts(path.stem, row)]
+            assert not any(kinds.is_broken(path.parent.name, row) for row in rows)
+            texts = [text for row in rows for _, text in kinds.texts(path.parent.name, row)]
             assert "None" not in texts or b"None" in content
         return True
 
 
-@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("layout", GOOD)
 @QUICK
 @given(data=st.data())
-def test_an_importer_takes_or_refuses_records_of_any_json(name, data):
-    rows = [GOOD[name], data.draw(altered(GOOD[name]))]
-    taken_or_refused(name, (dumped(rows) if name == "llmbar" else "".join(f"{dumped(row)}\n" for row in rows)).encode())
+def test_an_import_takes_quarantines_or_refuses_records_of_any_json(layout, data):
+    rows = [GOOD[layout], data.draw(altered(GOOD[layout]))]
+    if data.draw(st.booleans()):
+        taken_or_refused(layout, dumped(rows).encode(), ".json")
+    else:
+        assert taken_or_refused(layout, "".join(f"{dumped(row)}\n" for row in rows).encode(), ".jsonl")
 
 
-@pytest.mark.parametrize("name", [*GOOD, "text"])
+@pytest.mark.parametrize("layout", [*GOOD, "text"])
 @QUICK
 @given(data=st.data())
-def test_an_importer_takes_or_refuses_a_damaged_file(name, data):
+def test_an_import_takes_or_refuses_a_damaged_file(layout, data):
     text = "Terms.\n*** START OF THE PROJECT GUTENBERG EBOOK ***\nCaf\u00e9.\r\n\r\nTwo.\n*** END OF THE PROJECT GUTENBERG EBOOK ***\nNo.\n"
-    content = text if name == "text" else json.dumps([GOOD[name]] * 2) if name == "llmbar" else f"{json.dumps(GOOD[name])}\n" * 2
-    taken_or_refused(name, data.draw(damaged(content.encode())))
+    form = data.draw(st.sampled_from([".json", ".jsonl", ".csv", ".jsonl.gz", ".json.zst", ".parquet", ""]))
+    content = text.encode() if layout == "text" else written([GOOD[layout]] * 2, form)
+    taken_or_refused(layout, data.draw(damaged(content)), form)
+
+
+def written(rows: list[Any], form: str) -> bytes:
+    """Rows in a form."""
+    if form == ".parquet":
+        file = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+        return file.getvalue()
+    if form == ".csv":
+        return table([list(rows[0]), *([dumped(cell) for cell in row.values()] for row in rows)])
+    plain = (dumped(rows) if ".json" in form and ".jsonl" not in form else "".join(f"{dumped(row)}\n" for row in rows)).encode()
+    if form.endswith(".gz"):
+        return gzip.compress(plain)
+    return pyarrow.compress(plain, codec="zstd", asbytes=True) if form.endswith(".zst") else plain
 
 
 def test_the_good_records_are_taken():
-    for name, row in GOOD.items():
-        assert taken_or_refused(name, (json.dumps([row]) if name == "llmbar" else json.dumps(row)).encode())
+    for layout, row in GOOD.items():
+        for form in (".json", ".jsonl", ".json.zst", ".jsonl.gz", ".parquet"):
+            assert layout == "records" or taken_or_refused(layout, written([row], form), form)
+    assert taken_or_refused("records", written([GOOD["records"]], ".jsonl"))
+
+
+READ = {"gzip", "zstd", "Parquet"}  # forms that are read, so that what is broken in them is named instead
 
 
 @pytest.mark.parametrize("place", ODD)
-@pytest.mark.parametrize("name", importers.IMPORTERS)
-def test_an_importer_names_what_is_no_plain_file(tmp_path, name, place):
+@pytest.mark.parametrize("layout", ["chat", "text", "records", ""])
+def test_an_import_names_what_is_no_plain_file(tmp_path, layout, place):
     make, said = ODD[place]
     source = tmp_path / "source"
     source.mkdir()
     make(source / "preferences.jsonl")
-    if (name, place) in (("folder", "nothing"), ("folder", "a folder")):
-        said = {"nothing": "holds no record", "a folder": said}[place]
+    if place in READ:
+        said = {"gzip": "", "zstd": "packed and damaged", "Parquet": "no whole Parquet file"}[place]
+    elif place == "a folder":
+        said = said if layout == "records" else "holds no record"
+    elif place == "nothing" and layout == "records":
+        said = "holds no record"
     write_lines(tmp_path / "raw" / "prompts.jsonl", [{"id": "mine", "prompt": MESSAGES[:1]}])
     before = folder_md5(tmp_path / "raw")
-    assert said in refusal(lambda: importers.bring(name, source if name == "folder" else source / "preferences.jsonl", tmp_path / "raw"))
-    assert folder_md5(tmp_path / "raw") == before
+    found = refusal(lambda: bring(source if layout == "records" else source / "preferences.jsonl", tmp_path / "raw", Wanted(layout=layout)))
+    assert found or (layout, place) == ("text", "gzip")
+    assert said in found
+    assert not found or folder_md5(tmp_path / "raw") == before
 
 
-@pytest.mark.parametrize("place", sorted(set(ODD) - {"nothing"}))
-def test_what_is_in_data_raw_and_is_no_plain_file_is_named_before_anything_changes(tmp_path, place):
+@pytest.mark.parametrize("place", sorted(set(PLACES) - {"nothing"}))
+def test_what_is_in_the_place_of_an_import_and_is_no_plain_file_is_named_before_anything_changes(tmp_path, place):
     make, said = ODD[place]
     write_lines(tmp_path / "raw" / "documents.jsonl", [{"id": "mine", "text": "a", "source": "s"}])
-    make(tmp_path / "raw" / "prompts.jsonl")
+    (tmp_path / "raw" / "prompts").mkdir()
+    make(tmp_path / "raw" / "prompts" / f"{tmp_path.name}+pairs.json.jsonl")
     (tmp_path / "pairs.json").write_text(json.dumps([GOOD["llmbar"]]))
-    assert said in refusal(lambda: importers.bring("llmbar", tmp_path / "pairs.json", tmp_path / "raw"))
-    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["documents.jsonl", "prompts.jsonl"]
+    assert said in refusal(lambda: bring(tmp_path / "pairs.json", tmp_path / "raw"))
+    assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["documents.jsonl", "prompts"]
 
 
 def read_or_refused(name: str, content: bytes) -> list[suite_items.Item]:

@@ -11,8 +11,7 @@ from models.core.content import folder_md5
 from models.core.errors import UserError
 from models.core.files import write_lines
 from models.core.given import read_lines
-from models.core.importing import replace_together
-from models.core.lines import read_rows
+from models.core.importing import replacing
 from tests.odd import ODD, without_rights
 
 
@@ -93,6 +92,14 @@ def test_half_a_surrogate_pair_is_read_as_the_replacement_character_and_a_whole_
     assert list(read_lines(path)) == [{"\ufffd": ["\ufffd", "\U0001f44d", "\\ud83d", "\ufffd\ufffd"]}]
 
 
+def replace(folder, files):
+    """Write these lines in the places of these files of the folder."""
+    with replacing([folder / name for name in files]) as drafts:
+        for name, lines in files.items():
+            for line in lines:
+                drafts[folder / name].write(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
+
+
 @pytest.fixture
 def two(tmp_path):
     write_lines(tmp_path / "a.jsonl", [{"old": 1}])
@@ -101,7 +108,7 @@ def two(tmp_path):
 
 
 def test_files_are_replaced_made_and_removed_together_and_nothing_else_is_left(two):
-    replace_together(two, {"a.jsonl": [{"new": 1}], "b.jsonl": [{"new": 2}], "c.jsonl": []})
+    replace(two, {"a.jsonl": [{"new": 1}], "b.jsonl": [{"new": 2}], "c.jsonl": []})
     assert {path.name: path.read_text() for path in two.iterdir()} == {"a.jsonl": '{"new": 1}\n', "b.jsonl": '{"new": 2}\n'}
 
 
@@ -109,7 +116,7 @@ def test_where_one_file_cannot_be_replaced_none_is(two):
     (two / "d.jsonl" / "in the way").mkdir(parents=True)
     before = folder_md5(two)
     with pytest.raises(UserError, match=r"d\.jsonl cannot be written \(Is a directory\): nothing was changed"):
-        replace_together(two, {name: [{"new": 1}] for name in ("a.jsonl", "b.jsonl", "d.jsonl", "c.jsonl")})
+        replace(two, {name: [{"new": 1}] for name in ("a.jsonl", "b.jsonl", "d.jsonl", "c.jsonl")})
     assert folder_md5(two) == before
     assert sorted(path.name for path in two.iterdir()) == ["a.jsonl", "c.jsonl", "d.jsonl"]
 
@@ -117,7 +124,7 @@ def test_where_one_file_cannot_be_replaced_none_is(two):
 def test_where_one_record_cannot_be_written_no_file_is(two):
     before = folder_md5(two)
     with pytest.raises(UnicodeEncodeError):
-        replace_together(two, {"a.jsonl": [{"new": 1}], "c.jsonl": [{"new": "\ud83d"}]})
+        replace(two, {"a.jsonl": [{"new": 1}], "c.jsonl": [{"new": "\ud83d"}]})
     assert folder_md5(two) == before
 
 
@@ -125,7 +132,7 @@ def test_a_folder_that_may_not_be_written_is_named(open_folder):
     write_lines(open_folder / "a.jsonl", [{"old": 1}])
     open_folder.chmod(0o555)
     with without_rights(), pytest.raises(UserError, match=r"cannot be written \(Permission denied\): nothing was changed"):
-        replace_together(open_folder, {"a.jsonl": [{"new": 1}]})
+        replace(open_folder, {"a.jsonl": [{"new": 1}]})
     assert [path.read_text() for path in open_folder.iterdir()] == ['{"old": 1}\n']
 
 
@@ -133,34 +140,20 @@ def test_a_link_to_dvc_s_cache_is_replaced_and_the_cache_is_not(two):
     cached = two / "cached"
     (two / "a.jsonl").rename(cached)
     (two / "a.jsonl").symlink_to(cached)
-    replace_together(two, {"a.jsonl": [{"new": 1}]})
+    replace(two, {"a.jsonl": [{"new": 1}]})
     assert (two / "a.jsonl").read_text() == '{"new": 1}\n'
     assert cached.read_text() == '{"old": 1}\n'
 
 
-def test_what_a_stage_made_is_read_by_the_next_as_it_was_written(tmp_path):
-    path, made = tmp_path / "x.jsonl", [{"id": "a", "text": "é \u2028 \x85 😀"}, {"id": "b", "n": 1e-4, "deep": [{"x": None}]}]
-    write_lines(path, made)
-    assert list(read_rows(path)) == made == list(read_lines(path))
-    path.write_bytes(b"\n" + path.read_bytes() + b" \n")
-    assert list(read_rows(path)) == made
+def test_a_file_that_stays_the_same_is_not_touched_and_the_files_may_be_in_several_folders(two):
+    before = (two / "a.jsonl").stat()
+    replace(two, {"a.jsonl": [{"old": 1}], "new/b.jsonl": [{"new": 2}], "empty/c.jsonl": []})
+    assert (two / "a.jsonl").stat() == before
+    assert sorted(path.name for path in two.iterdir()) == ["a.jsonl", "c.jsonl", "new"]
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b'{"a": 1}\n{"a": "cut', "line 2: not valid JSON"),
-        (b"{}\n\n[1]\n", "line 3: a list, must be a JSON object"),
-        (b'{"a": "caf\xe9"}\n', "line 1: not valid JSON"),
-        (None, "cannot be read (No such file or directory)"),
-    ],
-)
-def test_a_damaged_file_of_a_stage_is_named_with_its_line(tmp_path, content, said):
-    path = tmp_path / "x.jsonl"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError) as failure:
-        list(read_rows(path))
-    assert said in str(failure.value)
-    assert str(path) in str(failure.value)
-    assert "\n" not in str(failure.value)
+def test_what_fails_while_it_is_written_leaves_no_draft_and_no_folder(two):
+    with pytest.raises(TypeError):
+        replace(two, {"a.jsonl": [{"new": 1}], "new/b.jsonl": [{1, 2}]})
+    assert sorted(path.name for path in two.iterdir()) == ["a.jsonl", "c.jsonl"]
+    assert (two / "a.jsonl").read_text() == '{"old": 1}\n'

@@ -55,6 +55,35 @@ def test_files_are_copied_as_they_are(raw, tmp_path):
         assert (tmp_path / "out" / "records" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_what_was_made_by_hand_comes_first_then_what_imports_brought_by_name(raw, tmp_path):
+    (raw / "documents.jsonl").write_text('{"id": "1", "text": "a", "source": "s"}')  # without a line end
+    write_lines(raw / "documents" / "z.jsonl", [{"id": "z", "text": "a", "source": "s"}])
+    (raw / "documents" / "b.jsonl").write_text('\ufeff{"id": "b", "text": "a", "source": "s"}\n')
+    (raw / "documents" / ".c.jsonl.draft").write_text("{cut")
+    write_lines(raw / "prompts" / "only.jsonl", [{"id": "2", "prompt": []}])
+    (raw / "prompts.jsonl").unlink()
+    metrics = run(raw, tmp_path / "out", suites=("quiz",))
+    assert (metrics.documents, metrics.prompts) == (3, 1)
+    assert [row["id"] for row in read_lines(tmp_path / "out" / "records" / "documents.jsonl")] == ["1", "b", "z"]
+    assert (tmp_path / "out" / "records" / "prompts.jsonl").read_bytes() == (raw / "prompts" / "only.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("documents/b.jsonl.dvc", r"documents/b\.jsonl is missing, and b\.jsonl\.dvc says that it must be there: 'dvc pull'"),
+        ("documents.dvc", r"documents is missing, and documents\.dvc says"),
+        ("documents/b.jsonl.gz", r"b\.jsonl\.gz is packed, and only \*\.jsonl is read there"),
+        ("documents/b.jsonl", r"b\.jsonl is empty"),
+    ],
+)
+def test_a_file_of_an_import_that_is_not_here_or_cannot_be_read_is_named(raw, tmp_path, name, said):
+    (raw / name).parent.mkdir(exist_ok=True)
+    (raw / name).write_bytes(b"")
+    with pytest.raises(UserError, match=said):
+        run(raw, tmp_path / "out", suites=("quiz",))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [("", "is empty"), ('{"id": "1"}\n', "prompt is missing"), ("{\n", "line 1: not valid JSON")],
