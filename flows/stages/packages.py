@@ -16,6 +16,7 @@ PACKAGE_OF = {"ruamel": "ruamel-yaml", "stdnum": "python-stdnum"}  # of modules 
 UNSEEN = {
     "lm-eval": ("accelerate", "torch", "transformers"),
     "pandas": ("pyarrow",),
+    "pyarrow": ("numpy",),
     "ruamel-yaml": ("ruamel-yaml-clib",),
     "scikit-learn": ("pandas",),
     "transformers": ("accelerate", "jinja2", "jmespath", "peft", "pillow", "protobuf", "scikit-learn", "scipy", "torch"),
