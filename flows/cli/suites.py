@@ -199,16 +199,18 @@ def _leaked(workspace: Workspace, texts: Iterable[tuple[str, str]], params: dict
     from models.data import decontaminate, kinds
 
     prepared, raw = workspace.root / ARTIFACTS / "prepared", workspace.root / "data" / "raw"
-    files = {kind: path for kind in kinds.FIELDS if (path := prepared / kind / "train.jsonl").is_file()}
-    files = files or {kind: path for kind in kinds.FIELDS if (path := raw / f"{kind}.jsonl").is_file()}
+    files = [(kind, path) for kind in kinds.FIELDS if (path := prepared / kind / "train.jsonl").is_file()]
+    if not files:
+        by_kind = ((kind, (raw / f"{kind}.jsonl", *sorted((raw / kind).glob("*.jsonl")))) for kind in kinds.FIELDS)
+        files = [(kind, path) for kind, paths in by_kind for path in paths if path.is_file()]
     sizes = params.get("contamination") or {"ngram_words": 13, "min_words": 8}
     benchmark = decontaminate.Benchmark(texts, sizes["ngram_words"], sizes["min_words"])
     found: set[str] = set()
-    for kind, path in files.items():
+    for kind, path in files:
         for record in read_lines(path):
             if not kinds.is_broken(kind, record):
                 found |= benchmark.hits([text for _, text in kinds.texts(kind, record)])
-    return found, ", ".join(path.relative_to(workspace.root).as_posix() for path in files.values())
+    return found, ", ".join(path.relative_to(workspace.root).as_posix() for _, path in files)
 
 
 def _raw(workspace: Workspace) -> Path:
