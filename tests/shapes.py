@@ -22,6 +22,17 @@ def edit(root: Path, name, change):
         yaml.dump(values, file)
 
 
+def based_on(root: Path, source):
+    """Name `source` as the published model that base takes as it is."""
+
+    def params(values):
+        values["pretrained"] = source
+        values["tokenizer"]["vocabulary"] = {"take": "pretrained"}
+        values["base"] |= {"start": {"take": "pretrained"}, "training": None}
+
+    edit(root, "params.yaml", params)
+
+
 def polished(root: Path):
     """A second fine-tuning after the first; neither reward nor rlhf."""
 

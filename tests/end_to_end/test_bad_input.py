@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.end_to_end.test_servers import new_learning_rate, start_and_wait_for_rlhf
+from tests.shapes import based_on
 from tests.tiny import tiny_model
 from tests.workspaces import PROGRAMS, copy_of, environment, make_workspace, run
 
@@ -66,7 +67,7 @@ def test_a_missing_input_says_how_to_get_it(workspace):
 
 
 def test_a_hub_id_without_its_revision_is_asked_for_it(workspace):
-    edit(workspace / "params.yaml", "pretrained:", "pretrained: owner/name")
+    based_on(workspace, "owner/name")
     done = run(workspace, "sluice", "stages", HF_HUB_OFFLINE="1")
     assert_one_line_each(done, 2, "owner/name@REVISION", "commits/main")
 
@@ -74,7 +75,7 @@ def test_a_hub_id_without_its_revision_is_asked_for_it(workspace):
 def test_a_base_that_git_left_out_is_named_before_anything_runs(workspace, tmp_path):
     tiny_model(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 9\n")
-    edit(workspace / "params.yaml", "pretrained:", f"pretrained: {tmp_path / 'model'}")
+    based_on(workspace, str(tmp_path / "model"))
     assert_one_line_each(run(workspace, "sluice", "run"), 2, "pretrained: ", "is a Git LFS pointer", "git lfs pull")
     assert not (workspace / "artifacts").exists()
 

@@ -4,9 +4,9 @@ import json
 import shutil
 
 import pytest
-from ruamel.yaml import YAML
 
 from models.core.content import folder_md5
+from tests.shapes import based_on
 from tests.tiny import tiny_model
 from tests.workspaces import copy_of, run
 
@@ -15,16 +15,6 @@ def test_a_recipe_that_trains_from_scratch_links_nothing(finished):
     assert [path.name for path in (finished / "data" / "pretrained").iterdir()] == [".gitkeep"]
     assert json.loads((finished / "metrics" / "base.json").read_text())["pretrained_md5"] is None
     assert json.loads(run(finished, "sluice", "lineage", "1", "--json").stdout)["parents"]["pretrained_md5"] is None
-
-
-def start_from(workspace, source):
-    """Name `source` in params.yaml as the base, taken as it is."""
-    path, yaml = workspace / "params.yaml", YAML()
-    params = yaml.load(path.read_text())
-    params["pretrained"], params["base"]["start"], params["base"]["training"] = str(source), {"take": "pretrained"}, None
-    params["tokenizer"]["vocabulary"] = {"take": "pretrained"}
-    with path.open("w") as file:
-        yaml.dump(params, file)
 
 
 def changed(workspace):
@@ -41,7 +31,7 @@ def repro(workspace):
 @pytest.mark.slow
 def test_dvc_repro_alone_trains_again_where_the_weights_under_the_path_are_others(finished, tmp_path):
     workspace, folder = copy_of(finished, tmp_path / "sluice"), tiny_model(tmp_path / "model", 1)
-    start_from(workspace, folder)
+    based_on(workspace, str(folder))
     assert repro(workspace) == ["tokenizer", "base"]
     assert repro(workspace) == []
     assert not {"tokenizer", "base"} & changed(workspace)
@@ -54,7 +44,7 @@ def test_dvc_repro_alone_trains_again_where_the_weights_under_the_path_are_other
 @pytest.mark.slow
 def test_the_champion_is_trained_on_from(finished, tmp_path):
     workspace = copy_of(finished, tmp_path / "sluice")
-    start_from(workspace, "models:/assistant@champion")
+    based_on(workspace, "models:/assistant@champion")
     assert repro(workspace) == ["tokenizer", "base"]
     weights = [workspace / "artifacts" / stage / "model.safetensors" for stage in ("base", "rlhf")]
     assert weights[0].read_bytes() == weights[1].read_bytes()

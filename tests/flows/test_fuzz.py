@@ -1,7 +1,5 @@
 """Every command, read from the command line itself, with words, paths and addresses that nobody would give it: lines of ours, always."""
 
-import json
-import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +10,7 @@ import typer
 from flows.cli import main
 from tests.lines import in_one_line
 from tests.odd import ODD
+from tests.shapes import based_on
 
 pytestmark = pytest.mark.long
 
@@ -143,8 +142,6 @@ def test_nothing_that_pretrained_may_say_ends_in_a_trace(bare, capsys, value):
     other = {"a number": 12, "a list": ["a/b"], "a mapping": {"a": "b"}, "true": True}
     if value in ODD:
         ODD[value][0](bare / "odd")
-    path = bare / "params.yaml"
-    said = json.dumps(other.get(value, WORDS.get(value, str(bare / "odd"))))
-    path.write_text(re.sub("(?m)^pretrained:.*$", lambda _: f"pretrained: {said}", path.read_text()))
+    based_on(bare, other.get(value, WORDS.get(value, str(bare / "odd"))))
     code, _ = in_one_line(["stages"], capsys)
     assert code == 2
