@@ -186,13 +186,24 @@ def recipe_use(name: str) -> None:
     print(f"params.yaml is recipe {name} now; 'sluice stages' says what must run")
 
 
+def _share(text: str) -> float:
+    """The share that an option names. Raises UserError where it is none."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UserError(f"--max-quarantined {ascii(text[:40])}: must be a share of the rows, 0 to 1")
+    return share
+
+
 @app.command("import")
 def import_data(
     source: Annotated[str, typer.Argument(help="A file, a folder, s3://BUCKET/PREFIX, or a data set of the hub, OWNER/NAME.")],
     kind: Annotated[str, typer.Option("--as", help="The kind of record to become: documents, instructions, preferences, prompts.")] = "",
     layout: Annotated[str, typer.Option(help="What the rows are, where that is not recognised; data/README.md names the layouts.")] = "",
     columns: Annotated[list[str] | None, typer.Option("--map", help="chosen=good: the column good is meant; may come again.")] = None,
-    max_quarantined: Annotated[float, typer.Option(min=0, max=1, help="Stop where a larger share of the rows is broken.")] = 0.01,
+    max_quarantined: Annotated[str, typer.Option(help="Stop where a larger share of the rows, 0-1, is broken.")] = "0.01",
 ) -> None:
     """Bring data into data/raw, as records."""
     from flows.stages.tracked import importing
@@ -202,7 +213,7 @@ def import_data(
     def say_line(line: str) -> None:
         tell(f"sluice: {line}")
 
-    wanted = Wanted(kind, layout, _pairs(columns or []), max_quarantined)
+    wanted = Wanted(kind, layout, _pairs(columns or []), _share(max_quarantined))
     source = os.path.abspath(source) if os.path.lexists(source) else source  # of the folder that the user is in
     workspace = here()
     raw, owner = workspace.root / "data" / "raw", owners.owner_of(source)

@@ -165,6 +165,7 @@ def show_suite(
     from models.score import suite as suites
     from tasks.gate.verdicts import reach
 
+    suites.check_name(name)
     workspace = here()
     folder = next((place / name for place in (_raw(workspace), workspace.root / SUITES) if (place / name).is_dir()), None)
     if folder is None:

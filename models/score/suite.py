@@ -26,7 +26,7 @@ from models.core.given import read_text
 from models.core.records import Record
 
 FILE = "suite.yaml"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RAW = Path("data/raw/suites")
 CATALOGUE = Path(__file__).with_name("catalogue")
 PLAIN_STOPS = ["\n"]
@@ -340,7 +340,7 @@ def here(root: Path) -> dict[str, Suite | None]:
 def check_name(name: str) -> None:
     """Raise UserError for what cannot name a suite: its folder, a stage and an MLflow metric are called so."""
     if not NAME.fullmatch(name):
-        raise UserError(f"{name!r} names no suite: must be letters, digits, '.', '_' and '-', and begin with a letter or digit")
+        raise UserError(f"{name[:100]!a} names no suite: must be up to 100 letters, digits, '.', '_', '-', the first no sign")
 
 
 def folders(parent: Path) -> list[Path]:

@@ -40,7 +40,7 @@ def test_a_file_becomes_a_suite_and_is_shown_with_what_leaks(workspace, quiz):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("x/y",), "names no suite: must be letters"),
+        (("x/y",), "names no suite: must be up to 100 letters"),
         (("foreseen", "--format", "text"), "no column is known to hold text"),
         (("mapped", "--map", "question=gone"), "--map question=gone: must be PART=COLUMN"),
         (("code", "--format", "code"), "is not trusted: nothing was changed"),

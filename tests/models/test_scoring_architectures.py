@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from models.sandbox import sandbox
-from models.score import evaluation, packing
+from models.score import asking, evaluation, packing
 from models.train import policy, pretrained, vocabulary
 from tests.architectures import LLAMA_TOKENS, PUBLISHED, ZEPHYR, Published, pieces
 
@@ -104,7 +104,7 @@ def test_a_pack_is_not_trusted_where_its_trial_disagrees(saved):
 
 
 def test_a_turn_has_what_the_template_writes_around_the_words():
-    turns = {name: evaluation._turn(vocabulary.chat_ready(PUBLISHED[name].tokenizer())) for name in ("llama", "gemma2", "qwen3", "gpt2")}
+    turns = {name: asking.turn(vocabulary.chat_ready(PUBLISHED[name].tokenizer())) for name in ("llama", "gemma2", "qwen3", "gpt2")}
     assert turns == {
         "llama": (" ", " </s>"),
         "gemma2": ("", "<end_of_turn>"),
