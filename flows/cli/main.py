@@ -193,7 +193,7 @@ def _share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise UserError(f"--max-quarantined {ascii(text[:40])}: must be a share of the rows, 0 to 1")
+        raise UserError(f"--max-quarantined {text[:40]!a}: must be a share of the rows, 0 to 1")
     return share
 
 

@@ -12,6 +12,7 @@ from flows.host.workspace import Workspace
 from models.core.errors import UserError
 
 app = typer.Typer(help="Benchmark suites: published ones, and your own.", no_args_is_help=True, rich_markup_mode=None)
+SHOWN = 3  # items
 ARTIFACTS, SUITES = "artifacts", "artifacts/suites"
 Pairs = Annotated[list[str] | None, typer.Option("--map", help="PART=COLUMN where a column has a name of its own; may come again.")]
 
@@ -156,7 +157,6 @@ def _next(workspace: Workspace, name: str, size: int) -> None:
 @app.command("show")
 def show_suite(
     name: Annotated[str, typer.Argument(help="A suite in data/raw/suites, or one that the world made.")],
-    count: Annotated[int, typer.Option("--items", help="How many items to print.")] = 3,
     as_json: Json = False,
 ) -> None:
     """Print items as a model will see them, and what the suite can decide. Of suites whose authors ask so, no text."""
@@ -190,7 +190,7 @@ def show_suite(
     from models.score.preview import preview  # torch and lm-eval load here
 
     tokenizer = workspace.root / ARTIFACTS / str(params.get("candidate"))
-    for line in preview(folder, described, held, tokenizer if (tokenizer / "tokenizer_config.json").is_file() else None, count):
+    for line in preview(folder, described, held, tokenizer if (tokenizer / "tokenizer_config.json").is_file() else None, SHOWN):
         print(line)
 
 
