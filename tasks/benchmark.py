@@ -1,9 +1,8 @@
 """Benchmark stage: one model on one suite, item by item. The gate compares the items, people read the scores."""
 
-from collections.abc import Callable, Mapping, Sequence
-from math import sqrt
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -13,7 +12,6 @@ from models.train.settings import Sampling
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 if TYPE_CHECKING:
-    from models.core import sets
     from models.score import asking, evaluation
 
 
@@ -55,8 +53,14 @@ class BenchmarkMetrics(Metrics):
 
 def summary(result: "asking.Result") -> BenchmarkMetrics:
     """The suite's metric and its standard error, and how many items carry each flag; no value without items."""
-    scored = result.items or []
-    value, stderr = (None, None) if not scored else _of_items(scored) if result.of_set is None else _of_set(scored, result.of_set)
+    from models.core import sets
+
+    scored, value, stderr = result.items or [], None, None
+    if scored and result.of_set is None:
+        value, stderr = sets.mean([float(item["score"]) for item in scored])
+    elif scored and result.of_set is not None:
+        found = sets.answers(scored, result.of_set)
+        value, stderr = float(sets.value(result.of_set, found)), sets.stderr(result.of_set, found)
     flags = [flag for item in scored for flag in item["flags"]]
     return BenchmarkMetrics(
         value=None if value is None else round(value, 6),
@@ -69,19 +73,6 @@ def summary(result: "asking.Result") -> BenchmarkMetrics:
         extraction_failed=flags.count("extraction-failed"),
         timeouts=flags.count("timeout"),
     )
-
-
-def _of_items(items: Sequence[Mapping[str, Any]]) -> tuple[float, float | None]:
-    scores, n = [float(item["score"]) for item in items], len(items)
-    mean = sum(scores) / n
-    return mean, sqrt(sum((score - mean) ** 2 for score in scores) / (n - 1) / n) if n > 1 else None
-
-
-def _of_set(items: Sequence[Mapping[str, Any]], of_set: "sets.OfSet") -> tuple[float, float]:
-    from models.core import sets
-
-    found = sets.answers(items, of_set)
-    return float(sets.value(of_set, found)), sets.stderr(of_set, found)
 
 
 def scorer(params: BenchmarkParams, model: Path, suite: Path, device: str, progress: Progress) -> "evaluation.Scorer":

@@ -74,16 +74,21 @@ def _copy_records(raw: Path, records: Path) -> dict[str, int]:
     return counts
 
 
+def record_files(raw: Path, kind: str) -> list[Path]:
+    """KIND.jsonl, made by hand, and KIND/*.jsonl, a file an import, by name."""
+    by_hand = raw / f"{kind}.jsonl"
+    return [by_hand] * os.path.lexists(by_hand) + sorted(path for path in (raw / kind).glob("*.jsonl") if not path.name.startswith("."))
+
+
 def _files(raw: Path, kind: str) -> list[Path]:
     """KIND.jsonl and KIND/*.jsonl, as far as they are there. Raises UserError for what is there as DVC's pointer only, or packed."""
-    by_hand, folder = raw / f"{kind}.jsonl", raw / kind
-    files = [by_hand] * os.path.lexists(by_hand) + sorted(path for path in folder.glob("*.jsonl") if not path.name.startswith("."))
+    folder = raw / kind
     for pointer in (*raw.glob(f"{kind}.jsonl.dvc"), *raw.glob(f"{kind}.dvc"), *sorted(folder.glob("*.jsonl.dvc"))):
         if not os.path.lexists(pointer.with_suffix("")):
             raise UserError(f"{pointer.with_suffix('')} is missing, and {pointer.name} says that it must be there: 'dvc pull' brings it")
     for packed in sorted((*folder.glob("*.jsonl.gz"), *folder.glob("*.jsonl.zst"))):
         raise UserError(f"{packed} is packed, and only *.jsonl is read there: unpack it, or move it elsewhere and import it")
-    return files
+    return record_files(raw, kind)
 
 
 def _count(path: Path, kind: str, fields: tuple[str, ...]) -> int:

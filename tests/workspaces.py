@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -44,6 +44,19 @@ def make_repository(root: Path) -> None:
     """Put all that is in a folder into a commit of a new repository."""
     for command in (["init", "-q", "."], ["add", "-A"], ["commit", "-qm", "a clone"]):
         git(root, *command)
+
+
+def made_once(root: Path, files: Mapping[str, str], store: Path) -> Path:
+    """A repository of these files, with an MLflow store, whose pipeline ran once; its lock is not committed."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (root / ".sluice").mkdir()
+    shutil.copy(store, root / ".sluice" / "mlflow.db")
+    make_repository(root)
+    done = run(root, "dvc", "repro", "--quiet")
+    assert done.returncode == 0, done.stderr
+    return root
 
 
 def git(root: Path, *words: str) -> str:

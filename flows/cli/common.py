@@ -10,6 +10,7 @@ import typer
 from flows.host import workspace as workspaces
 from flows.host.masking import masked, masked_values
 from flows.host.workspace import Workspace
+from models.core.errors import UserError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
@@ -29,3 +30,12 @@ def say(value: Any) -> None:
 def tell(line: str) -> None:
     """Say how the work goes, on standard error."""
     print(masked(line), file=sys.stderr, flush=True)
+
+
+def pairs(said: list[str] | None, option: str, must: str) -> list[tuple[str, str]]:
+    """What an option NAME=VALUE was given, as often as it came. Raises UserError, with what it must be."""
+    found = [(name, value) for name, _, value in (one.partition("=") for one in said or ())]
+    for one, (name, value) in zip(said or (), found, strict=True):
+        if not (name and value):
+            raise UserError(f"{option} {one}: must be {must}")
+    return found

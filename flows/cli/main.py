@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import suites
-from flows.cli.common import Json, here, say, tell
+from flows.cli.common import Json, here, pairs, say, tell
 from flows.host import failures
 from flows.host import workspace as workspaces
 from flows.host.masking import masked
@@ -186,24 +186,13 @@ def recipe_use(name: str) -> None:
     print(f"params.yaml is recipe {name} now; 'sluice stages' says what must run")
 
 
-def _share(text: str) -> float:
-    """The share that an option names. Raises UserError where it is none."""
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise UserError(f"--max-quarantined {text[:40]!a}: must be a share of the rows, 0 to 1")
-    return share
-
-
 @app.command("import")
 def import_data(
     source: Annotated[str, typer.Argument(help="A file, a folder, s3://BUCKET/PREFIX, or a data set of the hub, OWNER/NAME.")],
     kind: Annotated[str, typer.Option("--as", help="The kind of record to become: documents, instructions, preferences, prompts.")] = "",
     layout: Annotated[str, typer.Option(help="What the rows are, where that is not recognised; data/README.md names the layouts.")] = "",
     columns: Annotated[list[str] | None, typer.Option("--map", help="chosen=good: the column good is meant; may come again.")] = None,
-    max_quarantined: Annotated[str, typer.Option(help="Stop where a larger share of the rows, 0-1, is broken.")] = "0.01",
+    max_quarantined: Annotated[float, typer.Option(min=0, max=1, help="Stop where a larger share of the rows is broken.")] = 0.01,
 ) -> None:
     """Bring data into data/raw, as records."""
     from flows.stages.tracked import importing
@@ -213,7 +202,8 @@ def import_data(
     def say_line(line: str) -> None:
         tell(f"sluice: {line}")
 
-    wanted = Wanted(kind, layout, _pairs(columns or []), _share(max_quarantined))
+    given = dict(pairs(columns, "--map", "NAME=COLUMN, a name that a layout reads and the column that is meant"))
+    wanted = Wanted(kind, layout, given, max_quarantined)
     source = os.path.abspath(source) if os.path.lexists(source) else source  # of the folder that the user is in
     workspace = here()
     raw, owner = workspace.root / "data" / "raw", owners.owner_of(source)
@@ -229,14 +219,6 @@ def import_data(
     if brought.faults:
         print(f"what is quarantined, and why: {os.path.relpath(brought.faults)}")
     print(f"now 'dvc add {' '.join(map(shlex.quote, files))}'")
-
-
-def _pairs(said: list[str]) -> dict[str, str]:
-    """NAME=VALUE options as a dictionary."""
-    pairs = [one.partition("=") for one in said]
-    if wrong := next((one for one, (name, _, value) in zip(said, pairs, strict=True) if not (name and value)), None):
-        raise UserError(f"--map {wrong}: must be NAME=COLUMN, a name that a layout reads and the column that is meant")
-    return {name: value for name, _, value in pairs}
 
 
 @app.command()
@@ -523,13 +505,22 @@ def run_command(arguments: list[str]) -> int:
         return INTERRUPTED
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # a mistake on the command line, told by typer's parser
-            error.show()
+            misused(error)
             return int(error.exit_code)
         known = failures.named(error)
         if known is None:
             return unforeseen(error)
         tell("\n".join(f"sluice: {line}" for line in str(known).splitlines()))
         return known.exit_code
+
+
+def misused(error: Any) -> None:
+    """Say in one line what is wrong with the words of a command; a command without any shows what there is."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        said = " ".join(error.format_message().split()).rstrip(".")
+        tell(f"sluice: {said}; the command's --help says what it takes")
 
 
 def unforeseen(error: Exception) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.common import Json, here, say, tell
+from flows.cli.common import Json, here, pairs, say, tell
 from flows.host.workspace import Workspace
 from models.core.errors import UserError
 
@@ -90,14 +90,14 @@ def new_suite(
     from models.score import suite as suites
 
     suites.check_name(name)
-    path, files = Path(os.path.abspath(source)), [Path(os.path.abspath(file)) for _, file in _pairs(data, "--data")]
+    path, files = Path(os.path.abspath(source)), [Path(os.path.abspath(file)) for _, file in pairs(data, "--data", "SPLIT=FILE")]
     given = {"by": by, "answer": answer, "metric": metric, "positive": positive, "about": about, "licence": licence}
     described: dict[str, Any] = {key: value for key, value in given.items() if value}
     if path.suffix in (".yaml", ".yml"):
-        splits = {split: Path(file).name for split, file in _pairs(data, "--data")}
+        splits = {split: Path(file).name for split, file in pairs(data, "--data", "SPLIT=FILE")}
         described |= {"lm_eval": path.name, **({"data": splits} if splits else {})}
     else:
-        described = _asked(name, path, form, described | {"chat": not plain}, dict(_pairs(mapped, "--map")))
+        described = _asked(name, path, form, described | {"chat": not plain}, dict(pairs(mapped, "--map", "PART=COLUMN")))
     _must_trust(path, described, trust)
     workspace = here()
     with importing(workspace, _raw(workspace) / name):
@@ -198,12 +198,11 @@ def _leaked(workspace: Workspace, texts: Iterable[tuple[str, str]], params: dict
     """The items that training text holds, and where it was looked for: in what was prepared, else in what lies in data/raw."""
     from models.core.given import read_lines
     from models.data import decontaminate, kinds
+    from tasks.sources import record_files
 
     prepared, raw = workspace.root / ARTIFACTS / "prepared", workspace.root / "data" / "raw"
     files = [(kind, path) for kind in kinds.FIELDS if (path := prepared / kind / "train.jsonl").is_file()]
-    if not files:
-        by_kind = ((kind, (raw / f"{kind}.jsonl", *sorted((raw / kind).glob("*.jsonl")))) for kind in kinds.FIELDS)
-        files = [(kind, path) for kind, paths in by_kind for path in paths if path.is_file()]
+    files = files or [(kind, path) for kind in kinds.FIELDS for path in record_files(raw, kind) if path.is_file()]
     sizes = params.get("contamination") or {"ngram_words": 13, "min_words": 8}
     benchmark = decontaminate.Benchmark(texts, sizes["ngram_words"], sizes["min_words"])
     found: set[str] = set()
@@ -216,13 +215,3 @@ def _leaked(workspace: Workspace, texts: Iterable[tuple[str, str]], params: dict
 
 def _raw(workspace: Workspace) -> Path:
     return workspace.root / "data" / "raw" / "suites"
-
-
-def _pairs(values: list[str] | None, option: str) -> list[tuple[str, str]]:
-    found = []
-    for value in values or ():
-        name, equals, rest = value.partition("=")
-        if not (name and equals and rest):
-            raise UserError(f"{option} {value}: must be NAME=VALUE")
-        found.append((name, rest))
-    return found

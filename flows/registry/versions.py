@@ -17,7 +17,7 @@ from flows.registry.record import Chain, Known
 from models.core.content import folder_md5
 from models.core.errors import StageError, UserError
 from models.core.given import read_lines
-from models.core.sets import answers, stderr, value
+from models.core.sets import answers, mean, stderr, value
 from tasks.gate.evidence import load_evidence, unreadable
 from tasks.gate.verdicts import Evidence
 
@@ -278,10 +278,8 @@ def score(evidence: Evidence) -> dict[str, float | int | None]:
     if evidence.of_set is not None:
         found = answers(evidence.answers.values(), evidence.of_set)
         return {"value": float(value(evidence.of_set, found)), "stderr": stderr(evidence.of_set, found), "n": len(evidence.scores)}
-    values, n = list(evidence.scores.values()), len(evidence.scores)
-    mean = sum(values) / n
-    error = (sum((score - mean) ** 2 for score in values) / (n - 1) / n) ** 0.5 if n > 1 else None
-    return {"value": mean, "stderr": error, "n": n}
+    middle, error = mean(list(evidence.scores.values()))
+    return {"value": middle, "stderr": error, "n": len(evidence.scores)}
 
 
 def file_md5(path: Path) -> str:

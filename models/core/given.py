@@ -48,6 +48,7 @@ FOREIGN: Mapping[str, re.Pattern[bytes]] = {
     }.items()
 }
 """What a file is that is not text in UTF-8, by how it begins."""
+HEAD = 512
 HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -82,16 +83,19 @@ def unreadable(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} cannot be read ({error.strerror or error}): it must be readable; see its owner and mode")
 
 
+def foreign(head: bytes) -> str:
+    """What a file is that is not text in UTF-8, by its first HEAD bytes; "" for text."""
+    return next((form for form, begins in FOREIGN.items() if begins.match(head)), "")
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """A plain file, open at its first byte. Raises UserError where it cannot be read or is packed, UTF-16 or another form than text."""
     require_file(path)
     try:
         with path.open("rb") as file:
-            head = file.read(512)
-            for form, begins in FOREIGN.items():
-                if begins.match(head):
-                    raise UserError(f"{path} is {form}, must be a plain file in UTF-8: unpack or convert it, then name what comes out")
+            if form := foreign(file.read(HEAD)):
+                raise UserError(f"{path} is {form}, must be a plain file in UTF-8: unpack or convert it, then name what comes out")
             file.seek(0)
             yield file
     except OSError as error:

@@ -69,6 +69,13 @@ def value(of_set: OfSet, found: Answers, weights: NDArray[Any] | None = None) ->
     return _of_class(found, of_set.positive or 0, given)[("f1", "precision", "recall").index(of_set.metric)]
 
 
+def mean(scores: Sequence[float]) -> tuple[float, float | None]:
+    """The mean of scores, one at least, and its standard error sqrt(s² / n), of two or more."""
+    n = len(scores)
+    middle = sum(scores) / n
+    return middle, (sum((score - middle) ** 2 for score in scores) / (n - 1) / n) ** 0.5 if n > 1 else None
+
+
 def stderr(of_set: OfSet, found: Answers) -> float:
     """The standard error of the metric: the spread of that of RESAMPLES resamples, always the same ones."""
     n = len(found.right)

@@ -4,7 +4,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from models.score import suite as suites
 from models.score.benchmarks import put
 from models.score.items import LETTERS, Item
 from models.score.suite import Suite, Table
-from models.score.tables import UNTYPED, Row, column_names, rows
+from models.score.tables import Row, column_names, is_untyped, rows
 
 PARTS: Mapping[str, tuple[str, ...]] = {  # a part of an item, and the columns that mostly hold it
     "question": ("question", "query", "problem", "stem", "prompt", "instruction", "input", "text", "sentence", "review", "content", "ctx"),
@@ -41,9 +41,6 @@ CODE_COLUMNS = {"prompt", "entry_point", "canonical_solution", "test"}
 COLUMN_OF_CHOICE = re.compile(r"(.*?)[ _-]?([A-Ha-h]|\d)")
 WRONG = re.compile(r"(?i)(?:incorrect|wrong|distractor)[ _-]?(?:answer)?[ _-]?\d*")
 MOST_LABELS = 50
-FEW = 3
-
-Tell = Callable[[str], None]
 
 
 def describe(name: str, path: Path, form: str, given: Mapping[str, Any], mapped: Mapping[str, str]) -> dict[str, Any]:
@@ -153,7 +150,7 @@ def _told(values: Sequence[Any], counts: Sequence[int], path: Path) -> str:
     words = [str(value).strip() for value in values]
     if all(word in LETTERS[:count] and len(word) == 1 for word, count in zip(words, counts, strict=True)):
         return "letter"
-    untyped = path.name.removesuffix(".gz").removesuffix(".zst").endswith(UNTYPED)
+    untyped = is_untyped(Table(file=path.name))
     if all((untyped or not isinstance(value, str)) and kinds.WHOLE.fullmatch(word) for value, word in zip(values, words, strict=True)):
         numbers = [int(word) for word in words]
         from_one = all(1 <= number <= count for number, count in zip(numbers, counts, strict=True))
@@ -204,13 +201,6 @@ def create(name: str, described: Mapping[str, Any], files: Sequence[Path], raw: 
     finally:
         shutil.rmtree(draft.parent, ignore_errors=True)
     return held
-
-
-def brings_code(described: Suite, folder: Path) -> bool:
-    """Whether the suite holds programs of its own that run outside the sandbox: tests of code, or a task's Python."""
-    if isinstance(described, suites.HarnessSuite):
-        return any(path.suffix == ".py" or b"!function" in path.read_bytes() for path in folder.iterdir() if path.is_file())
-    return isinstance(described, suites.CodeSuite)
 
 
 def facts(described: Suite, held: Sequence[Item]) -> Iterator[tuple[str, str]]:

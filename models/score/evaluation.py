@@ -55,37 +55,39 @@ class Scorer:
     def __init__(self, model: Path, suite: Path, settings: Settings, device: str, progress: Progress) -> None:
         self.model, self.suite, self.settings = model, suite, settings
         self.described = suites.load(suite)
-        every = harness.read(suite)
-        self.items = kinds.subset(every, settings.items, settings.items_seed)
-        self.isolation = sandbox.isolation() if kinds.is_code(self.described) else None
+        is_code = isinstance(self.described, CodeSuite)
+        self.isolation = sandbox.isolation() if is_code else None
         self.tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
         if self.described.chat and not self.tokenizer.chat_template:
             raise StageError(f"the model's tokenizer has no chat template, but suite {suite.name} asks in chat form: train it with one")
-        self.available = self.isolation is None or self.isolation.backend is not None
-        if self.available:
-            with harness.quiet():
-                self._task, self._places = self._put(every)
-                how = settings if kinds.is_code(self.described) else settings.model_copy(update={"sampling": GREEDY})
+        with harness.quiet():
+            self.items, self._task, self._places = self._put()
+            self.available = self.isolation is None or self.isolation.backend is not None
+            if self.available:
+                how = settings if is_code else settings.model_copy(update={"sampling": GREEDY})
                 self._asked = LocalModel(model, self.tokenizer, how, device, _heard(progress))
 
-    def _put(self, every: Sequence[Item]) -> tuple[Any, list[int]]:
-        """The suite as a task of lm-eval's, and the places of our items in it."""
+    def _put(self) -> tuple[list[Item], Any, list[int] | None]:
+        """The items that are asked, the suite as a task of lm-eval's, and their places in it; None where they are all of it."""
+        settings, folder = self.settings, self.suite
         if isinstance(self.described, HarnessSuite):
-            asked = {item.id for item in self.items}
-            return harness.load(self.suite, self.described), [place for place, item in enumerate(every) if item.id in asked]
-        examples = kinds.shots(self.suite, self.described)
-        return asking.task(self.suite.name, self.described, self.items, examples, self.tokenizer), list(range(len(self.items)))
+            task = harness.load(folder, self.described)
+            every = kinds.complete(list(harness.items(folder, self.described, task)), folder)
+            chosen = kinds.subset(every, settings.items, settings.items_seed)
+            asked = {item.id for item in chosen}
+            places = [place for place, item in enumerate(every) if item.id in asked]
+            return chosen, task, None if len(chosen) == len(every) else places
+        chosen = kinds.subset(kinds.read(folder), settings.items, settings.items_seed)
+        examples = kinds.shots(folder, self.described)
+        return chosen, asking.task(folder.name, self.described, chosen, examples, self.tokenizer), None
 
     def results(self, places: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """One record an item, in the suite's order; `places` picks items of the suite, ascending."""
-        name = self.suite.name
-        chosen = (
-            None
-            if places is None and len(self._places) == len(self._task.eval_docs)
-            else {name: self._places if places is None else [self._places[place] for place in places]}
-        )
+        name, asked = self.suite.name, self._places
+        if places is not None:
+            asked = list(places) if asked is None else [asked[place] for place in places]
         with harness.quiet():
-            tasks = {"tasks": {name: self._task}, "groups": {}, "group_map": {}}
+            tasks, chosen = {"tasks": {name: self._task}, "groups": {}, "group_map": {}}, None if asked is None else {name: asked}
             found = evaluate(self._asked, tasks, samples=chosen, bootstrap_iters=0, apply_chat_template=self.described.chat)["samples"][
                 name
             ]

@@ -140,7 +140,7 @@ def read(folder: Path) -> list[Item]:
     """All items of a suite, whichever it is; those of a task are made, not looked up. Raises UserError, as items.read does."""
     described = suites.load(folder)
     if isinstance(described, HarnessSuite):
-        return kinds.whole(list(items(folder, described)), folder)
+        return kinds.complete(list(items(folder, described, load(folder, described))), folder)
     return kinds.read(folder)
 
 
@@ -150,9 +150,8 @@ def write_listing(folder: Path, found: Sequence[Item]) -> None:
         write_lines(folder / kinds.LISTING, (item.model_dump() for item in found))
 
 
-def items(folder: Path, described: HarnessSuite) -> Iterator[Foreign]:
+def items(folder: Path, described: HarnessSuite, task: ConfigurableTask) -> Iterator[Foreign]:
     """The task's items: what they are called, and the texts by which they would be known in training text."""
-    task = load(folder, described)
     docs = list(task.eval_docs)
     key = described.fields.get("id") or _id_key(docs)
     for number, doc in enumerate(docs, 1):

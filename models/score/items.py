@@ -27,7 +27,7 @@ from models.core.errors import UserError
 from models.core.given import checked, read_lines
 from models.core.records import Record
 from models.score import suite as suites
-from models.score.suite import ChoiceSuite, CodeSuite, HarnessSuite, LabelsSuite, Suite, Table, Tabled
+from models.score.suite import ChoiceSuite, HarnessSuite, LabelsSuite, Suite, Table, Tabled
 from models.score.tables import Row, column_names, is_untyped, rows
 
 BLANK = re.compile(r"_{2,}")
@@ -107,10 +107,10 @@ def read(folder: Path) -> list[Item]:
         items += [checked(Foreign, row, f"{path}, line {number}") for number, row in enumerate(read_lines(path), 1)]
     else:
         path, items = folder / described.items.file, list(_items(folder, described, described.items))
-    return whole(items, path)
+    return complete(items, path)
 
 
-def whole(items: list[Item], path: Path) -> list[Item]:
+def complete(items: list[Item], path: Path) -> list[Item]:
     """The items of `path`, if there are any and each has an id of its own. Raises UserError."""
     if not items:
         raise UserError(f"{path} holds no item: a suite must have at least one; restore the file")
@@ -303,11 +303,6 @@ def _shuffled(item: Item, seed: str) -> Item:
     order = list(range(len(item.choices)))
     random.Random(f"{seed} {item.id}").shuffle(order)
     return item.model_copy(update={"choices": tuple(item.choices[place] for place in order), "answer": order.index(item.answer)})
-
-
-def is_code(described: Suite) -> bool:
-    """Whether the items are programs to write."""
-    return isinstance(described, CodeSuite)
 
 
 def texts(described: Suite, items: Iterable[Item]) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ The folder's name is the suite's name. All but `about`, `licence` and `published
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -267,7 +267,6 @@ FORMATS: Mapping[str, type[Suite]] = {
     "lm_eval": HarnessSuite,
 }
 AnySuite: TypeAdapter[Suite] = TypeAdapter(Annotated[Suite, Field(discriminator="format")])
-Model = TypeVar("Model")
 NOT_ASKED = {"about", "licence", "published", "secret"}
 
 

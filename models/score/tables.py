@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from models.core.errors import SluiceError, UserError
-from models.core.given import FOREIGN, parse, parse_text, require_file
+from models.core.given import HEAD, foreign, parse, parse_text, require_file
 from models.score.suite import Table
 
 Row = dict[str, Any]
@@ -71,9 +71,9 @@ def _suffix(name: str) -> str:
 
 def _rows(name: str, content: bytes, table: Table, where: str) -> Iterator[Row]:
     content = _unpacked(content, where)
-    for form, begins in FOREIGN.items():
-        if begins.match(content[:512]) and not (form == "Parquet" and _suffix(name) == ".parquet"):
-            raise UserError(f"{where} is {form}, must be a plain file in UTF-8, or what its name says: unpack or convert it")
+    form = foreign(content[:HEAD])
+    if form and not (form == "Parquet" and _suffix(name) == ".parquet"):
+        raise UserError(f"{where} is {form}, must be a plain file in UTF-8, or what its name says: unpack or convert it")
     read = READERS.get(_suffix(name))
     if read is None:
         raise UserError(f"{where}: must be one of {', '.join(READERS)}, plain, .gz or .zst, or in a .zip: convert it")

@@ -57,11 +57,11 @@ class Counted:
         return paired.non_inferiority_p(self.gained, self.lost, self.n, margin)
 
 
-class Graded:
-    """Scores between right and wrong: the paired bootstrap of their mean difference."""
+class Bootstrapped:
+    """What resamples of the items say of a difference; see tasks/gate/paired.py."""
 
-    def __init__(self, pairs: Pairs) -> None:
-        self.resampled = paired.Resampled([ours - theirs for ours, theirs in pairs], BOOTSTRAP_SEED)
+    def __init__(self, resampled: paired.Resampled) -> None:
+        self.resampled = resampled
 
     def bounds(self, alpha: float) -> tuple[float, float]:
         return self.resampled.bounds(alpha)
@@ -73,6 +73,11 @@ class Graded:
         return self.resampled.p(margin)
 
 
+def graded(pairs: Pairs) -> Bootstrapped:
+    """Scores between right and wrong: the paired bootstrap of their mean difference."""
+    return Bootstrapped(paired.Resampled([ours - theirs for ours, theirs in pairs], BOOTSTRAP_SEED))
+
+
 class Targeted:
     """A suite whose best mean is a target t, on either side of which a model may be: the difference is |theirs - t| - |ours - t|.
 
@@ -82,7 +87,7 @@ class Targeted:
     """
 
     def __init__(self, pairs: Pairs, target: float, margin: float) -> None:
-        self.apart: Comparison = Counted(pairs, margin) if is_binary(pairs) else Graded(pairs)
+        self.apart: Comparison = Counted(pairs, margin) if is_binary(pairs) else graded(pairs)
         self.together = paired.Resampled([(ours + theirs) / 2 - target for ours, theirs in pairs], BOOTSTRAP_SEED)
 
     def bounds(self, alpha: float) -> tuple[float, float]:
@@ -102,33 +107,28 @@ class Targeted:
         return rejected
 
 
-class OfSets:
+def of_sets(of_set: OfSet, ours: Answers, theirs: Answers) -> Bootstrapped:
     """A metric of the whole set, such as F1: the bootstrap draws items, and asks both models' metric of each draw.
 
     Bias-corrected and accelerated as in tasks/gate/paired.py, the acceleration from leaving out one item after another (Efron 1987, 6.6).
     Where fewer than FEW items speak against a claim, the bound is at least as wide as that of a bet on the items' pseudo-values, scaled to
     -1..1 by the size of the smallest class: a metric of a class is known no better than its items allow.
     """
+    difference, n = partial(_difference, of_set, ours, theirs), len(ours.right)
+    whole = float(difference(np.ones((1, n)))[0])
+    left_out = np.concatenate([difference(_without(start, min(CHUNK, n - start), n)) for start in range(0, n, CHUNK)])
+    counts = [min(CHUNK, RESAMPLES - start) for start in range(0, RESAMPLES, CHUNK)]
+    generator, even = np.random.default_rng(BOOTSTRAP_SEED), np.full(n, 1 / n)
+    drawn = np.concatenate([difference(generator.multinomial(n, even, count).astype(float)) for count in counts])
+    smallest = max(1, min(int((ours.right == place).sum()) for place in _classes(of_set)))
+    return Bootstrapped(paired.Resampled.of_statistic(whole, drawn, left_out, scale=n / smallest))
 
-    def __init__(self, of_set: OfSet, ours: Answers, theirs: Answers) -> None:
-        difference = partial(_difference, of_set, ours, theirs)
-        n = len(ours.right)
-        whole = float(difference(np.ones((1, n)))[0])
-        left_out = np.concatenate([difference(1 - np.eye(n)[start : start + CHUNK]) for start in range(0, n, CHUNK)])
-        counts = [min(CHUNK, RESAMPLES - start) for start in range(0, RESAMPLES, CHUNK)]
-        generator, even = np.random.default_rng(BOOTSTRAP_SEED), np.full(n, 1 / n)
-        drawn = np.concatenate([difference(generator.multinomial(n, even, count).astype(float)) for count in counts])
-        smallest = max(1, min(int((ours.right == place).sum()) for place in _classes(of_set)))
-        self.resampled = paired.Resampled.of_statistic(whole, drawn, left_out, scale=n / smallest)
 
-    def bounds(self, alpha: float) -> tuple[float, float]:
-        return self.resampled.bounds(alpha)
-
-    def p_better(self) -> float:
-        return self.resampled.p(0.0)
-
-    def p_loss(self, margin: float) -> float:
-        return self.resampled.p(margin)
+def _without(start: int, count: int, n: int) -> NDArray[np.float64]:
+    """Weights [count, n] of n items, each row without another one, from the item at `start` on."""
+    weights = np.ones((count, n))
+    weights[np.arange(count), start + np.arange(count)] = 0
+    return weights
 
 
 def _difference(of_set: OfSet, ours: Answers, theirs: Answers, weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -158,7 +158,7 @@ class Matched:
     def test(self, margin: float) -> Comparison:
         """The test that fits; intervals and verdicts agree at `margin`."""
         if self.of_set is not None and self.sides is not None:
-            return OfSets(self.of_set, *self.sides)
+            return of_sets(self.of_set, *self.sides)
         return comparison(self.pairs, self.target, margin)
 
     def at_chance(self, chance: float, alpha: float) -> bool:
@@ -188,7 +188,7 @@ def comparison(pairs: Pairs, target: float | None, margin: float) -> Comparison:
     """The one that fits: `target` is the suite's best mean where more is not better; intervals and verdicts agree at `margin`."""
     if target is not None:
         return Targeted(pairs, target, margin)
-    return Counted(pairs, margin) if is_binary(pairs) else Graded(pairs)
+    return Counted(pairs, margin) if is_binary(pairs) else graded(pairs)
 
 
 def at_chance(candidate: Sequence[float], champion: Sequence[float], chance: float, alpha: float) -> bool:

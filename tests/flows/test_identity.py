@@ -11,7 +11,7 @@ from flows.registry.decisions import Registry
 from flows.stages.pipeline import Pipeline
 from models.core.errors import UserError
 from tests.versions import add_version, files_of
-from tests.workspaces import copy_of, git, make_repository, run
+from tests.workspaces import copy_of, git, made_once, run
 
 pytestmark = pytest.mark.long
 
@@ -44,15 +44,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, empty_store):
     """A repository whose pipeline ran once."""
-    root = tmp_path_factory.mktemp("identity") / "repository"
-    for name, text in FILES.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    (root / ".sluice").mkdir()
-    shutil.copy(empty_store, root / ".sluice" / "mlflow.db")
-    make_repository(root)
-    done = run(root, "dvc", "repro", "--quiet")
-    assert done.returncode == 0, done.stderr
+    root = made_once(tmp_path_factory.mktemp("identity") / "repository", FILES, empty_store)
     git(root, "add", "dvc.lock")
     git(root, "commit", "-qm", "a run")
     return root

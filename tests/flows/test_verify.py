@@ -16,7 +16,7 @@ from flows.registry.decisions import Registry
 from flows.registry.verify import verify
 from tests.mlflow_server import begin, wait_for
 from tests.versions import PARAMS, add_version, doctor, files_of
-from tests.workspaces import git, make_repository, run
+from tests.workspaces import git, made_once
 
 pytestmark = pytest.mark.long
 
@@ -58,16 +58,7 @@ echo '{}' > metrics/rlhf.json
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, empty_store):
     """A repository whose pipeline ran once; its lock is not committed."""
-    root = tmp_path_factory.mktemp("verify") / "repository"
-    for name, text in FILES.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    (root / ".sluice").mkdir()
-    shutil.copy(empty_store, root / ".sluice" / "mlflow.db")
-    make_repository(root)
-    done = run(root, "dvc", "repro", "--quiet")
-    assert done.returncode == 0, done.stderr
-    return root
+    return made_once(tmp_path_factory.mktemp("verify") / "repository", FILES, empty_store)
 
 
 @pytest.fixture

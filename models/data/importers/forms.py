@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from models.core.errors import UserError
-from models.core.given import FOREIGN, require_file, unreadable
+from models.core.given import HEAD, foreign, require_file, unreadable
 from models.data.importers.lines import Fault, value_of
 
 Tell = Callable[[str], None]
@@ -52,11 +52,6 @@ class Counted(io.RawIOBase):
         return count
 
 
-def foreign(head: bytes) -> str:
-    """What a file is that is not text in UTF-8, by how it begins; "" for text."""
-    return next((form for form, begins in FOREIGN.items() if begins.match(head)), "")
-
-
 @contextmanager
 def unpacked(path: Path) -> Iterator[tuple[io.BufferedReader, Counted]]:
     """The bytes of a plain or packed file from the first on, and the count of those read from the disk.
@@ -68,7 +63,7 @@ def unpacked(path: Path) -> Iterator[tuple[io.BufferedReader, Counted]]:
         with path.open("rb", buffering=0) as file:
             counted = Counted(file)
             plain: Any = io.BufferedReader(counted, BUFFER)
-            form = foreign(plain.peek(512)[:512])
+            form = foreign(plain.peek(HEAD)[:HEAD])
             if form == "packed (gzip)":
                 yield io.BufferedReader(gzip.GzipFile(fileobj=plain), BUFFER), counted
             elif form == "packed (zstd)":

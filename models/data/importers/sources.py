@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from models.core.errors import UserError
-from models.core.given import require_file
+from models.core.given import HEAD, foreign, require_file
 from models.data import kinds
 from models.data.importers import forms, tables, texts
 from models.data.importers.forms import Counted, Row
@@ -96,8 +96,8 @@ def suffix_of(path: Path) -> str:
 def form_of(path: Path, layout: str = "") -> str:
     """What is in the file: by its first bytes, then by its name, then by its first letter. Raises UserError where nothing says it."""
     with forms.unpacked(path) as (file, _):
-        head = file.peek(512)[:512]
-    if found := forms.foreign(head):
+        head = file.peek(HEAD)[:HEAD]
+    if found := foreign(head):
         if found not in MAGIC:
             again = ", packed twice" if path.suffix.lower() in PACKED else ""
             raise UserError(f"{path} is {found}{again}, must be a plain file in UTF-8: unpack or convert it, then name what comes out")
