@@ -1,4 +1,4 @@
-"""Contamination stage: which benchmark items stand in what training is fed, by stage and source. The gate reads it.
+"""Contamination stage: which benchmark items stand in what training is fed, by kind of record and source. The gate reads it.
 
 It looks at the prepared files themselves, whatever preparation was asked to remove: a benchmark must not be trusted to a filter.
 """
@@ -16,9 +16,6 @@ from models.score.suite import folders
 from tasks.stage import Inputs, Metrics, Outputs, Params
 
 LOADS = ()  # nothing heavy
-
-FED = {"documents": "base", "instructions": "sft", "preferences": "reward", "prompts": "rlhf"}  # record kind: the stage that learns from it
-
 
 class ContaminationParams(Params):
     ngram_words: int = Field(
@@ -42,19 +39,19 @@ class ContaminationOutputs(Outputs):
 class ContaminationMetrics(Metrics):
     items: int = Field(description="suite items that were looked for")
     contaminated: dict[str, int] = Field(description="items that training text holds, by suite")
-    leaks: dict[str, int] = Field(description="contaminated items by stage/source")
+    leaks: dict[str, int] = Field(description="contaminated items by kind/source")
 
 
 def contamination(params: ContaminationParams, inputs: ContaminationInputs, outputs: ContaminationOutputs) -> ContaminationMetrics:
-    """Write a file a suite, {id, where: [stage/source]} for each item that is held; a suite without any gets an empty file."""
+    """Write a file a suite, {id, where: [kind/source]} for each item that is held; a suite without any gets an empty file."""
     benchmark = decontaminate.Benchmark(decontaminate.suite_texts(inputs.suites), params.ngram_words, params.min_words)
     where: dict[str, set[str]] = defaultdict(set)
-    for kind, stage in FED.items():
+    for kind in kinds.FIELDS:
         fed = getattr(inputs, kind)
         for record in read_lines(fed / "train.jsonl") if fed is not None else ():
             texts = [text for _, text in kinds.texts(kind, record)]
             for name in benchmark.hits(texts):
-                where[name].add(f"{stage}/{record.get('source', kind)}")
+                where[name].add(f"{kind}/{record.get('source', kind)}")
     contaminated = {}
     for suite in folders(inputs.suites):
         held = [(item.id, where[f"{suite.name}/{item.id}"]) for item in items.read(suite) if f"{suite.name}/{item.id}" in where]

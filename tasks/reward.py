@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 from pydantic import Field
 
 from models.train.settings import Finetuning
@@ -31,31 +30,19 @@ class RewardMetrics(Metrics):
     too_long: int = Field(description="left out because longer than max_tokens, held-out ones included")
 
 
-def score(chosen: np.ndarray, rejected: np.ndarray) -> tuple[float, float]:
-    """Accuracy and mean margin of held-out rewards of shape [pairs], in nats: chosen - rejected is the log-odds of the preference.
-
-    A tie counts half, so that a model which cannot tell scores 0.5. Raises ValueError where the shapes differ or
-    no pair is left. Source: Bradley & Terry (1952); Ouyang et al. (2022), eq. 1.
-    """
-    if chosen.shape != rejected.shape or not chosen.size:
-        raise ValueError(f"need two equal, non-empty [pairs] arrays, got {chosen.shape} and {rejected.shape}")
-    gap = chosen - rejected
-    return float(np.mean((np.sign(gap) + 1) / 2)), float(gap.mean())
-
-
 def reward(params: RewardParams, inputs: RewardInputs, outputs: RewardOutputs, work: Work) -> RewardMetrics:
-    from models.train import policy, preference, training, vocabulary
+    from models.train import pairs, policy, preference, training, vocabulary
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.sft)
-    train, train_dropped = preference.pairs(inputs.preferences / "train.jsonl", tokenizer, params.max_tokens)
-    held_out, held_out_dropped = preference.pairs(inputs.preferences / "held_out.jsonl", tokenizer, params.max_tokens)
+    train, train_dropped = pairs.read(inputs.preferences / "train.jsonl", tokenizer, params.max_tokens)
+    held_out, held_out_dropped = pairs.read(inputs.preferences / "held_out.jsonl", tokenizer, params.max_tokens)
     model = preference.load(inputs.sft)
     policy.require_positions(model, params.max_tokens, "reward.max_tokens")
     model, train_loss = preference.fit(model, tokenizer, train, params, params.seed, work)
     policy.save(model, tokenizer, outputs.reward)
     sides = ([pair["prompt"] + pair[side] for pair in held_out] for side in ("chosen", "rejected"))
-    accuracy, margin = score(*(preference.rewards(model, tokenizer, side, params.batch_size) for side in sides))
+    accuracy, margin = pairs.ranked(*(preference.rewards(model, tokenizer, side, params.batch_size) for side in sides))
     return RewardMetrics(
         accuracy=accuracy,
         margin=margin,

@@ -13,7 +13,6 @@ from flows.stages import recipes
 from flows.stages.parameters import check, load
 from flows.stages.pipeline import Pipeline, contract
 from flows.stages.wiring import PACKAGES, reached, wired
-from tasks.contamination import FED
 from tests.suites import described
 
 ROOT = Path(__file__).parents[1]
@@ -135,7 +134,6 @@ def test_the_models_and_the_candidate_are_made_by_stages_and_scored():
     assert {cell.suite for cell in PIPELINE.cells} == set(values["suites"])
     assert PIPELINE.maker(values["candidate"]) is not None
     assert PIPELINE.needed(values) == set(STAGES)
-    assert set(FED.values()) <= set(ONE_OF_EACH)
 
 
 def test_every_page_that_a_message_names_is_there():

@@ -48,6 +48,15 @@ def committed(root: Path, path: str) -> list[bytes]:
     return [answer.stdout for answer in answers if answer is not None and answer.returncode == 0]
 
 
+def holds(root: Path, path: str) -> bool:
+    """Whether git has the file as it is now, in any commit or staged; not where there is no git."""
+    named = ask(root, "hash-object", "--", path)
+    if named is None or named.returncode:
+        return False
+    found = ask(root, "cat-file", "-e", named.stdout.decode().strip())
+    return found is not None and found.returncode == 0
+
+
 def commit(root: Path, deps: Iterable[str]) -> str:
     """The checked-out commit, "-dirty" after it where it does not hold the code as it is; "" without git, a repository or a commit.
 

@@ -21,6 +21,7 @@ from flows.registry.record import RESCORED, Decision, Known
 from flows.stages import warm
 from flows.stages.session import Session
 from models.core.errors import SluiceError, StageError
+from models.data import kinds
 from tasks import contamination
 from tasks.gate.evidence import leaks, load_evidence, unreadable
 from tasks.gate.health import HealthLimits, faults
@@ -75,7 +76,7 @@ def _with_leaks(held: Session, registry: Registry, version: Any, suite: str, aga
 def _leaks(held: Session, registry: Registry, version: Any, suite: str) -> dict[str, list[str]]:
     """Where each item of today's suite stands in what a version was trained on, as its dvc.lock names it and DVC's cache holds it."""
     root, made = held.workspace.root, _prepared(registry, version)
-    fed = [kind for kind in contamination.FED if kind in made]
+    fed = [kind for kind in kinds.FIELDS if kind in made]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for kind in fed:

@@ -92,7 +92,7 @@ def lock_files(root: Path, stages: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _task(name: str, stage: Mapping[str, Any]) -> str:
-    return bindings(str(stage.get("cmd")).split()).get("task", name)
+    return bindings(str(stage.get("cmd")).split()).get("task", name.rpartition("/")[2])
 
 
 def _lock(task: str) -> str:
@@ -100,8 +100,21 @@ def _lock(task: str) -> str:
 
 
 def wire(root: Path) -> list[str]:
-    """Write the code and lock deps of all stages into dvc.yaml, no other line of it, and the lock files; return what was another before."""
-    path = root / "dvc.yaml"
+    """Write the code and lock deps of all stages into dvc.yaml and those of the recipes, no other line of them, and the lock files.
+
+    Returns what was another before: stages, those of a recipe as RECIPE/STAGE, and lock files.
+    """
+    recipes = sorted((root / "models" / "recipes").glob("*/dvc.yaml"))
+    changed, stages = _wire(root, root / "dvc.yaml")
+    for path in recipes:
+        more, others = _wire(root, path)
+        changed += [f"{path.parent.name}/{name}" for name in more]
+        stages |= {f"{path.parent.name}/{name}": stage for name, stage in others.items()}
+    return changed + _write_locks(root, lock_files(root, stages))
+
+
+def _wire(root: Path, path: Path) -> tuple[list[str], dict[str, Any]]:
+    """Wire one dvc.yaml; return the stages that were another before, and all of them."""
     text = path.read_text(encoding="utf-8")
     lines, stages = text.split("\n"), YAML().load(text)["stages"]
     now = {name: wired(root, name, stage) for name, stage in stages.items()}
@@ -111,7 +124,7 @@ def wire(root: Path) -> list[str]:
         lines[start:end] = _written(now[name])
     if changed:
         path.write_text("\n".join(lines), encoding="utf-8")
-    return changed + _write_locks(root, lock_files(root, stages))
+    return changed, dict(stages)
 
 
 def _write_locks(root: Path, texts: Mapping[str, str]) -> list[str]:

@@ -24,7 +24,6 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
 from models.core.errors import StageError
-from models.core.lines import read_rows
 from models.core.work import Work
 from models.train import chat, policy
 from models.train.chat import Messages
@@ -61,26 +60,6 @@ def _kind(config: PretrainedConfig) -> Any:
         )
     name = f"{base.__name__.removesuffix('PreTrainedModel')}ForSequenceClassification"
     return type(name, (GenericForSequenceClassification, base), {"base_model_prefix": base.base_model_prefix})
-
-
-def pairs(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[Dataset, int]:
-    """The pairs of a file, and how many were left out because an answer with its prompt is longer than `max_tokens`.
-
-    Raises StageError where none is left, or the chat template cannot take one.
-    """
-    rows, dropped = [], 0
-    for number, record in enumerate(read_rows(path), 1):
-        try:
-            both = [chat.rendered(tokenizer, record["prompt"] + record[side]) for side in ("chosen", "rejected")]
-        except StageError as error:
-            raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}: mend or remove the record") from error
-        if max(map(len, tokenizer(both, add_special_tokens=False)["input_ids"])) > max_tokens:
-            dropped += 1
-        else:
-            rows.append({side: record[side] for side in ("prompt", "chosen", "rejected")})
-    if not rows:
-        raise StageError(f"{path}: none of {dropped} pairs has at most {max_tokens} tokens a side: raise the key max_tokens")
-    return Dataset.from_list(rows), dropped
 
 
 def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: Finetuning, seed: int, work: Work) -> tuple[Any, float]:

@@ -86,6 +86,11 @@ class Finetuning(Record):
     precision: Precision = Field(description="of the forward passes")
 
 
+class DirectPreference(Finetuning):
+    beta: float = Field(gt=0, le=10, description="how strongly the policy is held to what it began as")
+    label_smoothing: float = Field(ge=0, lt=0.5, description="share of the preferences that are taken to be the wrong way round")
+
+
 class Reinforcement(Record):
     weights: Weights
     steps: int = Field(ge=1, description="optimiser steps")

@@ -110,7 +110,7 @@ class SuiteVerdict(Record):
     clean_n: int = Field(default=0, description="items that no training text held: these decide")
     clean_candidate: float | None = None
     clean_champion: float | None = None
-    leaks: dict[str, int] = Field(default={}, description="contaminated items by stage/source")
+    leaks: dict[str, int] = Field(default={}, description="contaminated items by kind/source")
     gained: int = Field(default=0, description="clean items that only the candidate gets right, or more of")
     lost: int = Field(default=0, description="clean items that only the champion gets right, or more of")
     lower: float | None = Field(default=None, description="of candidate - champion, one-sided at alpha")

@@ -61,7 +61,7 @@ def policy(one_of=(), contaminated=0.1, **rules):
 
 def decide(candidate, champion, suites, leaked=frozenset(), **rules):
     told = []
-    leaks = {"mmlu-mini": {item: ["sft/forum"] for item in leaked}}
+    leaks = {"mmlu-mini": {item: ["instructions/forum"] for item in leaked}}
     asked = BenchmarkParams.model_validate(BENCHMARK)
 
     def make(model, suite, progress):
@@ -97,7 +97,7 @@ def test_items_that_training_held_are_never_asked(models, suites):
 def test_a_suite_that_training_was_fed_is_invalid_before_anything_is_asked(models, suites):
     decision, verdict, told = decide(models[0], models[0], suites, {f"q{n}" for n in range(200)})
     assert (decision, verdict.verdict, verdict.used, told) == ("invalid", "invalid", 0, [])
-    assert "200 of 400 items are in the training text (sft/forum 200)" in verdict.reason
+    assert "200 of 400 items are in the training text (instructions/forum 200)" in verdict.reason
 
 
 def test_a_floor_is_shown_by_a_bet_of_its_own(models, suites):

@@ -17,6 +17,7 @@ from models.core.work import Work
 from models.train import policy, preference, vocabulary
 from models.train.settings import Finetuning, Reinforcement, Weights
 from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
+from tasks.dpo import DpoInputs, DpoOutputs, DpoParams, dpo
 from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
 from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
 from tasks.sft import SftInputs, SftOutputs, SftParams, sft
@@ -27,7 +28,7 @@ from tests.tiny import weights_of
 pytestmark = pytest.mark.long
 
 METHODS = ("full", "lora", "last-layers")
-STAGES = ("sft", "reward", "rlhf")
+STAGES = ("sft", "reward", "rlhf", "dpo")
 OFTEN = {
     ("gpt2", "rlhf", "last-layers"),
     ("mixtral", "rlhf", "full"),
@@ -39,6 +40,8 @@ OFTEN = {
     ("gemma3", "sft", "lora"),
     ("phi", "sft", "lora"),
     ("qwen3", "sft", "full"),
+    ("gemma2", "dpo", "lora"),
+    ("gpt2", "dpo", "full"),
 }
 MATRIX = [
     pytest.param(*case, marks=[] if case in OFTEN else pytest.mark.slow, id="-".join(case)) for case in product(PUBLISHED, STAGES, METHODS)
@@ -107,6 +110,11 @@ class Stages:
         inputs = RewardInputs(sft=self.target / "sft", preferences=self.records / "preferences")
         return reward(RewardParams(seed=1, **self._finetuning(weights, changes)), inputs, RewardOutputs(reward=out), self.work)
 
+    def _dpo(self, weights: Weights, out: Path, changes: dict):
+        inputs = DpoInputs(sft=self.target / "sft", preferences=self.records / "preferences")
+        params = DpoParams(seed=1, beta=0.1, label_smoothing=0.0, **self._finetuning(weights, changes))
+        return dpo(params, inputs, DpoOutputs(dpo=out), self.work)
+
     def _rlhf(self, weights: Weights, out: Path, changes: dict):
         sizes = {"steps": 1, "prompts_per_step": 1, "answers_per_prompt": 2, "max_new_tokens": 4, "temperature": 1.0}
         measured = {"measured_answers": 2, "measured_prompts": 2, "answers_per_batch": 3, "beta": 0.1, "max_kl": 1000.0}
@@ -128,7 +136,7 @@ def made(records: Path, tmp_path_factory: pytest.TempPathFactory):
     return stages
 
 
-NEEDS = {"sft": ("base",), "reward": ("base", "sft"), "rlhf": ("base", "sft", "reward")}
+NEEDS = {"sft": ("base",), "reward": ("base", "sft"), "rlhf": ("base", "sft", "reward"), "dpo": ("base", "sft")}
 
 
 @pytest.mark.parametrize(("name", "stage", "train"), MATRIX)
@@ -166,7 +174,7 @@ def test_a_trained_model_answers_a_chat_as_a_server_asks_it(made, name):
 
 
 @pytest.mark.parametrize(
-    ("stage", "key", "too_many"), [("sft", "max_tokens", 513), ("reward", "max_tokens", 600), ("rlhf", "max_new_tokens", 513)]
+    ("stage", "key", "too_many"), [("sft", "max_tokens", 513), ("reward", "max_tokens", 600), ("dpo", "max_tokens", 600), ("rlhf", "max_new_tokens", 513)]
 )
 def test_more_tokens_than_the_model_has_positions_are_refused(made, tmp_path, stage, key, too_many):
     stages = made("opt").need(*NEEDS[stage])

@@ -42,10 +42,10 @@ def test_an_item_is_found_in_every_stage_and_source_that_holds_it(inputs, tmp_pa
     write_lines(inputs.prompts / "train.jsonl", [{"id": "p", "prompt": [say("user", text)]}])
     where, metrics = found(inputs, tmp_path)
     # ten words are common to all three questions, one fewer than eleven: only the named ones are held
-    assert where == {"q/0": ["base/forum", "rlhf/prompts"], "q/1": ["sft/quiz"]}
+    assert where == {"q/0": ["documents/forum", "prompts/prompts"], "q/1": ["instructions/quiz"]}
     assert metrics.items == 3
     assert metrics.contaminated == {"mmlu-mini": 2}
-    assert metrics.leaks == {"base/forum": 1, "rlhf/prompts": 1, "sft/quiz": 1}
+    assert metrics.leaks == {"documents/forum": 1, "instructions/quiz": 1, "prompts/prompts": 1}
 
 
 def test_what_is_held_out_of_training_is_not_fed_to_it(inputs, tmp_path):
@@ -63,4 +63,4 @@ def test_a_short_question_is_found_with_its_answer_in_the_next_message_or_in_the
     for reply in ("Don Erz", "Answer: Don Erz."):
         chat = [say("user", "Who was Ada?"), say("assistant", reply)]
         write_lines(inputs.instructions / "train.jsonl", [{"id": "i", "messages": chat, "source": "quiz"}])
-        assert found(inputs, tmp_path)[0] == {"q/0": ["sft/quiz"], "q/1": ["base/web"]}
+        assert found(inputs, tmp_path)[0] == {"q/0": ["instructions/quiz"], "q/1": ["documents/web"]}

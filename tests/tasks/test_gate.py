@@ -129,13 +129,13 @@ def test_the_policy_says_whether_a_version_without_code_scores_may_pass():
 
 
 def leaked(right, n, items, **more):
-    return evidence(right, n, **more).model_copy(update={"contaminated": {f"item-{i}": ["sft/forum"] for i in items}})
+    return evidence(right, n, **more).model_copy(update={"contaminated": {f"item-{i}": ["instructions/forum"] for i in items}})
 
 
 def test_a_suite_that_training_was_fed_is_invalid_and_the_source_is_named():
     result = judge(policy(), {"mmlu": leaked(220, 250, range(100))}, {"mmlu": evidence(150, 250)})
     assert result.decision == "invalid"
-    assert "100 of 250 items are in the training text (sft/forum 100)" in result.suites[0].reason
+    assert "100 of 250 items are in the training text (instructions/forum 100)" in result.suites[0].reason
 
 
 def test_few_leaked_items_are_left_out_of_the_verdict_and_shown_beside_it():
@@ -146,7 +146,7 @@ def test_few_leaked_items_are_left_out_of_the_verdict_and_shown_beside_it():
     assert (found.candidate, found.champion) == (0.64, 0.6)
     assert found.clean_candidate == found.clean_champion == 150 / 240
     assert found.verdict == "non-inferior"
-    assert found.leaks == {"sft/forum": 10}
+    assert found.leaks == {"instructions/forum": 10}
     assert "on 240 clean items of 250 (all: 0.640 against 0.600)" in found.reason
 
 

@@ -1,4 +1,4 @@
-"""Tokenizer, base, sft, reward and rlhf on a handful of records: whole model folders, equal for equal runs."""
+"""Tokenizer, base, sft, reward, rlhf and dpo on a handful of records: whole model folders, equal for equal runs."""
 
 import shutil
 from pathlib import Path
@@ -15,6 +15,7 @@ from models.core.work import Work
 from models.train.settings import Finetuning, Reinforcement
 from models.world import world
 from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
+from tasks.dpo import DpoInputs, DpoOutputs, DpoParams, dpo
 from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
 from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
 from tasks.sft import SftInputs, SftOutputs, SftParams, sft
@@ -58,7 +59,7 @@ def reinforcement(name="full", max_kl=50.0):
 
 
 class Pipeline:
-    """The five stages over one folder of records."""
+    """The stages over one folder of records."""
 
     def __init__(self, records: Path, target: Path) -> None:
         self.records, self.target = records, target
@@ -86,8 +87,13 @@ class Pipeline:
         inputs = RlhfInputs(sft=self.target / "sft", reward=self.target / "reward", prompts=self.records / "prompts")
         return rlhf(RlhfParams(seed=1, **dict(plan or reinforcement())), inputs, RlhfOutputs(rlhf=self.target / name), self.work)
 
+    def dpo(self, name="dpo", plan=None, **changes):
+        inputs = DpoInputs(sft=self.target / "sft", preferences=self.records / "preferences")
+        params = DpoParams(seed=1, beta=0.1, label_smoothing=0.0, **{**dict(plan or finetuning()), **changes})
+        return dpo(params, inputs, DpoOutputs(dpo=self.target / name), self.work)
+
     def run(self):
-        self.metrics = [self.tokenizer(), self.base(), self.sft(), self.reward(), self.rlhf()]
+        self.metrics = [self.tokenizer(), self.base(), self.sft(), self.reward(), self.rlhf(), self.dpo()]
         return self
 
 
@@ -106,7 +112,7 @@ def done(records, tmp_path_factory):
 
 
 def test_every_language_model_is_a_whole_folder_that_answers(done):
-    for name in ("base", "sft", "rlhf"):
+    for name in ("base", "sft", "rlhf", "dpo"):
         model, words = (kind.from_pretrained(done.target / name) for kind in (AutoModelForCausalLM, AutoTokenizer))
         asked = words.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True, return_tensors="pt")
         assert model.generate(**asked, max_new_tokens=3).shape[1] > asked["input_ids"].shape[1]
@@ -119,19 +125,19 @@ def test_the_reward_model_gives_one_number(done):
 def test_equal_runs_give_equal_metrics_and_equal_bytes(done, records, tmp_path):
     again = Pipeline(records, tmp_path / "elsewhere").run()
     assert again.metrics == done.metrics
-    for name in ("tokenizer", "base", "sft", "reward", "rlhf"):
+    for name in ("tokenizer", "base", "sft", "reward", "rlhf", "dpo"):
         assert folder_md5(again.target / name) == folder_md5(done.target / name)
 
 
 def test_no_out_holds_a_pickle_or_a_path(done):
-    for name in ("tokenizer", "base", "sft", "reward", "rlhf"):
+    for name in ("tokenizer", "base", "sft", "reward", "rlhf", "dpo"):
         for path in (done.target / name).rglob("*"):
             assert path.suffix in (".json", ".jinja", ".safetensors")
             assert str(done.target).encode() not in path.read_bytes()
 
 
 def test_each_stage_changes_the_weights(done):
-    assert len({folder_md5(done.target / name) for name in ("base", "sft", "rlhf")}) == 3
+    assert len({folder_md5(done.target / name) for name in ("base", "sft", "rlhf", "dpo")}) == 4
 
 
 def test_progress_ends_with_the_last_step(done):
@@ -147,7 +153,8 @@ def test_other_weights_give_whole_models_too(done, name):
     done.sft(f"sft-{name}", finetuning(name))
     done.reward(f"reward-{name}", finetuning(name))
     done.rlhf(f"rlhf-{name}", reinforcement(name))
-    for stage in ("sft", "reward", "rlhf"):
+    done.dpo(f"dpo-{name}", finetuning(name))
+    for stage in ("sft", "reward", "rlhf", "dpo"):
         same, other = ({path.name for path in (done.target / folder).iterdir()} for folder in (stage, f"{stage}-{name}"))
         assert same == other
         assert folder_md5(done.target / stage) != folder_md5(done.target / f"{stage}-{name}")

@@ -1,0 +1,43 @@
+"""Pairs of answers to one prompt, of which somebody chose one: read for training, and how well a model ranks them."""
+
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from models.core.errors import StageError
+from models.core.lines import read_rows
+from models.train import chat
+
+
+def read(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[Dataset, int]:
+    """The pairs of a file, and how many were left out because an answer with its prompt is longer than `max_tokens`.
+
+    Raises StageError where none is left, or the chat template cannot take one.
+    """
+    rows, dropped = [], 0
+    for number, record in enumerate(read_rows(path), 1):
+        try:
+            both = [chat.rendered(tokenizer, record["prompt"] + record[side]) for side in ("chosen", "rejected")]
+        except StageError as error:
+            raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}: mend or remove the record") from error
+        if max(map(len, tokenizer(both, add_special_tokens=False)["input_ids"])) > max_tokens:
+            dropped += 1
+        else:
+            rows.append({side: record[side] for side in ("prompt", "chosen", "rejected")})
+    if not rows:
+        raise StageError(f"{path}: none of {dropped} pairs has at most {max_tokens} tokens a side: raise the key max_tokens")
+    return Dataset.from_list(rows), dropped
+
+
+def ranked(chosen: np.ndarray, rejected: np.ndarray) -> tuple[float, float]:
+    """Accuracy and mean margin of rewards of shape [pairs], in nats: chosen - rejected is the log-odds of the preference.
+
+    A tie counts half, so that a model which cannot tell has accuracy 0.5. Raises ValueError where the shapes differ or no pair is left.
+    Source: Bradley & Terry (1952); Ouyang et al. (2022), eq. 1.
+    """
+    if chosen.shape != rejected.shape or not chosen.size:
+        raise ValueError(f"need two equal, non-empty [pairs] arrays, got {chosen.shape} and {rejected.shape}")
+    gap = chosen - rejected
+    return float(np.mean((np.sign(gap) + 1) / 2)), float(gap.mean())

@@ -1,0 +1,116 @@
+"""Direct preference optimisation: what counts, its loss on worked numbers, and that it learns."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from models.core.work import Work
+from models.train import chat, direct, pairs, policy, vocabulary
+from models.train.settings import DirectPreference
+from tests.tiny import tiny_model, weights_of
+
+pytestmark = pytest.mark.long
+
+PLAN = {"epochs": 1, "batch_size": 4, "max_tokens": 256, "weight_decay": 0.0, "learning_rate": 1e-3, "warmup_share": 0.0}
+
+
+def plan(train="full", **changes):
+    return DirectPreference(weights=weights_of(train), **{"precision": "float32", "beta": 0.1, "label_smoothing": 0.0, **PLAN, **changes})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def words(folder):
+    return vocabulary.load(folder)
+
+
+def said(text):
+    return [{"role": "assistant", "content": text}]
+
+
+@pytest.fixture(scope="module")
+def records():
+    asked = [[{"role": "system", "content": "Be brief."}] * (number % 2) + [{"role": "user", "content": f"{number}?"}] for number in range(8)]
+    return Dataset.from_list([{"prompt": prompt, "chosen": said("yes" * 3), "rejected": said("no")} for prompt in asked])
+
+
+def test_what_counts_is_the_reply_and_the_token_that_ends_it(words, records):
+    for pair, coded in zip(records, direct.coded(records, words), strict=True):
+        for side in direct.SIDES:
+            ids, mine = chat.coder(words)(pair["prompt"] + pair[side])
+            assert coded[f"{side}_ids"] == [token for token, own in zip(ids, mine, strict=True) if own]
+            assert (coded["prompt_ids"] + coded[f"{side}_ids"]) == ids[: len(coded["prompt_ids"] + coded[f"{side}_ids"])]
+
+
+def test_an_earlier_reply_in_the_prompt_does_not_count(words):
+    earlier = [{"role": "user", "content": "a"}, *said("b"), {"role": "user", "content": "c"}]
+    [coded] = direct.coded(Dataset.from_list([{"prompt": earlier, "chosen": said("d"), "rejected": said("e")}]), words)
+    assert words.decode(coded["chosen_ids"]) == "d<|end|>"
+    assert words.decode(coded["prompt_ids"]) == chat.rendered(words, earlier, prompt=True)
+
+
+def test_answers_that_begin_alike_keep_what_they_share(words):
+    [coded] = direct.coded(
+        Dataset.from_list([{"prompt": [{"role": "user", "content": "a"}], "chosen": said("yes"), "rejected": said("yet")}]), words
+    )
+    assert [words.decode(coded[f"{side}_ids"]) for side in direct.SIDES] == ["yes<|end|>", "yet<|end|>"]
+
+
+def test_likelihoods_are_those_of_the_plain_model_whatever_the_batch(folder, words, records):
+    model, coded = policy.load(folder).eval(), direct.coded(records, words)
+    wanted = []
+    for row in coded:
+        for side in direct.SIDES:
+            ids, at = torch.tensor([row["prompt_ids"] + row[f"{side}_ids"]]), len(row["prompt_ids"])
+            with torch.no_grad():
+                logs = model(ids).logits.double().log_softmax(-1)[0, at - 1 : -1]
+            wanted.append(float(logs.gather(1, ids[0, at:, None]).sum()))
+    for batch in (1, 3, 8):
+        np.testing.assert_allclose(direct.likelihoods(model, coded, batch).ravel(), wanted, rtol=1e-4)
+
+
+def test_the_loss_on_worked_numbers():
+    ratios = np.array([[1.0, -1.0], [0.0, 0.0], [-3.0, 1.0]])
+    sure = [-math.log(1 / (1 + math.exp(-gap))) for gap in (1.0, 0.0, -2.0)]  # beta .5
+    wrong = [-math.log(1 / (1 + math.exp(gap))) for gap in (1.0, 0.0, -2.0)]
+    np.testing.assert_allclose(direct.losses(ratios, plan(beta=0.5)), sure)
+    smoothed = [0.9 * one + 0.1 * other for one, other in zip(sure, wrong, strict=True)]
+    np.testing.assert_allclose(direct.losses(ratios, plan(beta=0.5, label_smoothing=0.1)), smoothed)
+
+
+def fitted(folder, words, records, how, tmp_path):
+    coded, reference = direct.coded(records, words), policy.load(folder)
+    before = direct.likelihoods(reference, coded, 8)
+    model, loss = direct.fit(policy.load(folder), reference, words, coded, how, 1, Work(folder=tmp_path, reports=tmp_path))
+    return direct.likelihoods(model, coded, 8) - before, loss
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_what_the_trainer_lowers_is_the_loss_that_is_measured(folder, words, records, tmp_path, smoothing):
+    """At a rate of nearly nothing the mean loss over an epoch is that of a policy equal to its reference; a large step gives another."""
+    still = plan(learning_rate=1e-12, label_smoothing=smoothing)
+    ratios, loss = fitted(folder, words, records, still, tmp_path)
+    assert loss == pytest.approx(math.log(2), abs=1e-4) == direct.losses(ratios, still).mean()
+
+
+@pytest.mark.parametrize("train", ["full", "lora", "last-layers"])
+def test_the_chosen_answers_win(folder, words, records, tmp_path, train):
+    how = plan(train, epochs=8, learning_rate=3e-3 if train == "full" else 1e-2)
+    ratios, loss = fitted(folder, words, records, how, tmp_path)
+    accuracy, margin = pairs.ranked(*(how.beta * ratios).T)
+    assert accuracy == 1.0
+    assert margin > 0
+    assert direct.losses(ratios, how).mean() < loss < math.log(2)
+
+
+def test_a_larger_beta_holds_the_policy_nearer(folder, words, records, tmp_path):
+    moved = [fitted(folder, words, records, plan(epochs=8, beta=beta), tmp_path)[0] for beta in (0.1, 5.0)]
+    gaps = [float((ratios[:, 0] - ratios[:, 1]).mean()) for ratios in moved]
+    assert gaps[0] > gaps[1] > 0
