@@ -39,3 +39,19 @@ def pairs(said: list[str] | None, option: str, must: str) -> list[tuple[str, str
         if not (name and value):
             raise UserError(f"{option} {one}: must be {must}")
     return found
+
+
+def warn(held: Any) -> None:
+    """Say what the gate will not be able to show."""
+    for line in held.warnings():
+        tell(f"sluice: warning: {line}")
+
+
+def open_registry(workspace: Workspace) -> Any:
+    """The registry, once MLflow has what runs left for it while it was away; what still waits is told."""
+    from flows.host import courier
+    from flows.registry.decisions import registry_of
+    from flows.stages.parameters import load
+
+    courier.deliver(workspace, lambda line: tell(f"sluice: {line}"))
+    return registry_of(workspace, load(workspace.params_file))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
+from flows.cli import main, registry
 from flows.host import failures, git
 from flows.host.workspace import Workspace, forgive_warnings, prepare_environment
 from models.core.errors import StageError, Unavailable, UserError
@@ -297,6 +297,6 @@ def test_ctrl_c_is_no_failure(monkeypatch, capsys):
     def interrupt():
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(main, "here", interrupt)
+    monkeypatch.setattr(registry, "here", interrupt)
     assert main.run_command(["history"]) == main.INTERRUPTED
     assert "the next run carries on" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.cli.main import say
+from flows.cli.common import say
 from flows.host import failures
 from flows.host.masking import NO_SECRETS, mask_logs, masked, masked_values
 from flows.screen.tables import print_rows
