@@ -92,7 +92,7 @@ class TimeLimitError(Exception):
 
 
 def stream(
-    command: Sequence[str], cwd: Path, env: dict[str, str], on_line: Callable[[str], None], timeout_s: float, from_line: str | None = None
+    command: Sequence[str], cwd: Path, env: dict[str, str], on_line: Callable[[str], object], timeout_s: float, from_line: str | None = None
 ) -> int:
     """Run `command`, hand each line of its output to `on_line`, return its exit code.
 

@@ -5,7 +5,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -36,7 +36,8 @@ from flows.registry.decisions import Registry, registry_of
 from flows.registry.record import CHAMPION
 from flows.screen.tables import score_rows, scores, stage_rows
 from flows.stages.attempt import StageResult, attempt, main_metric
-from flows.stages.pipeline import git_commit, read_metrics
+from flows.stages.pipeline import Stage, git_commit, read_metrics
+from flows.stages.place import Local, Place
 from flows.stages.runner import FLOW_RUN, PARENT
 from flows.stages.session import Session, hold, opened
 from models.core.errors import SluiceError, StageError, Unavailable
@@ -60,28 +61,23 @@ def _retryable(_task: Any, _run: Any, state: State[Any]) -> bool:
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_retryable, retry_delay_seconds=5)
 @told()
-def run_stage(held: Session, name: str, parent: str | None) -> StageResult:
-    """Reproduce one stage with DVC, in a process group of its own, its output in this task's log."""
+def run_stage(place: Place, stage: Stage, env: Mapping[str, str]) -> StageResult:
+    """Make one attempt at one stage where its place is, its output in this task's log."""
     logger = get_run_logger()
-    env = {**held.env, FLOW_RUN: str(flow_run.id), **({PARENT: parent} if parent else {})}
-    done = attempt(held.workspace, held.pipeline.stage(name), env, lambda line: line.strip() and logger.info("%s", line, extra=SHOWN))
-    logger.info("%s  %s in %.1f s  %s", name, done.state, done.seconds, done.metric, extra=SHOWN)
+    done = attempt(place, stage, env, lambda line: line.strip() and logger.info("%s", line, extra=SHOWN))
+    logger.info("%s  %s in %.1f s  %s", stage.name, done.state, done.seconds, done.metric, extra=SHOWN)
     return done
 
 
-def _execute(held: Session, parent: str | None, started: float) -> list[StageResult]:
+def _execute(held: Session, place: Place, parent: str | None, started: float) -> list[StageResult]:
     """Run what changed, siblings at once; the rest is `unchanged`. Raises the first failure after all that can end has ended."""
     futures: dict[str, PrefectFuture[Any]] = {}
+    env = {**held.env, FLOW_RUN: str(flow_run.id), **({PARENT: parent} if parent else {})}
     for name, stage in held.pipeline.stages.items():
         if name in held.changes:
             options = run_stage.with_options(name=name, task_run_name=name, retries=stage.retries)
-            futures[name] = options.submit(
-                held=held,
-                name=name,
-                parent=parent,
-                return_state=False,
-                wait_for=[futures[up] for up in stage.upstream if up in futures],
-            )
+            upstream = [futures[up] for up in stage.upstream if up in futures]
+            futures[name] = options.submit(place=place, stage=stage, env=env, return_state=False, wait_for=upstream)
     failures: list[Exception] = []
     results = []
     for name, stage in held.pipeline.stages.items():
@@ -192,16 +188,19 @@ retrain = _flow(_here)  # what prefect.yaml deploys
 
 
 def retrain_here(held: Session) -> Any:
-    """Run the flow on an open session, in this process, and return its state; heartbeats, which take up to a second to end, where it works.
+    """Run the flow on an open session, in this process; return its state. Heartbeats, which take a second to end, only where it works."""
+    with handed_over(), temporary_settings({} if held.changes else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        return _flow(lambda: contextlib.nullcontext(held))(return_state=True)
 
-    The last log records and events are handed over before it returns: the server may be this run's own, and stop.
-    """
+
+@contextmanager
+def handed_over() -> Iterator[None]:
+    """Have the last log records and events of a flow reach its server before the block ends: that may be this run's own, and stop."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
     try:
-        with temporary_settings({} if held.changes else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            return _flow(lambda: contextlib.nullcontext(held))(return_state=True)
+        yield
     finally:
         for worker in (APILogWorker, EventsWorker):
             worker.drain_all(timeout=10)
@@ -221,7 +220,7 @@ def _retrain(held: Session, started: float) -> RunResult:
                 same = release.decided(held)
         if same is not None:
             _unsettled(held).unlink(missing_ok=True)
-            return _finish(held, same, _execute(held, None, started), started, None)
+            return _finish(held, same, _execute(held, Local(held.workspace), None, started), started, None)
     held.warm_up()
     _unsettled(held).touch()
     parent = Run(held.workspace, held.model, f"retrain {flow_run.name}", _tags(held))
@@ -230,7 +229,7 @@ def _retrain(held: Session, started: float) -> RunResult:
             parent.params(held.params)
             with contextlib.suppress(Unavailable), tracker.answering():  # the stages do not need it: what they report waits
                 release.settle(tracker)
-            results = _execute(held, parent.key, started)
+            results = _execute(held, Local(held.workspace), parent.key, started)
             outcome, url = _publish(held, tracker, parent, post.id_of(parent))
         except BaseException as error:
             parent.end("KILLED" if processes.stopping() or isinstance(error, KeyboardInterrupt) else "FAILED", str(error))

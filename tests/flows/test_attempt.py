@@ -12,11 +12,13 @@ from flows.host.workspace import Workspace
 from flows.run.retrain import _retryable, run_stage
 from flows.stages import attempt
 from flows.stages.pipeline import Pipeline
-from flows.stages.runner import _passes, outcome_file, started_line
+from flows.stages.place import Local, Outcome
+from flows.stages.runner import _passes
 from models.core.errors import StageError, Unavailable, UserError
-from models.core.files import write_json
+from tests.places import stage_named
 from tests.workspaces import environment
 
+ONE = stage_named("one")
 YAML = "stages:\n  one:\n    cmd: {cmd}\n    outs: [out]\n    metrics: [{{metrics.json: {{cache: false}}}}]\n    meta: {{timeout_s: 60}}\n"
 
 
@@ -35,7 +37,7 @@ def failure_of(folder, cmd, monkeypatch):
     workspace = Workspace(folder)
     env = environment(folder, PYTHONPATH=str(Path(__file__).parents[2]), SHELL="/bin/sh")
     with pytest.raises((StageError, UserError, Unavailable)) as raised:
-        attempt.attempt(workspace, Pipeline(workspace).stage("one"), env, print)
+        attempt.attempt(Local(workspace), Pipeline(workspace).stage("one"), env, print)
     return raised.value
 
 
@@ -55,12 +57,12 @@ def test_a_stage_that_a_signal_ended_is_tried_again_and_one_that_gave_up_is_not(
     assert tried_again(error) == again
 
 
-def ended(**outcome):
-    return {"exit_code": 1, "reason": "why", "passing": False, "seconds": 1.0, **outcome}
+def ended(**left):
+    return {"exit_code": 1, "reason": "why", "passing": False, "seconds": 1.0, **left}
 
 
 @pytest.mark.parametrize(
-    ("outcome", "tail", "again"),
+    ("left", "lines", "again"),
     [
         (ended(), [], False),
         (ended(exit_code=2), [], False),
@@ -73,15 +75,15 @@ def ended(**outcome):
         ({}, ["ERROR: output 'out' does not exist"], False),
     ],
 )
-def test_what_can_pass_is_tried_again_and_nothing_else(outcome, tail, again):
+def test_what_can_pass_is_tried_again_and_nothing_else(left, lines, again):
     processes.reset()
-    assert tried_again(attempt.failure("one", 255, outcome, tail)) == again
+    assert tried_again(attempt.failure(ONE, Outcome(255, left), lines)) == again
 
 
 def test_a_stopped_flow_tries_nothing_again():
     processes.stop_all()
     try:
-        assert not tried_again(attempt.failure("one", 137, {}, []))
+        assert not tried_again(attempt.failure(ONE, Outcome(137), []))
     finally:
         processes.reset()
 
@@ -106,18 +108,6 @@ def raised(error, cause=None):
 )
 def test_a_server_that_was_away_passes_and_nothing_of_the_stages_own_does(error, passes):
     assert _passes(error) == passes
-
-
-def test_a_stage_whose_outcome_could_not_be_written_ran_all_the_same(tmp_path):
-    workspace = Workspace(tmp_path)
-    for tail, outcome, state in (
-        ([started_line("one")], {}, "ran"),
-        (["Stage 'one' is cached - skipping run, checking out outputs"], {}, "restored"),
-        (["Stage 'one' didn't change, skipping"], {}, "unchanged"),
-        ([], {"exit_code": 0}, "ran"),
-    ):
-        write_json(outcome_file(workspace, "one"), outcome)
-        assert attempt._state("one", outcome, tail) == state
 
 
 def test_the_environment_is_left_as_it_was():
