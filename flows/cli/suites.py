@@ -63,7 +63,7 @@ def import_suite(
     suites = _raw(workspace)
     with importing(workspace, suites / name):
         count = benchmarks.bring(name, source, suites, tell_bytes)
-    print(f"{count:,} items of {name} in data/raw/suites/{name}; now 'dvc add data/raw/suites/{name}' and name it in params.yaml")
+    print(f"{count:,} items of {name} in data/raw/suites/{name}; now 'dvc add data/raw/suites/{name}', 'sluice suite use {name}'")
 
 
 @app.command("new")
@@ -103,7 +103,10 @@ def new_suite(
     with importing(workspace, _raw(workspace) / name):
         made, items = authoring.create(name, described, [path, *files], _raw(workspace))
     print(f"{name} is in data/raw/suites/{name}: " + "; ".join(f"{what} {much}" for what, much in authoring.facts(made, items)))
-    _next(workspace, name, len(items))
+    print(
+        f"'sluice suite show {name}' prints three items as a model will see them, 'sluice suite use {name}' has it scored and gated; "
+        f"keep it with 'dvc add data/raw/suites/{name}'"
+    )
 
 
 def _asked(name: str, path: Path, form: str, described: dict[str, Any], mapped: dict[str, str]) -> dict[str, Any]:
@@ -138,20 +141,34 @@ def _must_trust(path: Path, described: dict[str, Any], trust: bool) -> None:
         raise UserError(f"{path} is not trusted: nothing was changed; read it, then answer yes, or say --trust")
 
 
-def _next(workspace: Workspace, name: str, size: int) -> None:
-    """Say what makes the suite count."""
-    from flows.stages.parameters import load
-    from tasks.gate.verdicts import reach
+@app.command("use")
+def use_suite(
+    name: Annotated[str, typer.Argument(help="A suite that is here.")],
+    margin: Annotated[
+        float | None, typer.Option(min=0.001, max=0.999, help="The largest loss that is none; without it, what its items can decide.")
+    ] = None,
+) -> None:
+    """Name a suite in params.yaml: every model is scored on it, and the gate asks that none gets worse on it."""
+    from flows.stages import naming
+    from models.score import harness
+    from models.score import suite as suites
 
-    alpha = (load(workspace.params_file).get("gate") or {}).get("alpha", 0.05)
-    margin = reach(size, alpha)
-    print(
-        f"'sluice suite show {name}' prints three items as a model will see them. To score and gate it, in params.yaml:\n"
-        f"  suites:           add {name}\n"
-        f"  benchmark.items:  {name}: null\n"
-        f"  gate.suites:      {name}: {{margin: {margin:.2f}, floor: null, require: non-inferior}}\n"
-        f"{size:,} items can decide a margin of {margin:.2f}. Keep it with 'dvc add data/raw/suites/{name}'."
-    )
+    suites.check_name(name)
+    workspace = here()
+    size = len(harness.read(_folder(workspace, name)))
+    print("\n".join(naming.name_suite(workspace.root, name, size, margin)))
+
+
+def _folder(workspace: Workspace, name: str) -> Path:
+    """Where a suite lies. Raises UserError where it is not here."""
+    from models.score import suite as suites
+
+    found = next((place / name for place in (_raw(workspace), workspace.root / SUITES) if (place / name).is_dir()), None)
+    if found is None:
+        raise UserError(
+            f"no suite {name!r} is here; there are: {', '.join(suites.here(workspace.root)) or 'none'}; see 'sluice suite list'"
+        )
+    return found
 
 
 @app.command("show")
@@ -167,11 +184,7 @@ def show_suite(
 
     suites.check_name(name)
     workspace = here()
-    folder = next((place / name for place in (_raw(workspace), workspace.root / SUITES) if (place / name).is_dir()), None)
-    if folder is None:
-        raise UserError(
-            f"no suite {name!r} is here; there are: {', '.join(suites.here(workspace.root)) or 'none'}; see 'sluice suite list'"
-        )
+    folder = _folder(workspace, name)
     described, held = suites.load(folder), harness.read(folder)
     params = load(workspace.params_file)
     margin = reach(len(held), (params.get("gate") or {}).get("alpha", 0.05))

@@ -340,11 +340,20 @@ def git_commit(root: Path) -> str:
 
 def declared_deps(root: Path) -> set[str]:
     """The deps that dvc.yaml names, as they stand there and without opening DVC; those that a template makes are left out."""
+    return {dep for entry in _entries(root).values() for dep in entry.get("deps", []) if isinstance(dep, str) and "$" not in dep}
+
+
+def scoring_sections(root: Path) -> set[str]:
+    """The sections of params.yaml of the stages that score a model on a suite, whether params.yaml names any of either or not."""
+    return {name for name, entry in _entries(root).items() if bindings(str(entry.get("cmd")).split()).keys() >= set(CELL)}
+
+
+def _entries(root: Path) -> dict[str, Any]:
+    """The stages as dvc.yaml has them, templates as they stand."""
     from ruamel.yaml import YAML
 
     path = root / "dvc.yaml"
-    entries = (YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}).get("stages", {}) if path.is_file() else {}
-    return {dep for entry in entries.values() for dep in entry.get("deps", []) if isinstance(dep, str) and "$" not in dep}
+    return (YAML(typ="safe").load(path.read_text(encoding="utf-8")) or {}).get("stages", {}) if path.is_file() else {}
 
 
 def signature(entry: Mapping[str, Any]) -> str:

@@ -65,8 +65,9 @@ def _is_other_variant(below: Any, above: Any) -> bool:
 
 def text(name: str) -> str:
     """The merged recipe as the text of a params.yaml, under the recipe's own head."""
+    body = _without_head(dumped(merged(name)))
     head = itertools.takewhile(_is_comment, (FOLDER / name / PARAMS).read_text(encoding="utf-8").splitlines(keepends=True))
-    return "".join(head) + _without_head(dumped(merged(name)))
+    return "".join(head) + body
 
 
 def dumped(values: Any) -> str:
@@ -110,13 +111,18 @@ def use(name: str, root: Path) -> list[str]:
     return [f"{file}  {line}" for file in changed for line in differences(_loaded(old[file]), _loaded(texts[file]))]
 
 
-def new(name: str, root: Path, about: str) -> Path:
-    """Make a recipe of the workspace's params.yaml, and of its dvc.yaml where that is not the default shape; return its folder."""
-    folder = FOLDER / name
+def place(name: str) -> Path:
+    """The folder of a recipe to be made. Raises UserError for what cannot name one, or names one already."""
     if not NAME.fullmatch(name):
         raise UserError(f"{name[:100]!a} names no recipe: must be up to 100 letters, digits, '.', '_', '-', the first no sign")
-    if folder.exists():
+    if (FOLDER / name).exists():
         raise UserError(f"there is a recipe {name!r}: choose another name, or remove models/recipes/{name}")
+    return FOLDER / name
+
+
+def new(name: str, root: Path, about: str) -> Path:
+    """Make a recipe of the workspace's params.yaml, and of its dvc.yaml where that is not the default shape; return its folder."""
+    folder = place(name)
     params, stages = (_text_at(root / file) for file in (PARAMS, SHAPE))
     if stages != shape(DEFAULT):
         write_whole(folder / SHAPE, stages.encode())

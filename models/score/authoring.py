@@ -148,7 +148,7 @@ def _count(value: Any) -> int:
 def _told(values: Sequence[Any], counts: Sequence[int], path: Path) -> str:
     """Whether right choices are told by letter, by number from 0 or from 1, or by their text."""
     words = [str(value).strip() for value in values]
-    if all(word in LETTERS[:count] and len(word) == 1 for word, count in zip(words, counts, strict=True)):
+    if all(word.upper() in LETTERS[:count] and len(word) == 1 for word, count in zip(words, counts, strict=True)):
         return "letter"
     untyped = is_untyped(Table(file=path.name))
     if all((untyped or not isinstance(value, str)) and kinds.WHOLE.fullmatch(word) for value, word in zip(values, words, strict=True)):

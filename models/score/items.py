@@ -221,9 +221,14 @@ def _right(row: _Row, choices: Sequence[Any], how: str) -> Any:
     value = row.take("answer")
     if how == "text":
         if choices.count(value) != 1:
-            raise UserError(f"{row.where}: answer must be the text of one choice: mend or remove the row")
+            raise UserError(
+                f"{row.where}: answer must be the text of one choice (or say how it tells the choice, --answer letter, index or number): "
+                "mend or remove the row"
+            )
         return choices.index(value)
     if how == "letter":
+        if isinstance(value, str) and row.described.published is None:
+            value = value.strip().upper()  # a published file has none but capitals: another is damage
         if not (isinstance(value, str) and len(value) == 1 and value in LETTERS[: len(choices)]):
             raise UserError(
                 f"{row.where}: answer must be one capital letter, A to {LETTERS[len(choices) - 1]}, without blanks; "

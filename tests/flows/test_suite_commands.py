@@ -26,7 +26,7 @@ def quiz(tmp_path):
 def test_a_file_becomes_a_suite_and_is_shown_with_what_leaks(workspace, quiz):
     made = run(workspace, "sluice", "suite", "new", "desk", "--from", str(quiz))
     assert made.returncode == 0, made.stderr
-    assert "gate.suites:      desk: {margin: " in made.stdout
+    assert "'sluice suite use desk' has it scored and gated" in made.stdout
     raw = workspace / "data" / "raw" / "documents"
     raw.mkdir()
     leak = {"id": "a", "text": "So: Where is thing number 3 kept in this house? In d.", "source": "s"}

@@ -1,0 +1,38 @@
+"""Names in params.yaml that a command writes there: a suite, scored and gated. Comments and everything else stay."""
+
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from flows.stages.parameters import load
+from flows.stages.pipeline import scoring_sections
+from flows.stages.recipes import differences, dumped
+from models.core.errors import UserError
+from models.core.files import write_whole
+from tasks.gate.verdicts import reach
+
+
+def name_suite(root: Path, name: str, size: int, margin: float | None) -> list[str]:
+    """Have the params.yaml of the workspace at `root` name a suite of `size` items, at what margin they can decide where none is given; return what changed, a line each.
+
+    A margin that stands there is kept where none is given. Raises UserError where there is no gate, or no list of suites.
+    """
+    params_file = root / "params.yaml"
+    before = load(params_file)
+    values = YAML().load(params_file.read_text(encoding="utf-8"))
+    suites, gate = values.get("suites"), values.get("gate")
+    if not isinstance(suites, list) or not isinstance(gate, dict) or not isinstance(gate.get("suites"), dict):
+        raise UserError(f"{params_file.name}: suites and gate.suites must be there, to name {name}; 'sluice recipe show tiny' prints them")
+    if name not in suites:
+        suites.append(name)
+    for section in scoring_sections(root) & values.keys():
+        values[section].setdefault("items", {}).setdefault(name, None)
+    decided = reach(size, float(gate.get("alpha", 0.05)))
+    policy = gate["suites"].setdefault(name, {"margin": decided, "floor": None, "require": "non-inferior"})
+    if margin is not None:
+        policy["margin"] = margin
+    changed = list(differences(before, values))
+    if changed:
+        write_whole(params_file, dumped(values).encode())
+    said = f"{size:,} items can decide a margin of {decided:.2f} or more"
+    return [*(f"{params_file.name}  {line}" for line in changed or [f"names {name} already"]), said]
