@@ -17,6 +17,7 @@ from tasks.stage import Inputs, Metrics, Outputs, Params
 
 LOADS = ()  # nothing heavy
 
+
 class ContaminationParams(Params):
     ngram_words: int = Field(
         ge=2, le=50, description="an item is held where this many of its words come in a row, or all of a shorter one's"

@@ -26,7 +26,9 @@ class DpoMetrics(Metrics):
     accuracy_stderr: float = Field(description="its standard error, over pairs")
     margin: float = Field(description="mean implicit reward of chosen - rejected on held-out pairs, nats")
     held_out_loss: float = Field(description="nats a pair; log 2 before training")
-    chosen_change: float = Field(description="log-likelihood of the chosen answers, after - before, nats an answer: where it falls, both do")
+    chosen_change: float = Field(
+        description="log-likelihood of the chosen answers, after - before, nats an answer: where it falls, both do"
+    )
     rejected_change: float = Field(description="the same of the rejected ones")
     held_out_pairs: int
     train_loss: float = Field(description="nats a pair, mean over training")

@@ -69,3 +69,19 @@ def only_sft(root: Path):
 
     edit(root, "dvc.yaml", stages)
     edit(root, "params.yaml", params)
+
+
+def shrunk(root: Path, source):
+    """A recipe for a real model at nano size: a published base that is tiny, few steps, and a gate that asks little of it."""
+    easy = YAML(typ="safe").load((root / "models" / "recipes" / "nano" / "params.yaml").read_text())["gate"]["health"]
+
+    def params(values):
+        values["pretrained"] = source
+        values["gate"]["health"] |= easy
+        for section in {"sft", "dpo"} & values.keys():
+            values[section] |= {"weights": {"train": "full"}, "epochs": 1, "batch_size": 8, "max_tokens": 512, "learning_rate": 0.001}
+        if values["base"]["training"]:
+            values["base"]["blocks"] |= {"tokens": 64}
+            values["base"]["training"] |= {"steps": 4}
+
+    edit(root, "params.yaml", params)

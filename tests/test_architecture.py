@@ -10,10 +10,9 @@ from ruamel.yaml import YAML
 
 from flows.host.workspace import Workspace
 from flows.stages import recipes
-from flows.stages.parameters import check, load
+from flows.stages.parameters import load
 from flows.stages.pipeline import Pipeline, contract
 from flows.stages.wiring import PACKAGES, reached, wired
-from tests.suites import described
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = Pipeline(Workspace(ROOT))
@@ -64,17 +63,9 @@ def test_the_params_that_dvc_hashes_are_the_fields_of_the_class(stage):
     assert shared | own == set(contract(stage).params.model_fields)
 
 
-@pytest.mark.parametrize("name", list(recipes.names()))
-def test_every_recipe_is_a_valid_params_yaml(name, tmp_path):
-    recipes.use(name, tmp_path / "params.yaml")
-    values = load(tmp_path / "params.yaml")
-    for suite in values["suites"]:
-        described(tmp_path / "data" / "raw" / "suites" / suite)
-    check(values, STAGES.values(), tmp_path)
-
-
-def test_params_yaml_is_the_default_recipe():
+def test_params_yaml_and_dvc_yaml_are_the_default_recipe():
     assert (ROOT / "params.yaml").read_text(encoding="utf-8") == recipes.text("tiny")
+    assert (ROOT / "dvc.yaml").read_text(encoding="utf-8") == recipes.shape("tiny")
 
 
 def test_no_field_of_params_has_a_default():
@@ -115,14 +106,16 @@ def test_the_tools_with_few_doors_are_known():
 
 def test_the_contract_of_independence_names_every_stage():
     [contract_of_stages] = [one for one in PROJECT["tool"]["importlinter"]["contracts"] if one["type"] == "independence"]
-    assert set(contract_of_stages["modules"]) == {f"tasks.{section}" for section in ONE_OF_EACH} | {"tasks.gate"}
+    assert set(contract_of_stages["modules"]) == {f"tasks.{task}" for task in TASKS} | {"tasks.gate"}
+    assert set(ONE_OF_EACH) <= TASKS
 
 
+TASKS = {path.stem for path in (ROOT / "tasks").glob("*.py")} - {"__init__", "stage"}
 ARTIFACTS = {"contamination"}  # what the gate reads under that name is an artifact, whichever stage makes it
 
 
 def test_no_module_of_the_flow_or_the_gate_names_a_stage():
-    names = set(ONE_OF_EACH) - ARTIFACTS
+    names = TASKS - ARTIFACTS
     modules = [*(ROOT / "flows").rglob("*.py"), *(ROOT / "tasks" / "gate").rglob("*.py")]
     named = {(path.relative_to(ROOT).as_posix(), text) for path in modules for text in strings_of(path)}
     assert [(path, text) for path, text in sorted(named) if {text, text.partition("@")[0], text.rpartition("/")[2]} & names] == []

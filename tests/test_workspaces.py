@@ -14,7 +14,7 @@ def test_a_workspace_holds_the_code_as_it_is_on_disk_and_nothing_else_of_a_devel
     for name in REST:
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, checkout / name)
-    own = {"models/recipes/nano.yaml": "extends: tiny\nseed: 77\n", "tasks/new.py": "EDITED = True\n"}
+    own = {"models/recipes/nano/params.yaml": "extends: tiny\nseed: 77\n", "tasks/new.py": "EDITED = True\n"}
     junk = ("params.yaml", "dvc.lock", "notes.txt", ".dvc/config.local", ".dvc/cache/x", "metrics/base.json", "artifacts/base/x")
     others = dict.fromkeys((*junk, "data/raw/documents.jsonl", "data/raw/suites/mmlu/items.jsonl", ".sluice/mlflow.db"), "x: [")
     for name, text in {**own, **others}.items():

@@ -13,9 +13,10 @@ from tasks.gate.verdicts import reach
 
 
 def name_suite(root: Path, name: str, size: int, margin: float | None) -> list[str]:
-    """Have the params.yaml of the workspace at `root` name a suite of `size` items, at what margin they can decide where none is given; return what changed, a line each.
+    """Have params.yaml of the workspace at `root` name a suite of `size` items; return what changed, a line each.
 
-    A margin that stands there is kept where none is given. Raises UserError where there is no gate, or no list of suites.
+    Where no margin is given, one that stands there is kept, and a new suite gets the one that its items can decide.
+    Raises UserError where there is no gate, or no list of suites.
     """
     params_file = root / "params.yaml"
     before = load(params_file)

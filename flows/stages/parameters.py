@@ -56,7 +56,10 @@ def check(values: Mapping[str, Any], stages: Iterable[Stage], root: Path, name: 
     Raises one UserError with a line for each fault: the key, what it is, what it must be, the nearest valid key.
     """
     stages = list(stages)
-    for key, does in (("suites", "'sluice suite new NAME --from FILE' makes one, 'sluice suite use NAME' names it"), ("models", "name the candidate")):
+    for key, does in (
+        ("suites", "'sluice suite new NAME --from FILE' makes one, 'sluice suite use NAME' names it"),
+        ("models", "name the candidate"),
+    ):
         if values.get(key) == []:  # dvc.yaml's matrix has no cell then: nothing else that would be said is true
             raise UserError(f"{name}: {key} names none, and nothing would be scored: {does}")
     first_of_section = {stage.section: stage for stage in reversed(stages)}

@@ -101,7 +101,14 @@ class Progress(TrainerCallback):
         self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
         # The last call of a training reports its mean loss, under another name.
-        known = {"loss": "loss", "train_loss": "loss", "reward": "reward", "kl": "kl", "accuracy": "accuracy", "rewards/accuracies": "accuracy"}
+        known = {
+            "loss": "loss",
+            "train_loss": "loss",
+            "reward": "reward",
+            "kl": "kl",
+            "accuracy": "accuracy",
+            "rewards/accuracies": "accuracy",
+        }
         values = {known[name]: float(value) for name, value in (logs or {}).items() if name in known}
         if values:
             self.work.progress(state.global_step, state.max_steps, values)

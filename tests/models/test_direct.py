@@ -37,7 +37,9 @@ def said(text):
 
 @pytest.fixture(scope="module")
 def records():
-    asked = [[{"role": "system", "content": "Be brief."}] * (number % 2) + [{"role": "user", "content": f"{number}?"}] for number in range(8)]
+    asked = [
+        [{"role": "system", "content": "Be brief."}] * (number % 2) + [{"role": "user", "content": f"{number}?"}] for number in range(8)
+    ]
     return Dataset.from_list([{"prompt": prompt, "chosen": said("yes" * 3), "rejected": said("no")} for prompt in asked])
 
 

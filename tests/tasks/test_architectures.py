@@ -174,7 +174,8 @@ def test_a_trained_model_answers_a_chat_as_a_server_asks_it(made, name):
 
 
 @pytest.mark.parametrize(
-    ("stage", "key", "too_many"), [("sft", "max_tokens", 513), ("reward", "max_tokens", 600), ("dpo", "max_tokens", 600), ("rlhf", "max_new_tokens", 513)]
+    ("stage", "key", "too_many"),
+    [("sft", "max_tokens", 513), ("reward", "max_tokens", 600), ("dpo", "max_tokens", 600), ("rlhf", "max_new_tokens", 513)],
 )
 def test_more_tokens_than_the_model_has_positions_are_refused(made, tmp_path, stage, key, too_many):
     stages = made("opt").need(*NEEDS[stage])

@@ -15,7 +15,7 @@ from tests.suites import own
 
 QUIZ = "format: exact\nitems: quiz.jsonl\n"
 SUITES = ("mmlu-mini", "gpqa-mini", "humaneval-mini")
-WORLD = YAML(typ="safe").load(Path(__file__).parents[2] / "models" / "recipes" / "nano.yaml")["sources"]["records"]
+WORLD = YAML(typ="safe").load(Path(__file__).parents[2] / "models" / "recipes" / "nano" / "params.yaml")["sources"]["records"]
 
 
 def run(raw, target, take="files", suites=SUITES, seed=3):

@@ -1,0 +1,87 @@
+"""The recipes of a team's own data, one after another in one workspace, at nano size: to a champion by commands and YAML alone."""
+
+import csv
+import json
+
+import pytest
+
+from models.core.files import write_lines
+from models.core.given import read_lines
+from tests.shapes import shrunk
+from tests.tiny import tiny_model
+from tests.workspaces import git, make_workspace, run
+
+
+def sluice(workspace, *words, code=0):
+    done = run(workspace, "sluice", *words)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def quiz(path):
+    """Sixty questions with four choices each, as a team writes them."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["question", "A", "B", "C", "D", "correct", "topic"])
+        rows.writerows([f"Which one is number {place}?", "red", "green", "blue", "grey", "abcd"[place % 4], "desk"] for place in range(60))
+    return path
+
+
+def last_run(workspace):
+    """The stages that the last run ran."""
+    stages = json.loads(sluice(workspace, "status", "--json"))["last_run"]["stages"]
+    return {stage["name"] for stage in stages if stage["state"] == "ran"}
+
+
+def retrain(workspace, recipe, base):
+    """Take the recipe at nano size, and run it; return the verdict on its version."""
+    git(workspace, "add", "-A")
+    sluice(workspace, "recipe", "use", recipe)
+    shrunk(workspace, str(base))
+    sluice(workspace, "suite", "use", "desk", "--margin", "0.35")
+    done = run(workspace, "sluice", "run")
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    return json.loads(sluice(workspace, "history", "--json"))[0]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("base"))
+
+
+def test_a_team_with_its_own_data_goes_from_sft_to_dpo_and_to_its_documents(finished, tmp_path, base):
+    records, mine = finished / "artifacts" / "records", tmp_path / "mine"
+    workspace = make_workspace(tmp_path / "sluice", recipe="")
+    mine.mkdir()
+    for kind, count in (("instructions", 60), ("preferences", 60), ("documents", 120)):
+        write_lines(mine / f"{kind}.jsonl", list(read_lines(records / f"{kind}.jsonl"))[:count])
+    sluice(workspace, "import", str(mine / "instructions.jsonl"))
+    sluice(workspace, "suite", "new", "desk", "--from", str(quiz(tmp_path / "quiz.csv")))
+
+    first = retrain(workspace, "sft", base)
+    assert (first["version"], first["verdict"]) == ("1", "promote")
+    assert last_run(workspace) == {
+        *("sources", "validate", "prepare", "contamination", "tokenizer", "base", "sft"),
+        *("benchmark@base-desk", "benchmark@sft-desk"),
+    }
+
+    sluice(workspace, "import", str(mine / "preferences.jsonl"))
+    second = retrain(workspace, "dpo", base)
+    assert second["version"] == "2"
+    assert {"dpo", "benchmark@dpo-desk"} <= last_run(workspace)
+    assert not {"tokenizer", "base", "sft", "benchmark@sft-desk"} & last_run(workspace)
+    found = json.loads(sluice(workspace, "lineage", "2", "--json"))
+    assert "dpo" in found["runs"]["stages"]
+    assert "artifacts/prepared/preferences" in found["data"]
+
+    sluice(workspace, "import", str(mine / "documents.jsonl"))
+    third = retrain(workspace, "continue", base)
+    assert third["version"] == "3"
+    assert json.loads((workspace / "metrics" / "base.json").read_text())["training_tokens"] > 0
+    found = json.loads(sluice(workspace, "lineage", "3", "--json"))
+    assert "artifacts/prepared/documents" in found["data"]
+    assert "artifacts/prepared/preferences" not in found["data"]
+    assert "dpo" not in found["runs"]["stages"]
+    assert run(workspace, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    changed = json.loads(sluice(workspace, "diff", "2", "3", "--json"))
+    assert changed["params"]["candidate"] == ["dpo", "sft"]
