@@ -26,19 +26,19 @@ def gate(
 
     workspace = here()
     registry = open_registry(workspace)
-    held = Session.reading(workspace)
-    warn(held)
+    session = Session.reading(workspace)
+    warn(session)
     rival = release.rival(registry, against)
-    if release.is_same(held, registry, candidate, rival):
+    if release.is_same(session, registry, candidate, rival):
         say({"decision": "unchanged"}) if as_json else print(f"unchanged: the candidate is {against}")
         return
     if sequential:
         with places.place(workspace, "gpu", lambda line: tell(f"sluice: {line}")):
-            early = release.decide_early(held, registry, candidate, rival, tell)
+            early = release.decide_early(session, registry, candidate, rival, tell)
         say(early.model_dump(mode="json")) if as_json else print_early(early)
         decision: str = early.decision
     else:
-        result = release.compare(held, registry, candidate, rival).result
+        result = release.compare(session, registry, candidate, rival).result
         say(result.model_dump(mode="json")) if as_json else print_gate(result)
         decision = result.decision
     if not as_json:

@@ -39,7 +39,7 @@ def place(workspace: Workspace, pool: str, tell: Tell) -> Iterator[None]:
         for path in [folder / f"sluice-{name}.lock" for folder in folders]:
             waits = f"waits for its turn: the {name} of this machine does one thing at a time ('fuser {path}' says whose)"
             with contextlib.suppress(OSError):
-                stack.enter_context(_held(path, waits, tell))
+                stack.enter_context(_exclusive(path, waits, tell))
                 break
         else:
             where = " or ".join(map(str, folders or FOLDERS))
@@ -53,7 +53,7 @@ def stage_place(workspace: Workspace, name: str, tell: Tell) -> Iterator[None]:
     """Be the only one who makes a stage's outputs in this workspace; two would write into each other's drafts."""
     path = workspace.lock_file(name.replace("/", "-"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _held(path, "waits: another process is at work on it in this workspace", tell):
+    with _exclusive(path, "waits: another process is at work on it in this workspace", tell):
         yield
 
 
@@ -113,7 +113,7 @@ def _is_shared(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _held(path: Path, waits: str, tell: Tell) -> Iterator[None]:
+def _exclusive(path: Path, waits: str, tell: Tell) -> Iterator[None]:
     """Hold an exclusive lock that dies with its process; tell before waiting. Raises OSError where the file cannot be opened safely."""
     file = _lock(path, waits, tell)
     try:

@@ -215,7 +215,7 @@ class Versions:
     def _lease(self) -> Iterator[None]:
         """Be the only writer among all that share a Prefect server; nothing to wait for where none is shared."""
         api = services.shared_api(self.tracker.workspace)
-        with lease.held(f"sluice-registry-{self.name}", api) if api else contextlib.nullcontext():
+        with lease.acquired(f"sluice-registry-{self.name}", api) if api else contextlib.nullcontext():
             yield
 
     def items_of(self, version: Any) -> dict[str, list[dict[str, Any]]]:

@@ -121,7 +121,7 @@ def _execute(pipeline: Pipeline, stage: Stage, registry_of: RegistryOf) -> None:
         run.params(params.model_dump())
         reports, progress = workspace.state / "reports" / name, Progress(run, name)
         work = Work(workspace.work / name / signature, reports, prepare_device(stage.pool), progress)
-        if finished.is_held(work.folder) and not (_by_dvc() and pipeline.recorded_signatures().get(name) != signature):
+        if finished.is_saved(work.folder) and not (_by_dvc() and pipeline.recorded_signatures().get(name) != signature):
             finished.drop(work.folder)  # whoever asks for what is on record, or by hand, wants it made again
         try:
             metrics = produce(workspace.root, stage, spec, params, work)
@@ -154,7 +154,7 @@ def _delivered(workspace: Workspace, run: spool.Run) -> Iterator[None]:
 def produce(root: Path, stage: Stage, spec: Contract, params: Any, work: Work) -> dict[str, Any]:
     """Call the stage function on bound paths and rename its outputs into place; return its metrics.
 
-    Outputs are written beside their places under a temporary name, and held from the moment they are whole: what this very execution made
+    Outputs are written beside their places under a temporary name, and saved from the moment they are whole: what this very execution made
     before it was killed is not made again. Raises StageError where the function leaves one out.
     """
     inputs = stage.bind(spec.inputs, stage.artifacts)
@@ -166,13 +166,13 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, work: Work) -
         remove(draft)
     try:
         with _disk_errors(stage.name):
-            metrics = finished.take(work.folder, drafts)
+            metrics = finished.load(work.folder, drafts)
             if metrics is None:
                 metrics = _call(spec, params, {field: root / path for field, path in inputs.items()}, drafts, work)
                 missing = [outputs[field] for field, draft in drafts.items() if not draft.exists()]
                 if missing:
                     raise StageError(f"stage {stage.name!r} left out {', '.join(missing)}: a stage writes every output it declares")
-                finished.hold(work.folder, drafts, metrics)
+                finished.save(work.folder, drafts, metrics)
             else:
                 print(f"{stage.name}  had ended when it was killed: its outputs are put in place", flush=True)
             _heed_no_signal()

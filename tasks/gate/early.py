@@ -60,13 +60,13 @@ class Ask:
         """Ask both models until the bets on this suite are decided, or no clean item is left."""
         rules, progress = self.policy.suites[name], self._progress(name)
         ours, theirs = (self.scorer(model, name, progress) for model in self.models)
-        held = {item.id: leaked[item.id] for item in ours.items if item.id in leaked}
-        places = [place for place, item in enumerate(ours.items) if item.id not in held]
+        contaminated = {item.id: leaked[item.id] for item in ours.items if item.id in leaked}
+        places = [place for place, item in enumerate(ours.items) if item.id not in contaminated]
         verdict = partial(EarlyVerdict, suite=name, items=len(ours.items))
         if not ours.available:
             allowed = self.policy.without_sandbox == "allow"
             return verdict(verdict="unavailable", passed=allowed, used=0, gained=0, lost=0, reason="no sandbox, not run")
-        sources = Counter(source for where in held.values() for source in set(where))
+        sources = Counter(source for where in contaminated.values() for source in set(where))
         wrong = dirty(self.policy, len(ours.items), len(places), dict(sorted(sources.items())))
         facts = [scorer.evidence() for scorer in (ours, theirs)]
         for key, what in (("target", "a target"), ("of_set", "a metric of the whole set")):

@@ -13,7 +13,7 @@ import pytest
 
 from flows.host import places
 from flows.host.workspace import Workspace
-from flows.stages.session import hold
+from flows.stages.session import exclusive
 from models.core.errors import UserError
 from tests.mlflow_server import begin, drill_workspace, wait_for
 
@@ -159,9 +159,9 @@ def test_the_place_is_the_devices_however_it_is_named(tmp_path, monkeypatch, vis
 def test_a_flow_waits_for_no_stage_that_is_run_by_hand_and_such_stages_run_beside_each_other(tmp_path):
     workspace = Workspace(tmp_path)
     by_hand, refused = places.beside_no_flow, pytest.raises(UserError, match="a stage that was started by hand")
-    with by_hand(workspace), by_hand(workspace), refused, hold(workspace):
+    with by_hand(workspace), by_hand(workspace), refused, exclusive(workspace):
         pass
-    with hold(workspace), pytest.raises(UserError, match=f"process {os.getpid()}"), places.beside_no_flow(workspace):
+    with exclusive(workspace), pytest.raises(UserError, match=f"process {os.getpid()}"), places.beside_no_flow(workspace):
         pass
 
 

@@ -36,14 +36,14 @@ def test_promotion_is_refused_where_the_champion_has_moved(registry):
 
 def test_a_decision_holds_against_the_champion_that_it_compared_with_and_no_other(registry, store):
     registry.promote("1", None, "promote", "first")
-    held = SimpleNamespace(workspace=store, model=registry.name)
+    session = SimpleNamespace(workspace=store, model=registry.name)
     result = GateResult(decision="promote", reason="every suite passed", suites=[])
     found = release.Comparison(result=result, champion="1", items={})
     registry.promote("2", "1", "promote", "somebody was faster")
     with pytest.raises(Refused, match="champion is version 2 now, the gate compared with 1"):
-        release.decide(held, found, "3", None)
+        release.decide(session, found, "3", None)
     assert registry.aliases() == {"champion": "2", "previous": "1"}
-    assert release.decide(held, found.model_copy(update={"champion": "2"}), "3", None).aliases == {"champion": "3", "previous": "2"}
+    assert release.decide(session, found.model_copy(update={"champion": "2"}), "3", None).aliases == {"champion": "3", "previous": "2"}
 
 
 def test_rollback_walks_the_record_not_the_numbers(registry):
@@ -82,10 +82,10 @@ def test_the_gate_does_not_overrule_a_person(registry, store):
     registry.promote("1", None, "promote", "first")
     registry.promote("2", "1", "promote", "second")
     registry.rollback("toxic answers")
-    held = SimpleNamespace(workspace=store, model=registry.name)
+    session = SimpleNamespace(workspace=store, model=registry.name)
     found = release.Comparison(result=GateResult(decision="promote", reason="every suite passed", suites=[]), champion="1", items={})
     for _ in range(2):  # and says so once on record
-        refused = release.decide(held, found, "2", None)
+        refused = release.decide(session, found, "2", None)
         assert refused.decision == "refuse"
         assert "version 2 was rolled back on" in refused.reason
         assert "(toxic answers)" in refused.reason
@@ -97,14 +97,14 @@ def test_the_gate_does_not_overrule_a_person(registry, store):
 
 
 def test_a_refusal_is_on_record_once_against_each_champion(registry, store):
-    held = SimpleNamespace(workspace=store, model=registry.name)
+    session = SimpleNamespace(workspace=store, model=registry.name)
     registry.promote("1", None, "promote", "first")
     found = release.Comparison(result=GateResult(decision="refuse", reason="worse", suites=[]), champion="1", items={})
     for _ in range(2):
-        assert release.decide(held, found, "3", None).decision == "refuse"
+        assert release.decide(session, found, "3", None).decision == "refuse"
     assert len(registry.history()) == 2
     registry.promote("2", "1", "promote", "second")
-    release.decide(held, found.model_copy(update={"champion": "2"}), "3", None)
+    release.decide(session, found.model_copy(update={"champion": "2"}), "3", None)
     assert [entry["verdict"] for entry in registry.history()] == ["refuse", "promote", "refuse", "promote"]
 
 
