@@ -34,7 +34,7 @@ def gate(
         return
     if sequential:
         with places.place(workspace, "gpu", lambda line: tell(f"sluice: {line}")):
-            early = release.decide_early(session, registry, candidate, rival, tell)
+            early = release.compare_early(session, registry, candidate, rival, tell)
         say(early.model_dump(mode="json")) if as_json else print_early(early)
         decision: str = early.decision
     else:

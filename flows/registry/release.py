@@ -195,7 +195,7 @@ def inputs_of(session: Session, registry: Registry) -> str:
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
-def decided(session: Session) -> Release | None:
+def recorded_decision(session: Session) -> Release | None:
     """The decision that stands on record about the very candidate at hand, made from all that is at hand now; None where there is none."""
     registry = Registry(Tracker(session.workspace, session.model))
     inputs = inputs_of(session, registry)
@@ -222,7 +222,7 @@ def _evidence_at_hand(session: Session) -> dict[str, Evidence]:
     return {suite: load_evidence(path, leaked / f"{suite}.jsonl", model_md5) for suite, path in paths.items() if path.is_dir()}
 
 
-def decide_early(session: Session, registry: Registry, candidate: str, champion: Any | None, tell: Callable[[str], object]) -> EarlyResult:
+def compare_early(session: Session, registry: Registry, candidate: str, champion: Any | None, tell: Callable[[str], object]) -> EarlyResult:
     """The gate's early decision: both models are asked now. Raises UserError where there is no champion to compare with."""
     if champion is None:
         raise UserError("nothing is champion yet, there is nobody to compare with: 'sluice run' makes the first")
@@ -239,7 +239,7 @@ def decide_early(session: Session, registry: Registry, candidate: str, champion:
             return scorer(asked[suite], model, session.workspace.root / session.cell(suite).suite_path, device, progress)
 
         seed = next(iter(asked.values())).items_seed
-        return early.decide(ours, theirs, session.policy, make, seed, leaked, tell)
+        return early.compare(ours, theirs, session.policy, make, seed, leaked, tell)
 
 
 def asked_of(session: Session, suite: str) -> BenchmarkParams:
@@ -256,7 +256,7 @@ def _item_table(ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence] | N
     return table
 
 
-def decide(session: Session, found: Comparison, version: str, parent: str | None) -> Release:
+def carry_out(session: Session, found: Comparison, version: str, parent: str | None) -> Release:
     """Put the gate's decision on version `version` on record, and make it champion where the gate lets it through.
 
     A version that a person rolled back or rejected is refused until a person promotes it. A decision that stands on record already is not

@@ -217,7 +217,7 @@ def _retrain(session: Session, started: float) -> RunResult:
         same = release.unchanged(session)
         if same is None:
             with tracker.answering():
-                same = release.decided(session)
+                same = release.recorded_decision(session)
         if same is not None:
             _unsettled(session).unlink(missing_ok=True)
             return _finish(session, same, _execute(session, Local(session.workspace), None, started), started, None)
@@ -288,11 +288,11 @@ def register(session: Session, parent: str) -> str:
 @told()
 def promote(session: Session, found: release.Comparison, version: str, parent: str) -> release.Release:
     """Record the decision; move the alias `champion` where the gate lets the version through."""
-    return release.decide(session, found, version, parent)
+    return release.carry_out(session, found, version, parent)
 
 
 def _release(session: Session, parent: str) -> release.Release:
-    known = release.decided(session)
+    known = release.recorded_decision(session)
     if known is not None:
         return known
     found = gate(session)

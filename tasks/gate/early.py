@@ -17,7 +17,7 @@ from models.core.records import Record
 from tasks.gate import sequential
 from tasks.gate.comparison import at_chance
 from tasks.gate.evidence import identity
-from tasks.gate.health import broken, health
+from tasks.gate.health import broken, health_sheet
 from tasks.gate.verdicts import Policy, SuitePolicy, differing, dirty, passes
 
 BATCH_ITEMS = 32  # asked at least before a look
@@ -89,7 +89,7 @@ class Ask:
                 break
         gained, lost = (sum(sign * (one - other) > 0 for one, other in zip(*scores, strict=True)) for sign in (1, -1))
         verdict = partial(verdict, used=len(scores[0]), gained=gained, lost=lost)
-        wrong = broken(health(answers[0]), health(answers[1]), self.policy.limits(name))
+        wrong = broken(health_sheet(answers[0]), health_sheet(answers[1]), self.policy.limits(name))
         if wrong:
             return verdict(verdict="invalid", passed=False, reason=wrong)
         assert shown
@@ -134,7 +134,7 @@ class Ask:
         return progress
 
 
-def decide(
+def compare(
     candidate: Path,
     champion: Path,
     policy: Policy,

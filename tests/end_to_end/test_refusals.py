@@ -103,7 +103,7 @@ def decided(workspace, patch):
     session, registry = alone(workspace, patch)
     found = release.compare(session, registry, "", registry.at("champion"))
     version = release.register(session.pipeline, registry.tracker, session.params, None)
-    return version, release.decide(session, found, version, None).decision
+    return version, release.carry_out(session, found, version, None).decision
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

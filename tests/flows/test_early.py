@@ -67,7 +67,7 @@ def decide(candidate, champion, suites, leaked=frozenset(), **rules):
     def make(model, suite, progress):
         return scorer(asked, model, suites / suite, "cpu", progress)
 
-    found = early.decide(candidate, champion, policy(**rules), make, asked.items_seed, leaks, told.append)
+    found = early.compare(candidate, champion, policy(**rules), make, asked.items_seed, leaks, told.append)
     return found.decision, found.suites[0], told
 
 
