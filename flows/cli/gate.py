@@ -19,7 +19,7 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Compare a candidate with the champion, without moving anything. Exit code 3 where it would be refused."""
-    from flows.host import places
+    from flows.host import slots
     from flows.registry import release
     from flows.screen.tables import print_early, print_gate
     from flows.stages.session import Session
@@ -33,7 +33,7 @@ def gate(
         say({"decision": "unchanged"}) if as_json else print(f"unchanged: the candidate is {against}")
         return
     if sequential:
-        with places.place(workspace, "gpu", lambda line: tell(f"sluice: {line}")):
+        with slots.slot(workspace, "gpu", lambda line: tell(f"sluice: {line}")):
             early = release.compare_early(session, registry, candidate, rival, tell)
         say(early.model_dump(mode="json")) if as_json else print_early(early)
         decision: str = early.decision
@@ -99,7 +99,7 @@ def anchor(
 @app.command(hidden=True)
 def rescore(model: Path, suite: Path, output: Path) -> None:
     """Score a model folder on a suite with today's params. Called by the gate, in a process of its own."""
-    from flows.host import places
+    from flows.host import slots
     from flows.registry import release
     from flows.stages.runner import prepare_device
     from flows.stages.session import Session
@@ -108,5 +108,5 @@ def rescore(model: Path, suite: Path, output: Path) -> None:
 
     workspace = here()
     params = release.asked_of(Session.reading(workspace), suite.name)
-    with places.place(workspace, "gpu", tell):
+    with slots.slot(workspace, "gpu", tell):
         evaluation.score(model, suite, output, benchmark.settings(params, suite.name), prepare_device("gpu"), lambda _done, _all: None)

@@ -13,7 +13,7 @@ from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
 
-from flows.host import courier, failures, places, spool
+from flows.host import courier, failures, slots, spool
 from flows.host.masking import masked
 from flows.host.workspace import Workspace
 from flows.stages import finished, pretrained
@@ -35,7 +35,7 @@ def outcome_file(workspace: Workspace, name: str) -> Path:
 
 
 def started_line(name: str) -> str:
-    """What a stage prints when it has its place in the pool and begins to work."""
+    """What a stage prints when it has its slot of the pool and begins to work."""
     return f"{name}  started"
 
 
@@ -48,7 +48,7 @@ def run_stage(workspace: Workspace, name: str, bindings: Mapping[str, str], regi
         stage = with_fields(stage, given={**stage.given, **bindings})
         _require_inputs(workspace.root, stage)
         _require_whole_weights(workspace.root, stage)
-        with _places(workspace, stage):
+        with _slots(workspace, stage):
             print(started_line(name), flush=True)
             started = time.monotonic()
             try:
@@ -91,7 +91,7 @@ def _by_hand() -> bool:
 
 
 @contextlib.contextmanager
-def _places(workspace: Workspace, stage: Stage) -> Iterator[None]:
+def _slots(workspace: Workspace, stage: Stage) -> Iterator[None]:
     """All that the stage must have to itself: the workspace against flows, its outputs, its device. Says what it waits for."""
 
     def tell(line: str) -> None:
@@ -99,9 +99,9 @@ def _places(workspace: Workspace, stage: Stage) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         if _by_hand():
-            stack.enter_context(places.beside_no_flow(workspace))
-        stack.enter_context(places.stage_place(workspace, f"stage-{stage.name}", tell))
-        stack.enter_context(places.place(workspace, stage.pool, tell))
+            stack.enter_context(slots.beside_no_flow(workspace))
+        stack.enter_context(slots.stage_slot(workspace, f"stage-{stage.name}", tell))
+        stack.enter_context(slots.slot(workspace, stage.pool, tell))
         yield
 
 

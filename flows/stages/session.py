@@ -1,4 +1,4 @@
-"""One retraining's hold on its workspace: the lock, the checked params, and what DVC says must run."""
+"""What a run, or a command that only reads, knows of its workspace: the checked params, what DVC says must run. And a run's lock on it."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from flows.host.places import BUSY
+from flows.host.slots import BUSY
 from flows.host.workspace import Workspace, locked
 from flows.stages import pretrained, salvage, warm
 from flows.stages.parameters import check, load

@@ -1,6 +1,6 @@
 """Who waits for whom: a stage is at work once in a workspace, a device of the machine trains one model, whichever clone or user it is for.
 
-Two PyTorch processes on two cores take 6 s a step in place of .2; two on one GPU run out of its memory. A device's place is a lock on an
+Two PyTorch processes on two cores take 6 s a step in place of .2; two on one GPU run out of its memory. A device's slot is a lock on an
 empty file in a folder that all users of the machine share. It is opened for reading only, never through a link, and nothing in it is
 believed: the most that another user can do is to hold it. Order, so that nobody waits in a circle: workspace, stage, device; who holds a
 device waits for nothing else, and a flow holds no device, only its stages do.
@@ -20,16 +20,16 @@ from models.core.errors import UserError
 
 FOLDERS = ("/run/lock", "/tmp", "/var/tmp")  # the first that all may write to: the same one for everybody
 BUSY = "another 'sluice run', or a stage that was started by hand, works in this workspace: wait for it to end, or stop it, then run again"
-VARIABLE = "SLUICE_PLACES"  # another folder: for containers that share a GPU, one that is mounted into each
+VARIABLE = "SLUICE_SLOTS"  # another folder: for containers that share a GPU, one that is mounted into each
 CARDS = Path("/proc/driver/nvidia/gpus")
 Tell = Callable[[str], object]
 
 
 @contextlib.contextmanager
-def place(workspace: Workspace, pool: str, tell: Tell) -> Iterator[None]:
-    """A place in the pool: the gpu pool has one for each device of the machine, the cpu pool as many as are asked for.
+def slot(workspace: Workspace, pool: str, tell: Tell) -> Iterator[None]:
+    """A slot of the pool: the gpu pool has one for each device of the machine, the cpu pool as many as are asked for.
 
-    Where no shared folder can be used, the place is the workspace's own.
+    Where no shared folder can be used, the slot is the workspace's own.
     """
     if pool != "gpu":
         yield
@@ -44,12 +44,12 @@ def place(workspace: Workspace, pool: str, tell: Tell) -> Iterator[None]:
         else:
             where = " or ".join(map(str, folders or FOLDERS))
             tell(f"goes on without waiting for other clones of this machine: there can be no lock in {where}")
-            stack.enter_context(stage_place(workspace, f"pool-{pool}", tell))
+            stack.enter_context(stage_slot(workspace, f"pool-{pool}", tell))
         yield
 
 
 @contextlib.contextmanager
-def stage_place(workspace: Workspace, name: str, tell: Tell) -> Iterator[None]:
+def stage_slot(workspace: Workspace, name: str, tell: Tell) -> Iterator[None]:
     """Be the only one who makes a stage's outputs in this workspace; two would write into each other's drafts."""
     path = workspace.lock_file(name.replace("/", "-"))
     path.parent.mkdir(parents=True, exist_ok=True)
