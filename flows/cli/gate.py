@@ -109,4 +109,6 @@ def rescore(model: Path, suite: Path, output: Path) -> None:
     workspace = here()
     params = release.asked_of(Session.reading(workspace), suite.name)
     with slots.slot(workspace, "gpu", tell):
-        evaluation.score(model, suite, output, benchmark.settings(params, suite.name), prepare_device("gpu"), lambda _done, _all: None)
+        evaluation.score_suite(
+            model, suite, output, benchmark.settings(params, suite.name), prepare_device("gpu"), lambda _done, _all: None
+        )
