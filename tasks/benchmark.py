@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveInt
 
 from models.core.errors import UserError
-from models.sandbox.sandbox import Limits
+from models.sandbox.sandbox import ResourceLimits
 from models.train.settings import Sampling
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
@@ -27,7 +27,7 @@ class BenchmarkParams(Params):
     items_seed: Seed = Field(description="picks the subset; apart from `seed`, so that retraining is scored on the same items")
     max_new_tokens: int = Field(ge=1, le=32768, description="a longer program counts as truncated")
     sampling: Sampling = Field(description="how programs are written: greedily once, or sampled for pass@k")
-    program: Limits = Field(description="what one generated program may use")
+    program: ResourceLimits = Field(description="what one generated program may use")
 
 
 class BenchmarkInputs(Inputs):
@@ -105,7 +105,7 @@ def benchmark(params: BenchmarkParams, inputs: BenchmarkInputs, outputs: Benchma
     from models.score import evaluation
 
     asked = settings(params, inputs.suite.name)
-    result = evaluation.score(
+    result = evaluation.score_suite(
         inputs.model, inputs.suite, outputs.items, asked, work.device, lambda step, total: work.progress(step, total, {})
     )
     return summary(result)

@@ -296,7 +296,7 @@ class Rule(torch.nn.Module):
 
 def facts(model: Path, suite: Path) -> dict[str, Any]:
     """All about a suite that makes a score, as plain values: what is asked, what is read out of the answers, and its versions."""
-    limits = sandbox.Limits(wall_seconds=20, cpu_seconds=1, memory_mib=256, processes=8, output_kib=64)
+    limits = sandbox.ResourceLimits(wall_seconds=20, cpu_seconds=1, memory_mib=256, processes=8, output_kib=64)
     settings = evaluation.Settings(
         batch_size=3, dtype="float32", items=None, items_seed=0, max_new_tokens=NEW_TOKENS, sampling=evaluation.GREEDY, limits=limits
     )

@@ -69,11 +69,11 @@ def git(root: Path, *words: str) -> str:
 def environment(workspace: Path, **extra: str) -> dict[str, str]:
     """A newcomer's environment: this interpreter's programs first, nothing of Prefect or MLflow set.
 
-    But for the places of the machine's devices, which are the workspace's own: tests that run beside each other have one thread each.
+    But for the slots of the machine's devices, which are the workspace's own: tests that run beside each other have one thread each.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "SLUICE_", "DVC_"))}
     path = os.pathsep.join([str(PROGRAMS), kept.get("PATH", "")])
-    return {**kept, "PATH": path, "PYTHONPATH": str(workspace), "SLUICE_PLACES": str(workspace / ".sluice" / "places"), **extra}
+    return {**kept, "PATH": path, "PYTHONPATH": str(workspace), "SLUICE_SLOTS": str(workspace / ".sluice" / "slots"), **extra}
 
 
 def run(workspace: Path, *command: str, timeout: float = 600, **extra: str) -> subprocess.CompletedProcess[str]:

@@ -41,9 +41,9 @@ def pairs(said: list[str] | None, option: str, must: str) -> list[tuple[str, str
     return found
 
 
-def warn(held: Any) -> None:
+def warn(session: Any) -> None:
     """Say what the gate will not be able to show."""
-    for line in held.warnings():
+    for line in session.warnings():
         tell(f"sluice: warning: {line}")
 
 

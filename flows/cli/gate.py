@@ -19,26 +19,26 @@ def gate(
     as_json: Json = False,
 ) -> None:
     """Compare a candidate with the champion, without moving anything. Exit code 3 where it would be refused."""
-    from flows.host import places
+    from flows.host import slots
     from flows.registry import release
     from flows.screen.tables import print_early, print_gate
     from flows.stages.session import Session
 
     workspace = here()
     registry = open_registry(workspace)
-    held = Session.reading(workspace)
-    warn(held)
+    session = Session.reading(workspace)
+    warn(session)
     rival = release.rival(registry, against)
-    if release.is_same(held, registry, candidate, rival):
+    if release.is_same(session, registry, candidate, rival):
         say({"decision": "unchanged"}) if as_json else print(f"unchanged: the candidate is {against}")
         return
     if sequential:
-        with places.place(workspace, "gpu", lambda line: tell(f"sluice: {line}")):
-            early = release.decide_early(held, registry, candidate, rival, tell)
+        with slots.slot(workspace, "gpu", lambda line: tell(f"sluice: {line}")):
+            early = release.compare_early(session, registry, candidate, rival, tell)
         say(early.model_dump(mode="json")) if as_json else print_early(early)
         decision: str = early.decision
     else:
-        result = release.compare(held, registry, candidate, rival).result
+        result = release.compare(session, registry, candidate, rival).result
         say(result.model_dump(mode="json")) if as_json else print_gate(result)
         decision = result.decision
     if not as_json:
@@ -99,7 +99,7 @@ def anchor(
 @app.command(hidden=True)
 def rescore(model: Path, suite: Path, output: Path) -> None:
     """Score a model folder on a suite with today's params. Called by the gate, in a process of its own."""
-    from flows.host import places
+    from flows.host import slots
     from flows.registry import release
     from flows.stages.runner import prepare_device
     from flows.stages.session import Session
@@ -108,5 +108,7 @@ def rescore(model: Path, suite: Path, output: Path) -> None:
 
     workspace = here()
     params = release.asked_of(Session.reading(workspace), suite.name)
-    with places.place(workspace, "gpu", tell):
-        evaluation.score(model, suite, output, benchmark.settings(params, suite.name), prepare_device("gpu"), lambda _done, _all: None)
+    with slots.slot(workspace, "gpu", tell):
+        evaluation.score_suite(
+            model, suite, output, benchmark.settings(params, suite.name), prepare_device("gpu"), lambda _done, _all: None
+        )

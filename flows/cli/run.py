@@ -21,28 +21,29 @@ def run() -> None:
 
     from flows.host import git, services, tracking
     from flows.registry.decisions import registry_of
-    from flows.stages.session import hold, opened
+    from flows.stages.session import exclusive, opened
 
     workspace = here()
     log = workspace.work / "logs" / f"run-{datetime.now():%Y%m%d-%H%M%S}.log"
     tracking.require_server(workspace)
-    with hold(workspace), services.prefect_api(workspace) as prefect, opened(workspace, registry_of) as held:
-        print(f"sluice: to run: {', '.join(held.changes) or 'nothing'}", flush=True)
-        if held.left_out:
+    with exclusive(workspace), services.prefect_api(workspace) as prefect, opened(workspace, registry_of) as session:
+        print(f"sluice: to run: {', '.join(session.changes) or 'nothing'}", flush=True)
+        if session.left_out:
             print(
-                f"sluice: left out: {', '.join(held.left_out)}: neither the candidate nor the models of params.yaml need them", flush=True
+                f"sluice: left out: {', '.join(session.left_out)}: neither the candidate nor the models of params.yaml need them",
+                flush=True,
             )
-        warn(held)
-        if held.changes and (why := git.why_no_commit(workspace.root)):
+        warn(session)
+        if session.changes and (why := git.why_no_commit(workspace.root)):
             tell(f"sluice: warning: the version will have no commit on record: {why}")
         from flows.run import console
 
         tracking.preload(workspace)
-        if held.changes:
-            held.warm_up()
+        if session.changes:
+            session.warm_up()
         prefect.wait()
-        result = console.run(held, log)
-    console.show(held.pipeline, result, log, time.monotonic() - STARTED)
+        result = console.run(session, log)
+    console.show(session.pipeline, result, log, time.monotonic() - STARTED)
     if result.decision in ("refuse", "undecided", "invalid"):
         raise Refused(f"the gate said {result.decision}: {result.reason}")
 
@@ -104,11 +105,11 @@ def _accept(workspace: Workspace, reason: str) -> list[str]:
     """Keep what the changed stages made, on record; return their names."""
     from flows.registry import identity
     from flows.registry.decisions import registry_of
-    from flows.stages.session import hold, opened
+    from flows.stages.session import exclusive, opened
 
-    with hold(workspace), opened(workspace, registry_of) as held:
+    with exclusive(workspace), opened(workspace, registry_of) as session:
         registry = open_registry(workspace)
-        return identity.accept(workspace, registry, held.pipeline, held.pipeline.needed(held.params), reason)
+        return identity.accept(workspace, registry, session.pipeline, session.pipeline.needed(session.params), reason)
 
 
 def _brief(why: Any) -> str:

@@ -185,14 +185,14 @@ def show_suite(
     suites.check_name(name)
     workspace = here()
     folder = _folder(workspace, name)
-    described, held = suites.load(folder), harness.read(folder)
+    described, suite_items = suites.load(folder), harness.read(folder)
     params = load(workspace.params_file)
-    margin = reach(len(held), (params.get("gate") or {}).get("alpha", 0.05))
-    leaked, looked = _leaked(workspace, items.texts(described, held), params)
+    margin = reach(len(suite_items), (params.get("gate") or {}).get("alpha", 0.05))
+    leaked, looked = _leaked(workspace, items.texts(described, suite_items), params)
     found = {
-        **dict(authoring.facts(described, held)),
+        **dict(authoring.facts(described, suite_items)),
         "can decide": f"a margin of {margin:.2f}",
-        "in training data": f"{len(leaked)} of {len(held)} items, looked for in {looked}"
+        "in training data": f"{len(leaked)} of {len(suite_items)} items, looked for in {looked}"
         if looked
         else "not known: no training text is here",
     }
@@ -203,7 +203,7 @@ def show_suite(
     from models.score.preview import preview  # torch and lm-eval load here
 
     tokenizer = workspace.root / ARTIFACTS / str(params.get("candidate"))
-    for line in preview(folder, described, held, tokenizer if (tokenizer / "tokenizer_config.json").is_file() else None, SHOWN):
+    for line in preview(folder, described, suite_items, tokenizer if (tokenizer / "tokenizer_config.json").is_file() else None, SHOWN):
         print(line)
 
 

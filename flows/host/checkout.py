@@ -1,48 +1,58 @@
-"""A checkout of one commit beside the workspace, for as long as a block lasts; one that a killed process left behind goes with the next."""
+"""A workspace of one commit beside the one at hand, for as long as a block lasts; what a killed process left of one goes with the next."""
 
 import contextlib
 import fcntl
 import os
 import re
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from flows.host import git
-from flows.host.workspace import locked
-from models.core.errors import UserError
+from flows.host import failures, git
+from flows.host.masking import masked
+from flows.host.processes import program
+from flows.host.workspace import Workspace, locked
+from models.core.errors import SluiceError, StageError, Unavailable, UserError
 
-PREFIX, LOCK, TREE = "sluice-verify-", "lock", "tree"
-COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # of what else the registry says git might take for an option
-NONE = "0" * 40
+PREFIX, LOCK, TREE = "sluice-checkout-", "lock", "tree"
+COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # what else the registry says git might take for an option
+FOLDERS = ("mlartifacts", "spool")
+REGISTRY = (*FOLDERS, "mlflow.db", "servers.json", "locks/mlflow.lock", "locks/registry.lock", "locks/spool.lock")
+
+
+@contextlib.contextmanager
+def checkout(workspace: Workspace, commit: str, params: str | None = None, apart: bool = False) -> Iterator[Workspace]:
+    """A workspace of that commit, with DVC's cache and remotes of `workspace`; its params.yaml is the text `params`, if given.
+
+    It has the registry of `workspace` too, and its runs are told there, unless it is to be `apart`. No hook runs, and what is not in DVC's
+    cache by then is gone with it. Raises UserError, StageError or Unavailable: what keeps the commit from being checked out.
+    """
+    with scratch(workspace.root) as folder:
+        _add(workspace.root, folder / TREE, commit)
+        try:
+            copy = Workspace(folder / TREE / _prefix(workspace.root))
+            _share_cache(workspace, copy, folder / "shared")
+            if not apart:
+                _share_registry(workspace, copy)
+            if params is not None:
+                copy.params_file.write_text(params, encoding="utf-8")
+            yield copy
+        finally:
+            git.ask(workspace.root, "worktree", "remove", "--force", str(folder / TREE))
 
 
 @contextlib.contextmanager
 def scratch(root: Path) -> Iterator[Path]:
-    """A folder of our own, locked while we live, once those of the dead are gone, worktrees of the repository at `root` included."""
+    """A folder of our own, locked while we live, once those of the dead are gone: all in this temporary folder, all worktrees of `root`."""
     clear(root)
     with tempfile.TemporaryDirectory(prefix=PREFIX) as name, locked(Path(name) / LOCK):
         yield Path(name)
 
 
-@contextlib.contextmanager
-def checkout(root: Path, commit: str, folder: Path, whose: str) -> Iterator[Path]:
-    """The commit, checked out into a folder of `folder`; no hook runs. Raises UserError where the repository does not hold it."""
-    tree, quiet = folder / TREE, ["-c", "core.hooksPath=/dev/null"]
-    done = git.ask(root, *quiet, "worktree", "add", "--detach", str(tree), commit if COMMIT.fullmatch(commit) else NONE)
-    if done is None:
-        raise UserError("a version is made again in a worktree of its commit, and no git is installed: install it")
-    if done.returncode:
-        raise UserError(f"{whose} is of commit {commit or 'none'}, which this repository does not hold: 'git fetch' it first")
-    try:
-        yield tree
-    finally:
-        git.ask(root, "worktree", "remove", "--force", str(tree))
-
-
 def clear(root: Path) -> list[Path]:
-    """Remove what verifications of this repository left that were killed; return the folders. The lock of a living one says so."""
+    """Remove what killed processes left of checkouts of this repository; return the folders. The lock of a living one says so."""
     listed = git.ask(root, "worktree", "list", "--porcelain")
     lines = [] if listed is None else listed.stdout.decode(errors="replace").splitlines()
     trees = [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
@@ -63,3 +73,92 @@ def _is_dead(folder: Path) -> bool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
     return False
+
+
+def _add(root: Path, tree: Path, commit: str) -> None:
+    """A worktree of the commit. Raises a SluiceError that says what failed."""
+    if not COMMIT.fullmatch(commit):
+        raise UserError(f"{masked(commit)!r} is no commit, must be the 40 or 64 digits that 'git rev-parse' prints of one: name one")
+    done = git.ask(root, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", str(tree), commit)
+    if done is None or done.returncode:
+        raise _failure(root, tree, commit, "" if done is None else done.stderr.decode(errors="replace"))
+
+
+def _failure(root: Path, tree: Path, commit: str, said: str) -> SluiceError:
+    """What kept git, which `said` so, from checking out a commit. Of a full disk it says only which file it could not write."""
+    if why := git.why_no_commit(root):
+        return UserError(f"commit {commit} is not checked out in {root}: {why}")
+    if not said:
+        return Unavailable(
+            f"git took more than {git.PATIENCE_S:.0f} s for commit {commit} in {tree}: see why its disk is slow, then run again"
+        )
+    if not _answer(root, "cat-file", "-t", f"{commit}^{{commit}}"):
+        return UserError(f"{root} does not hold commit {commit}, must hold it: 'git fetch' it from where it was made, then run again")
+    needed, free = _bytes_of(root, commit), shutil.disk_usage(tree.parent).free
+    if needed > free:
+        sizes = f"commit {commit} takes {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free in {tree.parent}"
+        return Unavailable(f"the disk is full: {sizes}: free some space, or name a larger disk in TMPDIR, then run again")
+    for number in (*failures.FULL, *failures.FILE_FAULTS):
+        if os.strerror(number) in said:
+            named = re.findall("'([^']+)'", said)
+            return failures.of_system(OSError(number, os.strerror(number), str(root / named[-1] if named else tree)))
+    why = masked(" ".join(said.split()))[-300:]
+    return StageError(
+        f"git cannot check out commit {commit} in {tree}: {why}: 'git fsck' says what the repository lacks, 'git fetch' brings it"
+    )
+
+
+def _answer(root: Path, *words: str) -> str:
+    """What git prints; "" where it fails."""
+    done = git.ask(root, *words)
+    return "" if done is None or done.returncode else done.stdout.decode(errors="replace")
+
+
+def _bytes_of(root: Path, commit: str) -> int:
+    """The size of a commit's files."""
+    sizes = (line.split(maxsplit=4)[3] for line in _answer(root, "ls-tree", "-r", "-l", "--full-tree", commit).splitlines())
+    return sum(int(size) for size in sizes if size.isdecimal())
+
+
+def _prefix(root: Path) -> str:
+    """Where the workspace lies in its repository: "" at its root."""
+    return _answer(root, "rev-parse", "--show-prefix").removesuffix("\n")
+
+
+def _share_cache(workspace: Workspace, copy: Workspace, link: Path) -> None:
+    """DVC's cache of the workspace, and its remotes, which may be named where git does not look."""
+    local = workspace.root / ".dvc" / "config.local"
+    if local.is_file():
+        shutil.copy(local, copy.root / ".dvc" / "config.local")
+    link.symlink_to(dvc(workspace.root, "cache", "dir"))
+    use_cache(copy, link)
+
+
+def use_cache(copy: Workspace, cache: Path) -> None:
+    """Have a checkout use that cache, in a folder of `scratch`: DVC writes no path into its config that is not ASCII, a relative one is."""
+    dvc(copy.root, "cache", "dir", "--local", os.path.relpath(cache, copy.root))
+
+
+def _share_registry(workspace: Workspace, copy: Workspace) -> None:
+    """What MLflow keeps in the workspace, what waits for it, the servers and the locks of these, under the checkout's own names."""
+    for name in FOLDERS:
+        (workspace.state / name).mkdir(parents=True, exist_ok=True)
+    for place in (workspace, copy):
+        (place.state / "locks").mkdir(parents=True, exist_ok=True)
+    for name in REGISTRY:
+        (copy.state / name).symlink_to(workspace.state / name)
+
+
+def dvc(root: Path, *words: str, env: Mapping[str, str] | None = None) -> str:
+    """What `dvc WORDS` prints. Raises StageError with what it says where it fails."""
+    done = subprocess.run([program("dvc"), *words], cwd=root, capture_output=True, text=True, env=env)
+    if done.returncode:
+        raise StageError(f"dvc {' '.join(words)} failed: {last_words(done)}")
+    return done.stdout.strip()
+
+
+def last_words(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line of what was said; DVC's reason, where it ends in an offer of help."""
+    said = done.stderr.strip() or done.stdout.strip() or "no output"
+    reason = re.search(r"^ERROR: (?:.+\n?)+", said, re.MULTILINE)
+    return " ".join(reason[0].split())[:300] if reason else said.splitlines()[-1]

@@ -11,7 +11,7 @@ LEASE_S, WAIT_S = 60.0, 180.0  # the shortest lease that a server grants; longer
 
 
 @contextlib.contextmanager
-def held(name: str, api: str) -> Iterator[None]:
+def acquired(name: str, api: str) -> Iterator[None]:
     """Hold the limit `name` of one slot at the Prefect server `api`; it is made where it is missing.
 
     The lease is renewed while held; where that fails, or nobody could be sure who holds it, the block ends with an error (strict). A server

@@ -96,7 +96,7 @@ def stream(
 ) -> int:
     """Run `command`, hand each line of its output to `on_line`, return its exit code.
 
-    Raises TimeLimitError `timeout_s` after the line `from_line` (the start, where none is given): waiting for a place does not count.
+    Raises TimeLimitError `timeout_s` after the line `from_line` (the start, where none is given): waiting for a slot does not count.
     Whatever ends the call, no process of the group is left.
     """
     child = start(command, cwd, env, subprocess.PIPE)

@@ -38,7 +38,7 @@ def commands(workspace: Workspace, port: dict[str, int]) -> dict[str, list[str]]
     }
 
 
-def health(name: str, base: str) -> str:
+def health_url(name: str, base: str) -> str:
     """The address that answers once the server is up."""
     return f"{base}/api/health" if name == "prefect" else f"{base}/health"
 
@@ -82,7 +82,7 @@ def up(workspace: Workspace) -> dict[str, str]:
 def _is_up(workspace: Workspace, name: str) -> bool:
     """Whether this workspace's own server answers: another workspace's may have taken the port first."""
     server = workspace.servers().get(name)
-    return server is not None and answers(health(name, server["url"]))
+    return server is not None and answers(health_url(name, server["url"]))
 
 
 def _detach(workspace: Workspace, name: str, command: list[str]) -> subprocess.Popen[bytes]:

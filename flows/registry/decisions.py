@@ -165,12 +165,12 @@ class Registry(Versions):
         """Raise Refused where another decision had this look at an anchor, or a person pinned another, since the gate compared."""
         compared = {verdict.suite: verdict.anchor for verdict in (result.suites if result else ()) if verdict.anchor is not None}
         standings = self.standings() if compared else {}
-        for suite, held in compared.items():
+        for suite, compared_with in compared.items():
             now = standings.get(suite)
-            if now is not None and (held.version, held.look) != (now.version, now.looks + 1):
+            if now is not None and (compared_with.version, compared_with.look) != (now.version, now.looks + 1):
                 raise Refused(
                     f"the anchor of {suite} is version {now.version} after {now.looks} looks now, the gate compared with version "
-                    f"{held.version} at look {held.look}: nothing was moved; run the gate again"
+                    f"{compared_with.version} at look {compared_with.look}: nothing was moved; run the gate again"
                 )
 
     def _set_previous(self, version: str | None) -> None:

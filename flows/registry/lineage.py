@@ -222,12 +222,12 @@ def _flips(
     found = {}
     for suite in sorted(old.keys() & new.keys()):
         theirs = {item["id"]: item for item in old[suite]}
-        held = {item for side in evidence for item in side[suite].contaminated}
+        leaked = {item for side in evidence for item in side[suite].contaminated}
         found[suite] = [
             {
                 "id": now["id"],
                 "change": "gained" if now["score"] > theirs[now["id"]]["score"] else "lost",
-                "leaked": now["id"] in held,
+                "leaked": now["id"] in leaked,
                 "before": answer(theirs[now["id"]]),
                 "after": answer(now),
             }

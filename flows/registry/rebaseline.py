@@ -44,11 +44,11 @@ def is_stale(ours: Evidence, theirs: Evidence | None, limits: HealthLimits | Non
 
 
 def rebaselined(
-    held: Session, registry: Registry, version: Any, ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence], ask: bool
+    session: Session, registry: Registry, version: Any, ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence], ask: bool
 ) -> dict[str, Evidence]:
     """The version's evidence, scored anew on each suite where that may help; without `ask`, where that was done before."""
     readable = {suite: evidence for suite, evidence in ours.items() if not evidence.unreadable}
-    stale = {suite: found for suite, found in readable.items() if is_stale(found, theirs.get(suite), held.policy.limits(suite))}
+    stale = {suite: found for suite, found in readable.items() if is_stale(found, theirs.get(suite), session.policy.limits(suite))}
     if not stale:
         return dict(theirs)
     fresh, known = dict(theirs), registry.registered(version)
@@ -56,38 +56,38 @@ def rebaselined(
         for suite, evidence in stale.items():
             again = None if known.doubt else _found(registry, _md5(version, known), suite, evidence)
             if again is None and ask:
-                again = _scored(held, registry, version, known, suite, evidence, Path(name))
+                again = _scored(session, registry, version, known, suite, evidence, Path(name))
             if again is not None:
-                fresh[suite] = _with_leaks(held, registry, version, suite, again, theirs.get(suite))
+                fresh[suite] = _with_leaks(session, registry, version, suite, again, theirs.get(suite))
     return fresh
 
 
-def _with_leaks(held: Session, registry: Registry, version: Any, suite: str, again: Evidence, before: Evidence | None) -> Evidence:
+def _with_leaks(session: Session, registry: Registry, version: Any, suite: str, again: Evidence, before: Evidence | None) -> Evidence:
     """The new scores with the items that the version's own training text held: of the same suite they are known, of another one they are
     looked for in what it was trained on. Where that is out of reach, the scores say nothing: no list is not an empty one."""
     if before is not None and not before.unreadable and before.identity.get("suite_md5") == again.identity.get("suite_md5"):
         return again.model_copy(update={"contaminated": before.contaminated})
     try:
-        return again.model_copy(update={"contaminated": _leaks(held, registry, version, suite)})
+        return again.model_copy(update={"contaminated": _leaks(session, registry, version, suite)})
     except SluiceError as error:
         return unreadable(f"what its training text holds of today's {suite} is not known ({error}); 'dvc fetch' brings it from the remote")
 
 
-def _leaks(held: Session, registry: Registry, version: Any, suite: str) -> dict[str, list[str]]:
+def _leaks(session: Session, registry: Registry, version: Any, suite: str) -> dict[str, list[str]]:
     """Where each item of today's suite stands in what a version was trained on, as its dvc.lock names it and DVC's cache holds it."""
-    root, made = held.workspace.root, _prepared(registry, version)
+    root, made = session.workspace.root, _prepared(registry, version)
     fed = [kind for kind in kinds.FIELDS if kind in made]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for kind in fed:
-            for path, cached in held.pipeline.cached_files(made[kind]).items():
+            for path, cached in session.pipeline.cached_files(made[kind]).items():
                 (folder / kind / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / kind / path).symlink_to(cached)
         (folder / "suites").mkdir()
-        (folder / "suites" / suite).symlink_to((root / held.cell(suite).suite_path).resolve())
+        (folder / "suites" / suite).symlink_to((root / session.cell(suite).suite_path).resolve())
         inputs = contamination.ContaminationInputs(suites=folder / "suites", **{kind: folder / kind for kind in fed})
         outputs = contamination.ContaminationOutputs(contamination=folder / "found")
-        contamination.contamination(contamination.ContaminationParams.model_validate(held.params["contamination"]), inputs, outputs)
+        contamination.contamination(contamination.ContaminationParams.model_validate(session.params["contamination"]), inputs, outputs)
         return leaks(outputs.contamination / f"{suite}.jsonl")
 
 
@@ -132,7 +132,7 @@ def _found(registry: Registry, model_md5: str, suite: str, ours: Evidence) -> Ev
     return next((found for found in asked if not found.unreadable and not is_stale(ours, found, None)), None)
 
 
-def _scored(held: Session, registry: Registry, version: Any, known: Known, suite: str, ours: Evidence, folder: Path) -> Evidence:
+def _scored(session: Session, registry: Registry, version: Any, known: Known, suite: str, ours: Evidence, folder: Path) -> Evidence:
     model = folder / "model"
     if not model.is_dir():
         registry.model_folder(version, folder)
@@ -140,9 +140,9 @@ def _scored(held: Session, registry: Registry, version: Any, known: Known, suite
     run_id = registry.tracker.start(PIPELINE, f"rebaseline {number} {suite}", {"sluice.version": number})
     output = folder / "scored" / suite
     try:
-        cell = held.cell(suite)
+        cell = session.cell(suite)
         limit_s = cell.stage.timeout_s
-        done = warm.call(held.workspace, ["rescore", str(model), cell.suite_path, str(output)], held.env, limit_s)
+        done = warm.call(session.workspace, ["rescore", str(model), cell.suite_path, str(output)], session.env, limit_s)
         said = (done.stdout.splitlines() or ["no output"])[-1] if done.returncode else ""
     except TimeLimitError:
         said = f"it ran past the limit of {limit_s:.0f} s (meta.timeout_s of the suite's benchmark in dvc.yaml) and was stopped"

@@ -76,11 +76,11 @@ def settle(tracker: Tracker) -> None:
     Registry(tracker).settle()
 
 
-def unchanged(held: Session) -> Release | None:
+def unchanged(session: Session) -> Release | None:
     """The champion, where it is the candidate at hand; None where the gate has work to do."""
-    model_md5 = folder_md5(candidate_folder(held.workspace.root, held.params))
-    tracker = Tracker(held.workspace, held.model)
-    found = _ask_server(tracker.uri, held.model) if tracker.uri.startswith("http") else _ask_registry(tracker)
+    model_md5 = folder_md5(candidate_folder(session.workspace.root, session.params))
+    tracker = Tracker(session.workspace, session.model)
+    found = _ask_server(tracker.uri, session.model) if tracker.uri.startswith("http") else _ask_registry(tracker)
     if found is None or found["md5"] != model_md5:
         return None
     reason = f"version {found['version']} holds this very model and is champion"
@@ -121,9 +121,9 @@ def rival(registry: Registry, against: str) -> Any | None:
     return registry.at(CHAMPION) if against == CHAMPION else registry.version(against)
 
 
-def is_same(held: Session, registry: Registry, candidate: str, rival: Any | None) -> bool:
+def is_same(session: Session, registry: Registry, candidate: str, rival: Any | None) -> bool:
     """Whether the candidate is that very version's model, by the record: then there is nothing to compare."""
-    ours = _registered_md5(registry, registry.version(candidate)) if candidate else folder_md5(_at_hand(held))
+    ours = _registered_md5(registry, registry.version(candidate)) if candidate else folder_md5(_at_hand(session))
     return rival is not None and ours is not None and ours == _registered_md5(registry, rival)
 
 
@@ -133,36 +133,36 @@ def _registered_md5(registry: Registry, version: Any) -> str | None:
     return None if known.doubt else known.content.get("model_md5")
 
 
-def _at_hand(held: Session) -> Path:
-    folder = candidate_folder(held.workspace.root, held.params)
+def _at_hand(session: Session) -> Path:
+    folder = candidate_folder(session.workspace.root, session.params)
     if not folder.is_dir():
-        raise UserError(f"there is no candidate at hand: {folder.relative_to(held.workspace.root)} is missing; 'sluice run' makes one")
+        raise UserError(f"there is no candidate at hand: {folder.relative_to(session.workspace.root)} is missing; 'sluice run' makes one")
     return folder
 
 
-def compare(held: Session, registry: Registry, candidate: str, champion: Any | None) -> Comparison:
+def compare(session: Session, registry: Registry, candidate: str, champion: Any | None) -> Comparison:
     """What the gate says of a registered version, or the candidate at hand (""), against `champion`."""
-    ours, theirs = _evidence(held, registry, candidate, champion)
+    ours, theirs = _evidence(session, registry, candidate, champion)
     version = None if champion is None else str(champion.version)
-    anchors = {} if champion is None else _anchors(held, registry, ours, champion, theirs or {}, ask=not candidate)
-    result = judge(held.policy, ours, theirs, anchors)
-    inputs = "" if candidate else inputs_of(held, registry)
+    anchors = {} if champion is None else _anchors(session, registry, ours, champion, theirs or {}, ask=not candidate)
+    result = judge(session.policy, ours, theirs, anchors)
+    inputs = "" if candidate else inputs_of(session, registry)
     return Comparison(result=result, champion=version, items=_item_table(ours, theirs), inputs=inputs)
 
 
 def _anchors(
-    held: Session, registry: Registry, ours: Mapping[str, Evidence], champion: Any, theirs: Mapping[str, Evidence], ask: bool
+    session: Session, registry: Registry, ours: Mapping[str, Evidence], champion: Any, theirs: Mapping[str, Evidence], ask: bool
 ) -> dict[str, Reference]:
     """The anchor of each gated suite with its evidence, scored again where that is out of date; none where another than the champion is
     compared with. A suite that has no anchor takes the champion."""
     number, standings = str(champion.version), registry.standings()
     if registry.aliases().get(CHAMPION) != number:
         return {}
-    anchors = {suite: standings.get(suite) or Standing(version=number, looks=0) for suite in held.policy.suites if suite in ours}
+    anchors = {suite: standings.get(suite) or Standing(version=number, looks=0) for suite in session.policy.suites if suite in ours}
     found = {number: theirs}
     for version in sorted({standing.version for standing in anchors.values()} - {number}):
         asked = {suite: ours[suite] for suite, standing in anchors.items() if standing.version == version}
-        found[version] = _evidence_of_anchor(held, registry, version, asked, ask)
+        found[version] = _evidence_of_anchor(session, registry, version, asked, ask)
     unknown = unreadable("it was never scored on this suite; 'sluice anchor VERSION --reason WHY' pins another")
     return {
         suite: Reference(version=standing.version, look=standing.looks + 1, evidence=found[standing.version].get(suite, unknown))
@@ -170,29 +170,35 @@ def _anchors(
     }
 
 
-def _evidence_of_anchor(held: Session, registry: Registry, number: str, asked: Mapping[str, Evidence], ask: bool) -> Mapping[str, Evidence]:
+def _evidence_of_anchor(
+    session: Session, registry: Registry, number: str, asked: Mapping[str, Evidence], ask: bool
+) -> Mapping[str, Evidence]:
     try:
         version = registry.version(number)
     except UserError:
         gone = unreadable("it is not registered any more; 'sluice anchor VERSION --reason WHY' pins another")
         return dict.fromkeys(asked, gone)
-    return rebaselined(held, registry, version, asked, registry.evidence_of(version), ask)
+    return rebaselined(session, registry, version, asked, registry.evidence_of(version), ask)
 
 
-def inputs_of(held: Session, registry: Registry) -> str:
+def inputs_of(session: Session, registry: Registry) -> str:
     """What identifies all that the gate decides the candidate at hand from: the same inputs are decided on once."""
-    folders = [_at_hand(held), *candidate_evidence(held.pipeline, held.params).values(), contamination_folder(held.workspace.root)]
+    folders = [
+        _at_hand(session),
+        *candidate_evidence(session.pipeline, session.params).values(),
+        contamination_folder(session.workspace.root),
+    ]
     anchors = {suite: standing.version for suite, standing in registry.standings().items()}
     content = [folder_md5(folder) if folder.is_dir() else "" for folder in folders]
     code = [file_md5(Path(module.__file__ or "")) for module in (verdicts, anchor, comparison, paired, health)]
-    whole = [content, registry.aliases().get(CHAMPION), anchors, held.policy.model_dump(mode="json"), code]
+    whole = [content, registry.aliases().get(CHAMPION), anchors, session.policy.model_dump(mode="json"), code]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
-def decided(held: Session) -> Release | None:
+def recorded_decision(session: Session) -> Release | None:
     """The decision that stands on record about the very candidate at hand, made from all that is at hand now; None where there is none."""
-    registry = Registry(Tracker(held.workspace, held.model))
-    inputs = inputs_of(held, registry)
+    registry = Registry(Tracker(session.workspace, session.model))
+    inputs = inputs_of(session, registry)
     run = next((run for run in registry.decisions() if run.data.tags.get("sluice.inputs") == inputs), None)
     if run is None or run.data.tags["sluice.verdict"] not in ("refuse", "undecided"):  # what was broken may have been put right since
         return None
@@ -202,43 +208,43 @@ def decided(held: Session) -> Release | None:
 
 
 def _evidence(
-    held: Session, registry: Registry, candidate: str, champion: Any | None
+    session: Session, registry: Registry, candidate: str, champion: Any | None
 ) -> tuple[dict[str, Evidence], dict[str, Evidence] | None]:
-    ours = registry.evidence_of(registry.version(candidate)) if candidate else _evidence_at_hand(held)
+    ours = registry.evidence_of(registry.version(candidate)) if candidate else _evidence_at_hand(session)
     if champion is None:
         return ours, None
-    return ours, rebaselined(held, registry, champion, ours, registry.evidence_of(champion), ask=not candidate)
+    return ours, rebaselined(session, registry, champion, ours, registry.evidence_of(champion), ask=not candidate)
 
 
-def _evidence_at_hand(held: Session) -> dict[str, Evidence]:
-    paths, leaked = candidate_evidence(held.pipeline, held.params), contamination_folder(held.workspace.root)
-    model_md5 = folder_md5(_at_hand(held))
+def _evidence_at_hand(session: Session) -> dict[str, Evidence]:
+    paths, leaked = candidate_evidence(session.pipeline, session.params), contamination_folder(session.workspace.root)
+    model_md5 = folder_md5(_at_hand(session))
     return {suite: load_evidence(path, leaked / f"{suite}.jsonl", model_md5) for suite, path in paths.items() if path.is_dir()}
 
 
-def decide_early(held: Session, registry: Registry, candidate: str, champion: Any | None, tell: Callable[[str], object]) -> EarlyResult:
+def compare_early(session: Session, registry: Registry, candidate: str, champion: Any | None, tell: Callable[[str], object]) -> EarlyResult:
     """The gate's early decision: both models are asked now. Raises UserError where there is no champion to compare with."""
     if champion is None:
         raise UserError("nothing is champion yet, there is nobody to compare with: 'sluice run' makes the first")
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        ours = registry.model_folder(registry.version(candidate), Path(one)) if candidate else _at_hand(held)
+        ours = registry.model_folder(registry.version(candidate), Path(one)) if candidate else _at_hand(session)
         leaked: dict[str, dict[str, list[str]]] = {}
-        for evidence in (registry.evidence_of(champion), _evidence(held, registry, candidate, None)[0]):
+        for evidence in (registry.evidence_of(champion), _evidence(session, registry, candidate, None)[0]):
             for suite, known in evidence.items():
                 leaked.setdefault(suite, {}).update(known.contaminated)
         theirs = registry.model_folder(champion, Path(other))
-        device, asked = prepare_device("gpu"), {suite: asked_of(held, suite) for suite in held.policy.suites}
+        device, asked = prepare_device("gpu"), {suite: asked_of(session, suite) for suite in session.policy.suites}
 
         def make(model: Path, suite: str, progress: Progress) -> Any:
-            return scorer(asked[suite], model, held.workspace.root / held.cell(suite).suite_path, device, progress)
+            return scorer(asked[suite], model, session.workspace.root / session.cell(suite).suite_path, device, progress)
 
         seed = next(iter(asked.values())).items_seed
-        return early.decide(ours, theirs, held.policy, make, seed, leaked, tell)
+        return early.compare(ours, theirs, session.policy, make, seed, leaked, tell)
 
 
-def asked_of(held: Session, suite: str) -> BenchmarkParams:
+def asked_of(session: Session, suite: str) -> BenchmarkParams:
     """How today's params ask a suite. Raises UserError where no stage scores anything on it."""
-    return BenchmarkParams.model_validate(held.params[held.cell(suite).stage.section])
+    return BenchmarkParams.model_validate(session.params[session.cell(suite).stage.section])
 
 
 def _item_table(ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence] | None) -> dict[str, Any]:
@@ -250,13 +256,13 @@ def _item_table(ours: Mapping[str, Evidence], theirs: Mapping[str, Evidence] | N
     return table
 
 
-def decide(held: Session, found: Comparison, version: str, parent: str | None) -> Release:
+def carry_out(session: Session, found: Comparison, version: str, parent: str | None) -> Release:
     """Put the gate's decision on version `version` on record, and make it champion where the gate lets it through.
 
     A version that a person rolled back or rejected is refused until a person promotes it. A decision that stands on record already is not
     repeated there. Raises Refused where another version has become champion since the comparison.
     """
-    registry, result = Registry(Tracker(held.workspace, held.model)), found.result
+    registry, result = Registry(Tracker(session.workspace, session.model)), found.result
     against = registry.turned_down(version) if result.decision == "promote" else ""
     if against:
         reason = f"{against}; the gate would let it through: 'sluice promote {version}' makes it champion all the same"
@@ -269,13 +275,13 @@ def decide(held: Session, found: Comparison, version: str, parent: str | None) -
     return Release(decision=result.decision, reason=result.reason, version=version, aliases=registry.aliases(), gate=result)
 
 
-def register_candidate(held: Session, parent: str | None) -> str:
+def register_candidate(session: Session, parent: str | None) -> str:
     """Register the candidate in a process of its own: logging a model imports Transformers, which the flow never does."""
-    env = {**held.env, **({"SLUICE_PARENT_RUN_ID": parent} if parent else {})}
-    done = warm.call(held.workspace, ["register"], env)
+    env = {**session.env, **({"SLUICE_PARENT_RUN_ID": parent} if parent else {})}
+    done = warm.call(session.workspace, ["register"], env)
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
-        raise StageError(f"registering {held.model} failed: {lines[-1] if lines else 'no output'}")
+        raise StageError(f"registering {session.model} failed: {lines[-1] if lines else 'no output'}")
     return str(json.loads(lines[-1])["version"])
 
 

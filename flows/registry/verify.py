@@ -24,12 +24,13 @@ from flows.host.workspace import Workspace
 from flows.registry import identity
 from flows.registry.decisions import Registry
 from flows.registry.lineage import Past
+from flows.registry.record import Known
 from flows.registry.release import candidate_folder
 from flows.registry.versions import file_md5
 from flows.stages import pretrained
 from flows.stages.pipeline import Pipeline
 from models.core.content import folder_md5
-from models.core.errors import SluiceError, StageError
+from models.core.errors import SluiceError, StageError, UserError
 from models.core.given import read_lines
 
 SHOWN = 5
@@ -53,8 +54,8 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
     Raises UserError where the commit is not at hand. Ctrl-C and SIGTERM leave no worktree behind, what SIGKILL leaves the next one removes.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    root, known = registry.tracker.workspace.root, registry.registered(version)
-    with checkout.scratch(root) as folder:
+    workspace, known = registry.tracker.workspace, registry.registered(version)
+    with checkout.scratch(workspace.root) as folder:
         yield Check("record", not known.doubt, f"known by {known.words}" if not known.doubt else known.doubt)
         yield _stored(registry, version, folder)
         try:
@@ -65,7 +66,8 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
             return  # nothing is made from files that are not the registered ones
         yield Check("provenance", True, f"{', '.join(past.files)} as registered")
         yield environment
-        with _worktree(root, version, known.content.get("commit", ""), folder) as tree:
+        with checkout.checkout(workspace, _commit(version, known), past.files["params.yaml"] or None, apart=True) as copy:
+            tree = copy.root
             if "candidate" not in past.params:
                 yield Check("candidate", False, "params.yaml, as it was registered, names none: an earlier Sluice registered it")
                 return
@@ -76,7 +78,7 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
                 yield Check("paths", False, wrong)
                 return
             for file, text in past.files.items():
-                if text:  # a version without it is told of by what lacks it
+                if text and file != copy.params_file.name:  # a version without it is told of by what lacks it
                     (tree / file).write_text(text, encoding="utf-8")
             yield _code(tree, past)
             yield from _identity(registry, past)
@@ -86,7 +88,7 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
             if score:
                 yield from _scores(registry, version, past, tree, tell)
             if retrain:
-                yield _retrained(past, tree, tell)
+                yield _retrained(past, copy, folder / "empty", tell)
 
 
 def _stored(registry: Registry, version: Any, folder: Path) -> Check:
@@ -107,18 +109,14 @@ def _environment(past: Past) -> Check:
     return Check("environment", not differing, _listed(differing) or f"{len(past.packages)} packages as in the recorded lock")
 
 
-@contextlib.contextmanager
-def _worktree(root: Path, version: Any, commit: str, folder: Path) -> Iterator[Path]:
-    """The version's commit with DVC's cache of the workspace."""
-    with checkout.checkout(root, commit.removesuffix("-dirty"), folder, f"version {version.version}") as tree:
-        (folder / "shared").symlink_to(_must([program("dvc"), "cache", "dir"], root).stdout.strip())
-        _use_cache(tree, "shared")
-        yield tree
-
-
-def _use_cache(tree: Path, name: str) -> None:
-    """Have the tree use the cache of that name beside it: DVC writes no path into its config that is not ASCII."""
-    _must([program("dvc"), "cache", "dir", "--local", f"../{name}"], tree)
+def _commit(version: Any, known: Known) -> str:
+    """The commit that a version is of, by the record. Raises UserError where none is on record."""
+    found = str(known.content.get("commit", "")).removesuffix("-dirty")
+    if not found:
+        raise UserError(
+            f"version {version.version} has no commit on record, must have one to be made again: commit the code, then register it anew"
+        )
+    return found
 
 
 def _not_plain(params: Mapping[str, Any], dvc_yaml: str) -> str:
@@ -190,7 +188,7 @@ def _materialised(past: Past, tree: Path) -> Check:
         done = _run([program("dvc"), command, out], tree)
         if done.returncode == 0 and (tree / out).is_dir():
             return _compare("lock and cache", past, tree)
-    missing = f"{out} of the recorded lock is not in DVC's cache, and 'dvc pull' brings it not ({masked(_last(done))})"
+    missing = f"{out} of the recorded lock is not in DVC's cache, and 'dvc pull' brings it not ({masked(checkout.last_words(done))})"
     return Check("lock and cache", False, f"{missing}: mend the remote, or '--retrain' makes it again")
 
 
@@ -225,12 +223,13 @@ def _scores(registry: Registry, version: Any, past: Past, tree: Path, tell: Tell
         yield Check(f"score {suite}", same, f"{len(items)} items equal" if same else _listed(other, "items that differ: "))
 
 
-def _retrained(past: Past, tree: Path, tell: Tell) -> Check:
+def _retrained(past: Past, copy: Workspace, empty: Path, tell: Tell) -> Check:
     """Everything made again from the data, with an empty cache; compared byte for byte."""
+    tree = copy.root
     for pointer in sorted((tree / "data").rglob("*.dvc")):
-        _must([program("dvc"), "checkout", str(pointer.relative_to(tree))], tree)
-    _use_cache(tree, "empty")
-    maker = Pipeline(Workspace(tree)).maker(past.params["candidate"])
+        checkout.dvc(tree, "checkout", str(pointer.relative_to(tree)), env=_env(tree))
+    checkout.use_cache(copy, empty)
+    maker = Pipeline(copy).maker(past.params["candidate"])
     if maker is None:
         return Check("retrained", False, f"the commit's dvc.yaml has no stage that makes {past.params['candidate']}")
     last, code = _heard(
@@ -260,20 +259,6 @@ def _env(folder: Path) -> dict[str, str]:
     """The worktree's own code; its MLflow runs stay in the worktree too."""
     hidden = ("MLFLOW_TRACKING_URI", "SLUICE_WARM", "SLUICE_FLOW_RUN_ID", "SLUICE_PARENT_RUN_ID", "SLUICE_PARENT_RUN", "PREFECT_API_URL")
     return {**{name: value for name, value in os.environ.items() if name not in hidden}, "PYTHONPATH": str(folder)}
-
-
-def _must(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    done = _run(command, folder)
-    if done.returncode:
-        raise StageError(f"{' '.join([Path(command[0]).name, *command[1:]])} failed: {_last(done)}")
-    return done
-
-
-def _last(done: subprocess.CompletedProcess[str]) -> str:
-    """The last line of what was said; DVC's reason, where it ends in an offer of help."""
-    said = done.stderr.strip() or done.stdout.strip() or "no output"
-    reason = re.search(r"^ERROR: (?:.+\n?)+", said, re.MULTILINE)
-    return " ".join(reason[0].split())[:300] if reason else said.splitlines()[-1]
 
 
 def _listed(names: list[str], before: str = "") -> str:

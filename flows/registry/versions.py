@@ -117,7 +117,7 @@ class Versions:
                 own = {
                     "sluice.model_md5": model_md5,
                     "sluice.evidence_md5": self._evidence_md5(run_id),
-                    "sluice.scores": json.dumps({suite: score(shown) for suite, shown in found.items()}),
+                    "sluice.scores": json.dumps({suite: estimate(shown) for suite, shown in found.items()}),
                 }
                 with self._lease():  # an upload may be long, and others wait: only the last look and the version itself are alone
                     version = self.find(model_md5) or self._create_version(logged, run_id, {**tags, **own})
@@ -215,7 +215,7 @@ class Versions:
     def _lease(self) -> Iterator[None]:
         """Be the only writer among all that share a Prefect server; nothing to wait for where none is shared."""
         api = services.shared_api(self.tracker.workspace)
-        with lease.held(f"sluice-registry-{self.name}", api) if api else contextlib.nullcontext():
+        with lease.acquired(f"sluice-registry-{self.name}", api) if api else contextlib.nullcontext():
             yield
 
     def items_of(self, version: Any) -> dict[str, list[dict[str, Any]]]:
@@ -271,7 +271,7 @@ class Versions:
         return path
 
 
-def score(evidence: Evidence) -> dict[str, float | int | None]:
+def estimate(evidence: Evidence) -> dict[str, float | int | None]:
     """The mean, its standard error sqrt(s² / n) (of two items or more), and n, from the items; or the metric of the whole set."""
     if not evidence.scores:
         return {"value": None, "stderr": None, "n": 0}

@@ -41,8 +41,8 @@ def approve(version: int) -> Any:
     """
     workspace = find()
     prepare_environment(workspace)
-    held = Session.reading(workspace)
-    registry = registry_of(workspace, held.params)
+    session = Session.reading(workspace)
+    registry = registry_of(workspace, session.params)
     registry.settle()
     number, mine = str(registry.version(str(version)).version), f"prefect:{flow_run.id}"
     decided = next((run for run in registry.decisions() if run.data.tags.get("sluice.pipeline_run") == mine), None)
@@ -52,7 +52,7 @@ def approve(version: int) -> Any:
     seen = None if champion is None else str(champion.version)
     if seen == number:
         raise UserError(f"version {number} is champion already: there is nothing to approve")
-    found = release.compare(held, registry, number, champion)
+    found = release.compare(session, registry, number, champion)
     shown = masked(_comparison(number, seen, found.result))
     create_markdown_artifact(markdown=shown, key="approval", description="What the reviewer decides on")
     asked = Approval.with_initial_data(description=shown, approve=False)

@@ -10,10 +10,10 @@ from flows.stages.session import Session
 from models.core.errors import SluiceError, StageError
 
 
-def run(held: Session, log: Path) -> RunResult:
+def run(session: Session, log: Path) -> RunResult:
     """Run the flow on an open session, in this process. Raises what made it fail."""
     terminal.attach(log)
-    state = retrain_here(held)
+    state = retrain_here(session)
     if state.is_cancelled():
         raise StageError("the run was cancelled; finished stages are kept, the next run carries on")
     result = state.result(raise_on_failure=False)

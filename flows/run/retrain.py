@@ -39,7 +39,7 @@ from flows.stages.attempt import StageResult, attempt, main_metric
 from flows.stages.pipeline import Stage, git_commit, read_metrics
 from flows.stages.place import Local, Place
 from flows.stages.runner import FLOW_RUN, PARENT
-from flows.stages.session import Session, hold, opened
+from flows.stages.session import Session, exclusive, opened
 from models.core.errors import SluiceError, StageError, Unavailable
 from models.core.files import write_json
 
@@ -69,24 +69,24 @@ def run_stage(place: Place, stage: Stage, env: Mapping[str, str]) -> StageResult
     return done
 
 
-def _execute(held: Session, place: Place, parent: str | None, started: float) -> list[StageResult]:
+def _execute(session: Session, place: Place, parent: str | None, started: float) -> list[StageResult]:
     """Run what changed, siblings at once; the rest is `unchanged`. Raises the first failure after all that can end has ended."""
     futures: dict[str, PrefectFuture[Any]] = {}
-    env = {**held.env, FLOW_RUN: str(flow_run.id), **({PARENT: parent} if parent else {})}
-    for name, stage in held.pipeline.stages.items():
-        if name in held.changes:
+    env = {**session.env, FLOW_RUN: str(flow_run.id), **({PARENT: parent} if parent else {})}
+    for name, stage in session.pipeline.stages.items():
+        if name in session.changes:
             options = run_stage.with_options(name=name, task_run_name=name, retries=stage.retries)
             upstream = [futures[up] for up in stage.upstream if up in futures]
             futures[name] = options.submit(place=place, stage=stage, env=env, return_state=False, wait_for=upstream)
     failures: list[Exception] = []
     results = []
-    for name, stage in held.pipeline.stages.items():
-        if name in held.left_out:
+    for name, stage in session.pipeline.stages.items():
+        if name in session.left_out:
             continue
         future = futures.get(name)
         if future is None:
-            metric = main_metric(read_metrics(held.workspace.root, stage))
-            shutil.rmtree(held.workspace.work / name, ignore_errors=True)  # what 'dvc repro' left there is on record
+            metric = main_metric(read_metrics(session.workspace.root, stage))
+            shutil.rmtree(session.workspace.work / name, ignore_errors=True)  # what 'dvc repro' left there is on record
             results.append(StageResult(name=name, state="unchanged", seconds=0, metric=metric))
             continue
         future.wait()
@@ -99,16 +99,16 @@ def _execute(held: Session, place: Place, parent: str | None, started: float) ->
             results.append(StageResult(name=name, state="failed", seconds=0, metric=""))
             failures.append(outcome)
     if failures:
-        _remember(held, results, started)
+        _remember(session, results, started)
         raise next((error for error in failures if isinstance(error, SluiceError)), StageError(str(failures[0])))
     return results
 
 
-def _remember(held: Session, results: list[StageResult], started: float) -> float:
+def _remember(session: Session, results: list[StageResult], started: float) -> float:
     """Keep the run for `sluice status`; return its seconds."""
     rows = [{"name": r.name, "state": r.state, "seconds": r.seconds} for r in results]
     seconds = round(time.monotonic() - started, 1)
-    write_json(held.workspace.state / "last_run.json", {"stages": rows, "seconds": seconds})
+    write_json(session.workspace.state / "last_run.json", {"stages": rows, "seconds": seconds})
     return seconds
 
 
@@ -159,9 +159,9 @@ def _flow(opens: Callable[[], contextlib.AbstractContextManager[Session]]) -> Fl
         """
         started = time.monotonic()
         processes.reset()
-        with opens() as held, _watched() as cancelled:
+        with opens() as session, _watched() as cancelled:
             try:
-                result = _retrain(held, started)
+                result = _retrain(session, started)
             except BaseException:
                 if cancelled.is_set():
                     return Cancelled(message="cancelled; finished stages are kept, the next run carries on")
@@ -180,17 +180,17 @@ def _here() -> Iterator[Session]:
     """The session of a worker's run: nobody has opened one for it."""
     workspace = find()
     prepare_environment(workspace)
-    with hold(workspace), opened(workspace, registry_of) as held:
-        yield held
+    with exclusive(workspace), opened(workspace, registry_of) as session:
+        yield session
 
 
 retrain = _flow(_here)  # what prefect.yaml deploys
 
 
-def retrain_here(held: Session) -> Any:
+def retrain_here(session: Session) -> Any:
     """Run the flow on an open session, in this process; return its state. Heartbeats, which take a second to end, only where it works."""
-    with handed_over(), temporary_settings({} if held.changes else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        return _flow(lambda: contextlib.nullcontext(held))(return_state=True)
+    with handed_over(), temporary_settings({} if session.changes else {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        return _flow(lambda: contextlib.nullcontext(session))(return_state=True)
 
 
 @contextmanager
@@ -206,40 +206,40 @@ def handed_over() -> Iterator[None]:
             worker.drain_all(timeout=10)
 
 
-def _retrain(held: Session, started: float) -> RunResult:
-    logger, tracker = get_run_logger(), Tracker(held.workspace, held.model)
-    if not held.changes:
+def _retrain(session: Session, started: float) -> RunResult:
+    logger, tracker = get_run_logger(), Tracker(session.workspace, session.model)
+    if not session.changes:
         logger.info("nothing changed: no stage has to run", extra=SHOWN)
-        courier.deliver(held.workspace, _say)
-        if _unsettled(held).exists():
+        courier.deliver(session.workspace, _say)
+        if _unsettled(session).exists():
             with tracker.answering():
                 release.settle(tracker)
-        same = release.unchanged(held)
+        same = release.unchanged(session)
         if same is None:
             with tracker.answering():
-                same = release.decided(held)
+                same = release.recorded_decision(session)
         if same is not None:
-            _unsettled(held).unlink(missing_ok=True)
-            return _finish(held, same, _execute(held, Local(held.workspace), None, started), started, None)
-    held.warm_up()
-    _unsettled(held).touch()
-    parent = Run(held.workspace, held.model, f"retrain {flow_run.name}", _tags(held))
-    with courier.at_work(held.workspace, _say) as post:
+            _unsettled(session).unlink(missing_ok=True)
+            return _finish(session, same, _execute(session, Local(session.workspace), None, started), started, None)
+    session.warm_up()
+    _unsettled(session).touch()
+    parent = Run(session.workspace, session.model, f"retrain {flow_run.name}", _tags(session))
+    with courier.at_work(session.workspace, _say) as post:
         try:
-            parent.params(held.params)
+            parent.params(session.params)
             with contextlib.suppress(Unavailable), tracker.answering():  # the stages do not need it: what they report waits
                 release.settle(tracker)
-            results = _execute(held, Local(held.workspace), parent.key, started)
-            outcome, url = _publish(held, tracker, parent, post.id_of(parent))
+            results = _execute(session, Local(session.workspace), parent.key, started)
+            outcome, url = _publish(session, tracker, parent, post.id_of(parent))
         except BaseException as error:
             parent.end("KILLED" if processes.stopping() or isinstance(error, KeyboardInterrupt) else "FAILED", str(error))
             raise
         parent.end("FINISHED")
-    _unsettled(held).unlink(missing_ok=True)
-    return _finish(held, outcome, results, started, url)
+    _unsettled(session).unlink(missing_ok=True)
+    return _finish(session, outcome, results, started, url)
 
 
-def _publish(held: Session, tracker: Tracker, parent: Run, run_id: str) -> tuple[release.Release, str]:
+def _publish(session: Session, tracker: Tracker, parent: Run, run_id: str) -> tuple[release.Release, str]:
     """Gate, register and promote, which need MLflow; return how that ended, and the run's page.
 
     Raises Unavailable where MLflow is away: the stages are done and recorded, and the next run begins here.
@@ -247,17 +247,17 @@ def _publish(held: Session, tracker: Tracker, parent: Run, run_id: str) -> tuple
     with tracker.answering():
         url = tracker.run_url(run_id)
         create_link_artifact(link=url, link_text="MLflow run", key="mlflow-run")
-        parent.tags(_runs_of_stages(held, tracker))
-        parent.results(scores(held.pipeline), 0)
+        parent.tags(_runs_of_stages(session, tracker))
+        parent.results(scores(session.pipeline), 0)
         release.settle(tracker)
-        outcome = _release(held, run_id)
+        outcome = _release(session, run_id)
     parent.tags({"sluice.verdict": outcome.decision})
     return outcome, url
 
 
-def _unsettled(held: Session) -> Path:
+def _unsettled(session: Session) -> Path:
     """There from a run's beginning until it has ended well: what it left open in MLflow is for the next one to settle."""
-    return held.workspace.state / "unsettled"
+    return session.workspace.state / "unsettled"
 
 
 def _say(line: str) -> None:
@@ -266,11 +266,11 @@ def _say(line: str) -> None:
 
 @task(task_run_name="gate", cache_policy=NO_CACHE, persist_result=False)
 @told()
-def gate(held: Session) -> release.Comparison | None:
+def gate(session: Session) -> release.Comparison | None:
     """Compare the candidate with the champion, item by item; None where they are the same model."""
-    registry = registry_of(held.workspace, held.params)
+    registry = registry_of(session.workspace, session.params)
     champion = registry.at(CHAMPION)
-    found = None if release.is_same(held, registry, "", champion) else release.compare(held, registry, "", champion)
+    found = None if release.is_same(session, registry, "", champion) else release.compare(session, registry, "", champion)
     if found is not None:
         for verdict in found.result.suites:
             get_run_logger().info("gate  %s: %s, %s", verdict.suite, verdict.verdict, verdict.reason, extra=SHOWN)
@@ -279,41 +279,41 @@ def gate(held: Session) -> release.Comparison | None:
 
 @task(task_run_name="register", cache_policy=NO_CACHE, persist_result=False)
 @told()
-def register(held: Session, parent: str) -> str:
+def register(session: Session, parent: str) -> str:
     """Register the candidate, or find the version that holds it."""
-    return release.register_candidate(held, parent)
+    return release.register_candidate(session, parent)
 
 
 @task(task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)
 @told()
-def promote(held: Session, found: release.Comparison, version: str, parent: str) -> release.Release:
+def promote(session: Session, found: release.Comparison, version: str, parent: str) -> release.Release:
     """Record the decision; move the alias `champion` where the gate lets the version through."""
-    return release.decide(held, found, version, parent)
+    return release.carry_out(session, found, version, parent)
 
 
-def _release(held: Session, parent: str) -> release.Release:
-    known = release.decided(held)
+def _release(session: Session, parent: str) -> release.Release:
+    known = release.recorded_decision(session)
     if known is not None:
         return known
-    found = gate(held)
+    found = gate(session)
     if found is None:
-        same = release.unchanged(held)
+        same = release.unchanged(session)
         assert same is not None
         return same
-    return promote(held, found, register(held, parent), parent)
+    return promote(session, found, register(session, parent), parent)
 
 
-def _tags(held: Session) -> dict[str, str]:
+def _tags(session: Session) -> dict[str, str]:
     """The flow run and the commit; the page of the run where its server outlives it."""
-    tags = {"prefect.flow_run_id": str(flow_run.id), "git.commit": git_commit(held.workspace.root)}
-    page = url_for("flow-run", obj_id=str(flow_run.id)) if shared_api(held.workspace) else None
+    tags = {"prefect.flow_run_id": str(flow_run.id), "git.commit": git_commit(session.workspace.root)}
+    page = url_for("flow-run", obj_id=str(flow_run.id)) if shared_api(session.workspace) else None
     return tags | ({"prefect.flow_run_url": page} if page else {})
 
 
-def _runs_of_stages(held: Session, tracker: Tracker) -> dict[str, str]:
+def _runs_of_stages(session: Session, tracker: Tracker) -> dict[str, str]:
     """By tag, the run that produced each stage's result, this time or an earlier one."""
-    recorded = held.pipeline.recorded_signatures()
-    found = {name: tracker.run_of(recorded[name]) for name in held.pipeline.stages if name in recorded}
+    recorded = session.pipeline.recorded_signatures()
+    found = {name: tracker.run_of(recorded[name]) for name in session.pipeline.stages if name in recorded}
     unknown = {name: recorded[name] for name, run_id in found.items() if run_id is None}
     if unknown:  # accepted under another hash, or made elsewhere
         before = identity.earlier(Registry(tracker), unknown)
@@ -321,10 +321,10 @@ def _runs_of_stages(held: Session, tracker: Tracker) -> dict[str, str]:
     return {f"sluice.run.{name.replace('@', '/')}": run_id for name, run_id in found.items() if run_id}
 
 
-def _finish(held: Session, outcome: release.Release, results: list[StageResult], started: float, url: str | None) -> RunResult:
-    if held.changes:
+def _finish(session: Session, outcome: release.Release, results: list[StageResult], started: float, url: str | None) -> RunResult:
+    if session.changes:
         create_table_artifact(table=stage_rows(results), key="stages", description="What ran, and its main metric")
-        create_table_artifact(table=score_rows(held.pipeline), key="scores", description="Score ± standard error (items)")
+        create_table_artifact(table=score_rows(session.pipeline), key="scores", description="Score ± standard error (items)")
     lines = [f"**{outcome.decision}**: {masked(outcome.reason)}", *([f"[MLflow run]({url})"] if url else [])]
     create_markdown_artifact(markdown="\n\n".join(lines), key="verdict", description="The gate's decision")
-    return RunResult(**outcome.model_dump(), stages=results, seconds=_remember(held, results, started))
+    return RunResult(**outcome.model_dump(), stages=results, seconds=_remember(session, results, started))

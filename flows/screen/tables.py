@@ -80,8 +80,8 @@ def print_early(result: EarlyResult) -> None:
 
 
 def _anchor(verdict: SuiteVerdict) -> str:
-    held = verdict.anchor
-    return "" if held is None else f"v{held.version} {held.difference:+.3f}, {held.lower:+.3f} to {held.upper:+.3f}"
+    anchor = verdict.anchor
+    return "" if anchor is None else f"v{anchor.version} {anchor.difference:+.3f}, {anchor.lower:+.3f} to {anchor.upper:+.3f}"
 
 
 def _health(verdict: SuiteVerdict) -> dict[str, str]:

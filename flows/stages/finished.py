@@ -1,4 +1,4 @@
-"""What a stage made, held beside its work until DVC has it on record.
+"""What a stage made, saved beside its work until DVC has it on record.
 
 DVC hashes what a stage published, for minutes where it is gigabytes. A process that is killed meanwhile leaves no entry in dvc.lock: DVC
 would delete all of it and train again. Hard links keep it: they take no room, and the next run of the same execution puts them in place.
@@ -16,8 +16,8 @@ from models.core.files import read_json, write_json
 NAME, RESULTS = "finished", "results.json"
 
 
-def hold(folder: Path, outputs: Mapping[str, Path], results: Mapping[str, Any]) -> None:
-    """Hold a stage's outputs, by field, and its results in its work folder: whole or not at all. Nothing where files cannot be linked."""
+def save(folder: Path, outputs: Mapping[str, Path], results: Mapping[str, Any]) -> None:
+    """Save a stage's outputs, by field, and its results in its work folder: whole or not at all. Nothing where files cannot be linked."""
     draft = folder / f"{NAME}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     with contextlib.suppress(OSError):  # a file system without links: then a kill costs what it did
@@ -28,30 +28,30 @@ def hold(folder: Path, outputs: Mapping[str, Path], results: Mapping[str, Any]) 
         draft.rename(folder / NAME)
 
 
-def take(folder: Path, outputs: Mapping[str, Path]) -> dict[str, Any] | None:
-    """Put what is held of a stage at these paths and return its results; None where nothing is held."""
-    held = folder / NAME
-    results: dict[str, Any] | None = read_json(held / RESULTS, None)
-    if results is None or not all((held / field).exists() for field in outputs):
+def load(folder: Path, outputs: Mapping[str, Path]) -> dict[str, Any] | None:
+    """Put what is saved of a stage at these paths and return its results; None where nothing is."""
+    saved = folder / NAME
+    results: dict[str, Any] | None = read_json(saved / RESULTS, None)
+    if results is None or not all((saved / field).exists() for field in outputs):
         return None
     for field, path in outputs.items():
-        _link(held / field, path)
+        _link(saved / field, path)
     return results
 
 
-def is_held(folder: Path) -> bool:
+def is_saved(folder: Path) -> bool:
     return (folder / NAME).exists()
 
 
 def clear(folder: Path, keep: bool) -> None:
-    """Delete the work of a stage that has ended, under this and other signatures; what is held too, unless it is to be kept."""
+    """Delete the work of a stage that has ended, under this and other signatures; what is saved too, unless it is to be kept."""
     for path in (*folder.parent.iterdir(), *folder.iterdir()) if folder.is_dir() else ():
         if path != folder and not (keep and path == folder / NAME):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def drop(folder: Path) -> None:
-    """Hold nothing any more."""
+    """Save nothing any more."""
     shutil.rmtree(folder / NAME, ignore_errors=True)
 
 

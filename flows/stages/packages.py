@@ -46,15 +46,15 @@ def pins(text: str) -> Pins:
     return found
 
 
-def cut(held: Pins, modules: Iterable[str]) -> str:
+def cut(pins: Pins, modules: Iterable[str]) -> str:
     """The lines of all packages that loading these modules can load. Raises UserError where a module belongs to no pinned package."""
-    waiting, found = [_package(held, module) for module in modules], set[str]()
+    waiting, found = [_package(pins, module) for module in modules], set[str]()
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += [*held.needs.get(name, ()), *UNSEEN.get(name, ())]
-    return "".join(f"{line}\n" for name in sorted(found & held.lines.keys()) for line in held.lines[name])
+            waiting += [*pins.needs.get(name, ()), *UNSEEN.get(name, ())]
+    return "".join(f"{line}\n" for name in sorted(found & pins.lines.keys()) for line in pins.lines[name])
 
 
 def is_foreign(module: str) -> bool:
@@ -62,9 +62,9 @@ def is_foreign(module: str) -> bool:
     return module not in sys.stdlib_module_names
 
 
-def _package(held: Pins, module: str) -> str:
+def _package(pins: Pins, module: str) -> str:
     name = PACKAGE_OF.get(module, module.replace("_", "-").lower())
-    if name not in held.lines:
+    if name not in pins.lines:
         raise UserError(
             f"{LOCK} pins no package {name!r}, which a stage imports as {module!r}: add it to pyproject.toml and 'make lock', or say in "
             "flows/stages/packages.py which package the module is of"

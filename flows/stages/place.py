@@ -55,5 +55,5 @@ class Local:
         salvage.keep(self.workspace)
         if code != 0:
             return Outcome(code, left)
-        shutil.rmtree(self.workspace.work / stage.name, ignore_errors=True)  # DVC has what was held there
+        shutil.rmtree(self.workspace.work / stage.name, ignore_errors=True)  # DVC has what was saved there
         return Outcome(code, left, read_metrics(root, stage))

@@ -147,7 +147,7 @@ def _of_hub(said: re.Match[str], fetch: bool) -> Base:
         raise UserError(f"pretrained: {name} is no folder here, and as a hub id must name its revision, {name}@REVISION: {_today(name)}")
     read = [*weights.READ, "*.safetensors"]
     try:
-        held = snapshot_download(name, revision=revision, local_files_only=not fetch, allow_patterns=read, ignore_patterns=["*/*"])
+        snapshot = snapshot_download(name, revision=revision, local_files_only=not fetch, allow_patterns=read, ignore_patterns=["*/*"])
     except errors.LocalEntryNotFoundError as error:
         if not fetch:
             return Base({"source": source})
@@ -157,7 +157,7 @@ def _of_hub(said: re.Match[str], fetch: bool) -> Base:
         raise UserError(f"pretrained: {source}: the hub has no such {kind}; correct the key 'pretrained'") from None
     except OSError as error:
         raise _unanswered(source, error) from None
-    return Base({"source": source, "resolved": f"{name}@{Path(held).name}"}, _links(Path(held)))
+    return Base({"source": source, "resolved": f"{name}@{Path(snapshot).name}"}, _links(Path(snapshot)))
 
 
 def _unanswered(source: str, error: Exception) -> Unavailable:

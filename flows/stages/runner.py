@@ -13,7 +13,7 @@ from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
 
-from flows.host import courier, failures, places, spool
+from flows.host import courier, failures, slots, spool
 from flows.host.masking import masked
 from flows.host.workspace import Workspace
 from flows.stages import finished, pretrained
@@ -35,7 +35,7 @@ def outcome_file(workspace: Workspace, name: str) -> Path:
 
 
 def started_line(name: str) -> str:
-    """What a stage prints when it has its place in the pool and begins to work."""
+    """What a stage prints when it has its slot of the pool and begins to work."""
     return f"{name}  started"
 
 
@@ -48,7 +48,7 @@ def run_stage(workspace: Workspace, name: str, bindings: Mapping[str, str], regi
         stage = with_fields(stage, given={**stage.given, **bindings})
         _require_inputs(workspace.root, stage)
         _require_whole_weights(workspace.root, stage)
-        with _places(workspace, stage):
+        with _slots(workspace, stage):
             print(started_line(name), flush=True)
             started = time.monotonic()
             try:
@@ -91,7 +91,7 @@ def _by_hand() -> bool:
 
 
 @contextlib.contextmanager
-def _places(workspace: Workspace, stage: Stage) -> Iterator[None]:
+def _slots(workspace: Workspace, stage: Stage) -> Iterator[None]:
     """All that the stage must have to itself: the workspace against flows, its outputs, its device. Says what it waits for."""
 
     def tell(line: str) -> None:
@@ -99,9 +99,9 @@ def _places(workspace: Workspace, stage: Stage) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         if _by_hand():
-            stack.enter_context(places.beside_no_flow(workspace))
-        stack.enter_context(places.stage_place(workspace, f"stage-{stage.name}", tell))
-        stack.enter_context(places.place(workspace, stage.pool, tell))
+            stack.enter_context(slots.beside_no_flow(workspace))
+        stack.enter_context(slots.stage_slot(workspace, f"stage-{stage.name}", tell))
+        stack.enter_context(slots.slot(workspace, stage.pool, tell))
         yield
 
 
@@ -121,7 +121,7 @@ def _execute(pipeline: Pipeline, stage: Stage, registry_of: RegistryOf) -> None:
         run.params(params.model_dump())
         reports, progress = workspace.state / "reports" / name, Progress(run, name)
         work = Work(workspace.work / name / signature, reports, prepare_device(stage.pool), progress)
-        if finished.is_held(work.folder) and not (_by_dvc() and pipeline.recorded_signatures().get(name) != signature):
+        if finished.is_saved(work.folder) and not (_by_dvc() and pipeline.recorded_signatures().get(name) != signature):
             finished.drop(work.folder)  # whoever asks for what is on record, or by hand, wants it made again
         try:
             metrics = produce(workspace.root, stage, spec, params, work)
@@ -154,7 +154,7 @@ def _delivered(workspace: Workspace, run: spool.Run) -> Iterator[None]:
 def produce(root: Path, stage: Stage, spec: Contract, params: Any, work: Work) -> dict[str, Any]:
     """Call the stage function on bound paths and rename its outputs into place; return its metrics.
 
-    Outputs are written beside their places under a temporary name, and held from the moment they are whole: what this very execution made
+    Outputs are written beside their places under a temporary name, and saved from the moment they are whole: what this very execution made
     before it was killed is not made again. Raises StageError where the function leaves one out.
     """
     inputs = stage.bind(spec.inputs, stage.artifacts)
@@ -166,13 +166,13 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, work: Work) -
         remove(draft)
     try:
         with _disk_errors(stage.name):
-            metrics = finished.take(work.folder, drafts)
+            metrics = finished.load(work.folder, drafts)
             if metrics is None:
                 metrics = _call(spec, params, {field: root / path for field, path in inputs.items()}, drafts, work)
                 missing = [outputs[field] for field, draft in drafts.items() if not draft.exists()]
                 if missing:
                     raise StageError(f"stage {stage.name!r} left out {', '.join(missing)}: a stage writes every output it declares")
-                finished.hold(work.folder, drafts, metrics)
+                finished.save(work.folder, drafts, metrics)
             else:
                 print(f"{stage.name}  had ended when it was killed: its outputs are put in place", flush=True)
             _heed_no_signal()

@@ -1,4 +1,4 @@
-"""One retraining's hold on its workspace: the lock, the checked params, and what DVC says must run."""
+"""What a run, or a command that only reads, knows of its workspace: the checked params, what DVC says must run. And a run's lock on it."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from flows.host.places import BUSY
+from flows.host.slots import BUSY
 from flows.host.workspace import Workspace, locked
 from flows.stages import pretrained, salvage, warm
 from flows.stages.parameters import check, load
@@ -84,7 +84,7 @@ def _published(described: suites.Suite | None) -> int | None:
     return described.published.items if described is not None and described.published is not None else None
 
 
-def hold(workspace: Workspace) -> contextlib.AbstractContextManager[Any]:
+def exclusive(workspace: Workspace) -> contextlib.AbstractContextManager[Any]:
     """Lock the workspace. Raises UserError where another process holds it."""
     return locked(workspace.lock_file("workspace"), BUSY)
 
@@ -93,7 +93,7 @@ def look(workspace: Workspace, params: dict[str, Any], registry_of: RegistryOf) 
     """Have the published model's links be those of today, nothing fetched; not while a run works here, which has done so."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(hold(workspace))
+            stack.enter_context(exclusive(workspace))
         except UserError:
             return
         pretrained.bring(workspace, params, registry_of, fetch=False)

@@ -37,7 +37,7 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 KILL_SECONDS = 3.0  # after the checker's own alarm, which should have ended it
 
 
-class Limits(Record):
+class ResourceLimits(Record):
     """What one generated program may use."""
 
     wall_seconds: float = Field(gt=0, le=600, description="from the start of its sandbox to the verdict")
@@ -72,7 +72,7 @@ class Isolation(Record):
     reason: str = ""
 
 
-def check_all(jobs: Sequence[Job], limits: Limits, backend: str | None = None) -> list[Verdict]:
+def check_all(jobs: Sequence[Job], limits: ResourceLimits, backend: str | None = None) -> list[Verdict]:
     """Return a verdict a job, in order; as many run at once as there are cores. `backend` None takes what isolation() found.
 
     Raises Unavailable where it found nothing.
@@ -84,7 +84,7 @@ def check_all(jobs: Sequence[Job], limits: Limits, backend: str | None = None) -
         return list(pool.map(lambda job: check(job, limits, backend), jobs))
 
 
-def check(job: Job, limits: Limits, backend: str) -> Verdict:
+def check(job: Job, limits: ResourceLimits, backend: str) -> Verdict:
     """Return the verdict on one program; the checker and all that it started are gone afterwards."""
     order = job.model_dump() | {
         "command": BACKENDS[backend](),
@@ -119,7 +119,7 @@ def isolation() -> Isolation:
     if os.uname().machine not in seccomp.MACHINES:
         return Isolation(backend=None, reason=f"system calls are filtered on {' and '.join(seccomp.MACHINES)} only")
     probe = Job(program="def answer(): return 42", preamble="", entry_point="answer", test="def check(f): assert f() == 42")
-    limits = Limits(wall_seconds=10, cpu_seconds=5, memory_mib=256, processes=4, output_kib=4)
+    limits = ResourceLimits(wall_seconds=10, cpu_seconds=5, memory_mib=256, processes=4, output_kib=4)
     faults = []
     for backend in BACKENDS:
         if not shutil.which(backend):
@@ -143,7 +143,7 @@ def _remedy() -> str:
     return "docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined (this container forbids namespaces)"
 
 
-def _rlimits(limits: Limits) -> dict[str, tuple[int, int]]:
+def _rlimits(limits: ResourceLimits) -> dict[str, tuple[int, int]]:
     """Soft and hard; a second apart for processor time, so that its own signal tells the checker what ended the program."""
     return {
         "RLIMIT_CPU": (limits.cpu_seconds, limits.cpu_seconds + 1),

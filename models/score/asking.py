@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from models.core.errors import UserError
 from models.core.records import Record
 from models.core.sets import OfSet
-from models.sandbox.sandbox import Limits
+from models.sandbox.sandbox import ResourceLimits
 from models.score import items as kinds
 from models.score.items import LETTERS, Item
 from models.score.suite import ChoiceSuite, LabelsSuite, Tabled, TextSuite, Written
@@ -32,7 +32,7 @@ class Settings(Record):
     items_seed: int
     max_new_tokens: int = Field(ge=1)
     sampling: Sampling = Field(description="of code suites; the others are asked greedily")
-    limits: Limits
+    limits: ResourceLimits
 
 
 class Reply(Record):

@@ -194,25 +194,25 @@ def create(name: str, described: Mapping[str, Any], files: Sequence[Path], raw: 
                 shutil.copyfile(file, draft / file.name)
             (draft / suites.FILE).write_text(text(described, name), encoding="utf-8")
         try:
-            held = suites.load(draft), harness.read(draft)
+            loaded = suites.load(draft), harness.read(draft)
         except UserError as error:
             raise UserError(str(error).replace(f"{draft}/", "").replace(str(draft), name)) from None
         put(draft, raw / name)
     finally:
         shutil.rmtree(draft.parent, ignore_errors=True)
-    return held
+    return loaded
 
 
-def facts(described: Suite, held: Sequence[Item]) -> Iterator[tuple[str, str]]:
+def facts(described: Suite, suite_items: Sequence[Item]) -> Iterator[tuple[str, str]]:
     """(what, how much) of a suite, for people."""
     form = described.format
     how = {"choice": f", by {getattr(described, 'by', '')}", "labels": f", by {getattr(described, 'by', '')}"}.get(form, "")
     yield "asked", f"{form}{how}{', in chat' if described.chat else ''}"
-    subjects = {item.subject for item in held} - {kinds.NO_SUBJECT}
-    yield "items", f"{len(held):,}" + (f" of {len(subjects)} subjects" if subjects else "")
+    subjects = {item.subject for item in suite_items} - {kinds.NO_SUBJECT}
+    yield "items", f"{len(suite_items):,}" + (f" of {len(subjects)} subjects" if subjects else "")
     metric = getattr(described, "metric", None)
     if metric:
         yield "metric", str(metric)
-    yield "chance", f"{kinds.chance(held, described):.3f}"
+    yield "chance", f"{kinds.chance(suite_items, described):.3f}"
     if described.licence:
         yield "licence", described.licence

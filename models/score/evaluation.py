@@ -117,7 +117,7 @@ class Scorer:
         return _evidence(self)
 
 
-def score(model: Path, suite: Path, output: Path, settings: Settings, device: str, progress: Progress) -> Result:
+def score_suite(model: Path, suite: Path, output: Path, settings: Settings, device: str, progress: Progress) -> Result:
     """Write items.jsonl and evidence.json into `output` and return the items.
 
     Raises UserError for a broken suite and StageError for a model that the suite cannot ask.
@@ -180,8 +180,8 @@ def _of_set(scorer: Scorer) -> OfSet | None:
 
 def _suite_md5(folder: Path, described: Suite, items: Sequence[Item]) -> str:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (suites.FILE, kinds.LISTING)]
-    held = [f"{path.relative_to(folder).as_posix()} {hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}" for path in files]
-    return _md5("\n".join([*held, json.dumps(suites.asking(described), sort_keys=True), *(item.id for item in items)]))
+    md5s = [f"{path.relative_to(folder).as_posix()} {hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}" for path in files]
+    return _md5("\n".join([*md5s, json.dumps(suites.asking(described), sort_keys=True), *(item.id for item in items)]))
 
 
 def _harness(form: str) -> str:

@@ -128,11 +128,11 @@ def written_label(labels: Sequence[str], text: str) -> int | None:
     if said[0] in names:
         return names.index(said[0])
     # a label within another, such as "positive" in "very positive", does not count where the longer one stands
-    held = [place for place, name in enumerate(names) if f" {name} " in f" {said[0]} "]
-    held = [
-        place for place in held if not any(names[place] != names[other] and f" {names[place]} " in f" {names[other]} " for other in held)
+    named = [place for place, name in enumerate(names) if f" {name} " in f" {said[0]} "]
+    named = [
+        place for place in named if not any(names[place] != names[other] and f" {names[place]} " in f" {names[other]} " for other in named)
     ]
-    return held[0] if len(held) == 1 else None
+    return named[0] if len(named) == 1 else None
 
 
 def programs(items: Sequence[Item], replies: Sequence[Sequence[Reply]], settings: Settings, chat: bool) -> Records:

@@ -14,14 +14,14 @@ from models.score.suite import HarnessSuite, Suite
 HIDDEN = "the text is not shown: its authors ask so"
 
 
-def preview(folder: Path, described: Suite, held: Sequence[Item], tokenizer: Path | None, count: int) -> Iterator[str]:
+def preview(folder: Path, described: Suite, suite_items: Sequence[Item], tokenizer: Path | None, count: int) -> Iterator[str]:
     """Yield the first `count` items: the prompt, and what counts as right. A chat template is the tokenizer's, where there is one."""
     if described.secret:
         yield HIDDEN
         return
     render = _in_chat(tokenizer) if described.chat else lambda prompt: prompt
     asked = _foreign(folder, described, count) if isinstance(described, HarnessSuite) else None
-    for place, item in enumerate(held[:count]):
+    for place, item in enumerate(suite_items[:count]):
         yield f"--- {item.id}" + (f" ({item.subject})" if item.subject != kinds.NO_SUBJECT else "")
         if asked is not None:
             yield from asked[place]

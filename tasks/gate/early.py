@@ -17,7 +17,7 @@ from models.core.records import Record
 from tasks.gate import sequential
 from tasks.gate.comparison import at_chance
 from tasks.gate.evidence import identity
-from tasks.gate.health import broken, health
+from tasks.gate.health import broken, health_sheet
 from tasks.gate.verdicts import Policy, SuitePolicy, differing, dirty, passes
 
 BATCH_ITEMS = 32  # asked at least before a look
@@ -60,13 +60,13 @@ class Ask:
         """Ask both models until the bets on this suite are decided, or no clean item is left."""
         rules, progress = self.policy.suites[name], self._progress(name)
         ours, theirs = (self.scorer(model, name, progress) for model in self.models)
-        held = {item.id: leaked[item.id] for item in ours.items if item.id in leaked}
-        places = [place for place, item in enumerate(ours.items) if item.id not in held]
+        contaminated = {item.id: leaked[item.id] for item in ours.items if item.id in leaked}
+        places = [place for place, item in enumerate(ours.items) if item.id not in contaminated]
         verdict = partial(EarlyVerdict, suite=name, items=len(ours.items))
         if not ours.available:
             allowed = self.policy.without_sandbox == "allow"
             return verdict(verdict="unavailable", passed=allowed, used=0, gained=0, lost=0, reason="no sandbox, not run")
-        sources = Counter(source for where in held.values() for source in set(where))
+        sources = Counter(source for where in contaminated.values() for source in set(where))
         wrong = dirty(self.policy, len(ours.items), len(places), dict(sorted(sources.items())))
         facts = [scorer.evidence() for scorer in (ours, theirs)]
         for key, what in (("target", "a target"), ("of_set", "a metric of the whole set")):
@@ -89,7 +89,7 @@ class Ask:
                 break
         gained, lost = (sum(sign * (one - other) > 0 for one, other in zip(*scores, strict=True)) for sign in (1, -1))
         verdict = partial(verdict, used=len(scores[0]), gained=gained, lost=lost)
-        wrong = broken(health(answers[0]), health(answers[1]), self.policy.limits(name))
+        wrong = broken(health_sheet(answers[0]), health_sheet(answers[1]), self.policy.limits(name))
         if wrong:
             return verdict(verdict="invalid", passed=False, reason=wrong)
         assert shown
@@ -134,7 +134,7 @@ class Ask:
         return progress
 
 
-def decide(
+def compare(
     candidate: Path,
     champion: Path,
     policy: Policy,

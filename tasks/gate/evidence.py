@@ -11,7 +11,7 @@ from models.core.errors import UserError
 from models.core.files import read_json
 from models.core.given import read_lines
 from models.core.sets import OfSet
-from tasks.gate.health import health
+from tasks.gate.health import health_sheet
 from tasks.gate.verdicts import Evidence
 
 IDENTITY = (  # equal, or two scores are not comparable
@@ -73,7 +73,7 @@ def load_evidence(folder: Path, contamination: Path | None, model_md5: str | Non
         answers={} if of_set is None else {item["id"]: {key: item.get(key) for key in OF_ANSWERS} for item in items},
         identity=identity(facts),
         subjects={item["id"]: item["subject"] for item in items},
-        health=health(items),
+        health=health_sheet(items),
         contaminated=leaked,
     )
 

@@ -44,7 +44,7 @@ class Health(Record):
     examples: list[tuple[str, str]]
 
 
-def health(items: Sequence[Mapping[str, Any]]) -> Health:
+def health_sheet(items: Sequence[Mapping[str, Any]]) -> Health:
     """The sheet of per-item records as a benchmark writes them. A record holds no text of a question, so the examples do not either."""
     flags = Counter(flag for item in items for flag in item["flags"])
     written = [item["response"].strip() for item in items if "response" in item]

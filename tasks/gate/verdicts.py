@@ -156,8 +156,8 @@ def closeness(mean: float, target: float | None) -> float:
 
 def matched(candidate: Evidence, other: Evidence) -> Matched:
     """The scores of the items that both were asked and neither's training text held."""
-    ours, theirs, held = candidate.scores or {}, other.scores or {}, candidate.contaminated.keys() | other.contaminated.keys()
-    clean = [item for item in ours if item in theirs and item not in held]
+    ours, theirs, leaked = candidate.scores or {}, other.scores or {}, candidate.contaminated.keys() | other.contaminated.keys()
+    clean = [item for item in ours if item in theirs and item not in leaked]
     of_set = candidate.of_set if candidate.of_set == other.of_set else None
     sides = None if of_set is None else tuple(answers((side.answers[item] for item in clean), of_set) for side in (candidate, other))
     return Matched([(ours[item], theirs[item]) for item in clean], candidate.target, of_set, sides)  # type: ignore[arg-type]
@@ -175,9 +175,9 @@ def _facts(suite: str, candidate: Evidence, champion: Evidence | None) -> dict[s
     """What is known before any test: sizes, means, leaks and the health sheet."""
     assert candidate.scores is not None
     scores, theirs = candidate.scores, (champion.scores if champion else None) or {}
-    held = {**(champion.contaminated if champion else {}), **candidate.contaminated}
-    clean = [item for item in scores if item not in held]
-    sources = [source for item in scores if item in held for source in set(held[item])]
+    leaked = {**(champion.contaminated if champion else {}), **candidate.contaminated}
+    clean = [item for item in scores if item not in leaked]
+    sources = [source for item in scores if item in leaked for source in set(leaked[item])]
     facts: dict[str, Any] = {"suite": suite, "n": len(scores), "candidate": value_of(candidate, scores), "clean_n": len(clean)}
     facts["clean_candidate"] = value_of(candidate, clean)
     facts["leaks"] = {source: sources.count(source) for source in sorted(set(sources))}
@@ -265,8 +265,8 @@ def _anchored(found: SuiteVerdict, policy: Policy, candidate: Evidence, referenc
     if wrong:
         return found.model_copy(update={"verdict": "invalid", "passed": False, "reason": f"{who}: {wrong}"}) if found.passed else found
     against = _against(both.test(rules.margin), both, reference, policy.alpha, rules.margin)
-    held = against.p <= against.level
-    if not found.passed or held or both.at_chance(anchor.chance, policy.alpha):
+    keeps = against.p <= against.level
+    if not found.passed or keeps or both.at_chance(anchor.chance, policy.alpha):
         return found.model_copy(update={"anchor": against})
     lost = against.upper < 0 or against.difference <= -rules.margin
     reason = (

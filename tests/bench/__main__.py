@@ -97,7 +97,7 @@ def unchanged_run(workspace: Path) -> None:
 
 def sandboxed_programs() -> None:
     """What isolation costs a program that does next to nothing: as many side by side as there are cores, both times."""
-    limits = sandbox.Limits(wall_seconds=10, cpu_seconds=5, memory_mib=256, processes=8, output_kib=64)
+    limits = sandbox.ResourceLimits(wall_seconds=10, cpu_seconds=5, memory_mib=256, processes=8, output_kib=64)
     job = sandbox.Job(
         program="def f(x):\n    return x\n", preamble="", entry_point="f", test="def check(candidate):\n    assert candidate(1) == 1\n"
     )

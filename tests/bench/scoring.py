@@ -25,7 +25,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
 MMLU_ITEMS, MMLU_STOCK_ITEMS, MMLU_SEARCH_ITEMS = 2280, 228, 57
 HUMANEVAL_ITEMS, HUMANEVAL_SEARCH_ITEMS, NEW_TOKENS = 48, 16, 192
 BATCH_SIZES = (1, 4, 16)
-LIMITS = sandbox.Limits(wall_seconds=10, cpu_seconds=5, memory_mib=512, processes=8, output_kib=256)
+LIMITS = sandbox.ResourceLimits(wall_seconds=10, cpu_seconds=5, memory_mib=512, processes=8, output_kib=256)
 Answers = dict[str, Any]
 
 

@@ -86,7 +86,7 @@ KILLS = (
     Kill(says=f"{LAST}  started", stage=LAST),
     publishing(LAST, "benchmark/rlhf-humaneval-mini"),
     Kill(before="flows.registry.release.register_candidate"),
-    Kill(before="flows.registry.release.decide"),  # the version is registered, nothing is on record
+    Kill(before="flows.registry.release.carry_out"),  # the version is registered, nothing is on record
     Kill(before="mlflow.MlflowClient.set_registered_model_alias"),  # the decision is on record, the alias has not moved
     Kill(before="flows.registry.record.set_head"),  # the alias has moved, the record's head has not
 )  # in the order in which an uninterrupted run comes to them

@@ -91,11 +91,11 @@ def alone(workspace, patch):
     """The workspace and its registry, whatever servers other tests have used."""
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
         patch.delenv(name, raising=False)
-    held = Workspace(workspace)
-    prepare_environment(held)
+    found = Workspace(workspace)
+    prepare_environment(found)
     patch.chdir(workspace)
-    session = Session.reading(held)
-    return session, Registry(Tracker(held, session.model))
+    session = Session.reading(found)
+    return session, Registry(Tracker(found, session.model))
 
 
 def decided(workspace, patch):
@@ -103,7 +103,7 @@ def decided(workspace, patch):
     session, registry = alone(workspace, patch)
     found = release.compare(session, registry, "", registry.at("champion"))
     version = release.register(session.pipeline, registry.tracker, session.params, None)
-    return version, release.decide(session, found, version, None).decision
+    return version, release.carry_out(session, found, version, None).decision
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

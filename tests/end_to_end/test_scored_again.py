@@ -27,7 +27,7 @@ def registry(finished, tmp_path, monkeypatch):
     write_json(folder / OLDER, {**read_json(folder / OLDER, {}), "harness": "older"})
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SLUICE_PLACES", str(folder / ".sluice" / "places"))  # whoever else uses this machine's devices is not waited for
+    monkeypatch.setenv("SLUICE_SLOTS", str(folder / ".sluice" / "slots"))  # whoever else uses this machine's devices is not waited for
     prepare_environment(Workspace(folder))
     monkeypatch.chdir(folder)
     session = Session.reading(Workspace(folder))

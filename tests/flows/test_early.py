@@ -43,7 +43,7 @@ def suites(models, tmp_path_factory):
     rows = [{"id": f"q{n}", "question": f"Where is {n}?", "choices": [f"in {n * k % 97}" for k in (2, 3, 5, 7)]} for n in range(ITEMS)]
     write(suite, [{**row, "answer": 0, "subject": "places"} for row in rows])
     settings = settings_of(BenchmarkParams.model_validate(BENCHMARK), suite.name)
-    said = evaluation.score(models[0], suite, suite.parent / "said", settings, "cpu", lambda _done, _all: None).items
+    said = evaluation.score_suite(models[0], suite, suite.parent / "said", settings, "cpu", lambda _done, _all: None).items
     write(suite, [{**row, "answer": item["predicted"], "subject": "places"} for row, item in zip(rows, said, strict=True)])
     return suite.parent
 
@@ -67,7 +67,7 @@ def decide(candidate, champion, suites, leaked=frozenset(), **rules):
     def make(model, suite, progress):
         return scorer(asked, model, suites / suite, "cpu", progress)
 
-    found = early.decide(candidate, champion, policy(**rules), make, asked.items_seed, leaks, told.append)
+    found = early.compare(candidate, champion, policy(**rules), make, asked.items_seed, leaks, told.append)
     return found.decision, found.suites[0], told
 
 

@@ -1,4 +1,4 @@
-"""What a stage made is held until DVC has it on record: a kill while DVC hashes it costs nothing, and nobody gets old work for new."""
+"""What a stage made is saved until DVC has it on record: a kill while DVC hashes it costs nothing, and nobody gets old work for new."""
 
 import os
 import signal
@@ -36,44 +36,44 @@ def made(folder, text="as made"):
     return {"model": folder / "model", "table": folder / "table"}
 
 
-def test_what_is_held_comes_back_whole_and_outlives_the_outputs(tmp_path):
+def test_what_is_saved_comes_back_whole_and_outlives_the_outputs(tmp_path):
     drafts = made(tmp_path / "drafts")
-    finished.hold(tmp_path / "work", drafts, {"loss": 0.5})
+    finished.save(tmp_path / "work", drafts, {"loss": 0.5})
     (tmp_path / "drafts" / "table").unlink()  # DVC deletes outputs before it runs a stage
     found = {"model": tmp_path / "model", "table": tmp_path / "table"}
-    assert finished.take(tmp_path / "work", found) == {"loss": 0.5}
+    assert finished.load(tmp_path / "work", found) == {"loss": 0.5}
     assert (tmp_path / "model" / "weights").read_text() == (tmp_path / "table").read_text() == "as made"
 
 
-def test_nothing_is_taken_of_half_a_folder_or_of_an_earlier_shape(tmp_path):
+def test_nothing_is_loaded_of_half_a_folder_or_of_an_earlier_shape(tmp_path):
     drafts = made(tmp_path / "drafts")
-    assert finished.take(tmp_path / "work", drafts) is None
-    finished.hold(tmp_path / "work", drafts, {})
-    assert finished.take(tmp_path / "work", {"model": tmp_path / "a", "other": tmp_path / "b"}) is None
+    assert finished.load(tmp_path / "work", drafts) is None
+    finished.save(tmp_path / "work", drafts, {})
+    assert finished.load(tmp_path / "work", {"model": tmp_path / "a", "other": tmp_path / "b"}) is None
     assert not (tmp_path / "a").exists()
     finished.drop(tmp_path / "work")
-    assert finished.take(tmp_path / "work", {"model": tmp_path / "a"}) is None
+    assert finished.load(tmp_path / "work", {"model": tmp_path / "a"}) is None
 
 
-def test_a_file_system_without_links_holds_nothing_and_fails_nothing(tmp_path, monkeypatch):
+def test_a_file_system_without_links_saves_nothing_and_fails_nothing(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    finished.hold(tmp_path / "work", made(tmp_path / "drafts"), {})
-    assert not finished.is_held(tmp_path / "work")
+    finished.save(tmp_path / "work", made(tmp_path / "drafts"), {})
+    assert not finished.is_saved(tmp_path / "work")
 
 
-def test_a_stage_that_has_ended_leaves_only_what_is_held(tmp_path):
+def test_a_stage_that_has_ended_leaves_only_what_is_saved(tmp_path):
     work = tmp_path / "stage" / "signature"
     for place in (work / "trainer", work.parent / "older"):
         place.mkdir(parents=True)
-    finished.hold(work, made(tmp_path / "drafts"), {})
+    finished.save(work, made(tmp_path / "drafts"), {})
     finished.clear(work, keep=True)
     assert [path.name for path in work.parent.iterdir()] == ["signature"]
     assert [path.name for path in work.iterdir()] == ["finished"]
     finished.clear(work, keep=False)
-    assert not finished.is_held(work)
+    assert not finished.is_saved(work)
 
 
 class Model(Outputs):
@@ -86,7 +86,7 @@ def test_a_stage_that_leaves_an_output_out_is_told_so_by_its_path_and_nothing_is
     work = Work(tmp_path / "work", tmp_path / "reports")
     with pytest.raises(StageError, match="stage 'one' left out artifacts/model: a stage writes every output"):
         runner.produce(tmp_path, stage, spec, Params(), work)
-    assert not finished.is_held(work.folder)
+    assert not finished.is_saved(work.folder)
 
 
 @pytest.mark.long

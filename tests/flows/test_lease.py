@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys, time
 from flows.host import lease
-with lease.held("registry", sys.argv[1]):
+with lease.acquired("registry", sys.argv[1]):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -44,7 +44,7 @@ def test_a_second_writer_waits_for_the_first(server):
     _, api = server
     with holder(api, 5):
         started = time.monotonic()
-        with lease.held("registry", api):
+        with lease.acquired("registry", api):
             assert time.monotonic() - started > 2
 
 
@@ -57,5 +57,5 @@ def test_a_killed_holder_loses_its_lease_even_if_the_server_restarts_meanwhile(s
     services.down(workspace)
     api = f"{services.up(workspace)['prefect']}/api"  # another port where somebody took the old one
     wait_until(lambda: services.answers(f"{api}/health"), 60, "no server")
-    with lease.held("registry", api):
+    with lease.acquired("registry", api):
         pass

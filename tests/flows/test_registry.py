@@ -11,7 +11,7 @@ from flows.host.tracking import PROMOTIONS
 from flows.host.workspace import start_time
 from flows.registry import record, release
 from flows.registry.record import Decision
-from flows.registry.versions import score
+from flows.registry.versions import estimate
 from flows.screen import tables
 from models.core.errors import Refused, UserError
 from models.core.files import write_json
@@ -36,14 +36,14 @@ def test_promotion_is_refused_where_the_champion_has_moved(registry):
 
 def test_a_decision_holds_against_the_champion_that_it_compared_with_and_no_other(registry, store):
     registry.promote("1", None, "promote", "first")
-    held = SimpleNamespace(workspace=store, model=registry.name)
+    session = SimpleNamespace(workspace=store, model=registry.name)
     result = GateResult(decision="promote", reason="every suite passed", suites=[])
     found = release.Comparison(result=result, champion="1", items={})
     registry.promote("2", "1", "promote", "somebody was faster")
     with pytest.raises(Refused, match="champion is version 2 now, the gate compared with 1"):
-        release.decide(held, found, "3", None)
+        release.carry_out(session, found, "3", None)
     assert registry.aliases() == {"champion": "2", "previous": "1"}
-    assert release.decide(held, found.model_copy(update={"champion": "2"}), "3", None).aliases == {"champion": "3", "previous": "2"}
+    assert release.carry_out(session, found.model_copy(update={"champion": "2"}), "3", None).aliases == {"champion": "3", "previous": "2"}
 
 
 def test_rollback_walks_the_record_not_the_numbers(registry):
@@ -82,10 +82,10 @@ def test_the_gate_does_not_overrule_a_person(registry, store):
     registry.promote("1", None, "promote", "first")
     registry.promote("2", "1", "promote", "second")
     registry.rollback("toxic answers")
-    held = SimpleNamespace(workspace=store, model=registry.name)
+    session = SimpleNamespace(workspace=store, model=registry.name)
     found = release.Comparison(result=GateResult(decision="promote", reason="every suite passed", suites=[]), champion="1", items={})
     for _ in range(2):  # and says so once on record
-        refused = release.decide(held, found, "2", None)
+        refused = release.carry_out(session, found, "2", None)
         assert refused.decision == "refuse"
         assert "version 2 was rolled back on" in refused.reason
         assert "(toxic answers)" in refused.reason
@@ -97,14 +97,14 @@ def test_the_gate_does_not_overrule_a_person(registry, store):
 
 
 def test_a_refusal_is_on_record_once_against_each_champion(registry, store):
-    held = SimpleNamespace(workspace=store, model=registry.name)
+    session = SimpleNamespace(workspace=store, model=registry.name)
     registry.promote("1", None, "promote", "first")
     found = release.Comparison(result=GateResult(decision="refuse", reason="worse", suites=[]), champion="1", items={})
     for _ in range(2):
-        assert release.decide(held, found, "3", None).decision == "refuse"
+        assert release.carry_out(session, found, "3", None).decision == "refuse"
     assert len(registry.history()) == 2
     registry.promote("2", "1", "promote", "second")
-    release.decide(held, found.model_copy(update={"champion": "2"}), "3", None)
+    release.carry_out(session, found.model_copy(update={"champion": "2"}), "3", None)
     assert [entry["verdict"] for entry in registry.history()] == ["refuse", "promote", "refuse", "promote"]
 
 
@@ -227,7 +227,7 @@ def test_the_run_of_a_living_process_is_left_alone(registry):
     ],
 )
 def test_a_score_is_said_with_its_standard_error_where_it_has_one(scores, text):
-    assert tables.score_text(score(Evidence(scores=scores, chance=0.25, identity={}))) == text
+    assert tables.score_text(estimate(Evidence(scores=scores, chance=0.25, identity={}))) == text
 
 
 def against(better=False, version="1", look=1, difference=-0.01):
@@ -320,10 +320,10 @@ def at_hand(registry, store):
 
 
 def test_what_was_refused_is_said_again_from_the_record_and_not_decided_anew(registry, at_hand):
-    assert release.decided(at_hand) is None
+    assert release.recorded_decision(at_hand) is None
     found = release.Comparison(result=gated("refuse", look=1), champion="1", items={}, inputs=release.inputs_of(at_hand, registry))
-    release.decide(at_hand, found, "2", None)
-    again = release.decided(at_hand)
+    release.carry_out(at_hand, found, "2", None)
+    again = release.recorded_decision(at_hand)
     assert (again.decision, again.version) == ("refuse", "2")
     assert again.reason == "record 2 says so of version 2, and nothing has changed since: as it is"
     assert len(registry.history()) == 2
@@ -332,8 +332,8 @@ def test_what_was_refused_is_said_again_from_the_record_and_not_decided_anew(reg
 @pytest.mark.parametrize("change", ["model", "evidence", "policy", "champion", "anchor"])
 def test_it_is_decided_anew_where_anything_that_decides_has_changed(registry, store, at_hand, change):
     found = release.Comparison(result=gated("undecided", look=1), champion="1", items={}, inputs=release.inputs_of(at_hand, registry))
-    release.decide(at_hand, found, "2", None)
-    assert release.decided(at_hand).decision == "undecided"
+    release.carry_out(at_hand, found, "2", None)
+    assert release.recorded_decision(at_hand).decision == "undecided"
     if change == "policy":
         at_hand.policy = at_hand.policy.model_copy(update={"alpha": 0.1})
     elif change == "champion":
@@ -343,4 +343,4 @@ def test_it_is_decided_anew_where_anything_that_decides_has_changed(registry, st
     else:
         folder = {"model": "artifacts/rlhf", "evidence": "artifacts/benchmark/rlhf-mmlu"}[change]
         write_json(store.root / folder / "file.json", {"of": "another"})
-    assert release.decided(at_hand) is None
+    assert release.recorded_decision(at_hand) is None

@@ -9,15 +9,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_policy_whose_margin_a_suite_cannot_reach_is_said_with_the_size_that_will_be_scored():
-    held = Session.reading(Workspace(ROOT))
-    assert held.warnings() == []
-    held.params["gate"]["suites"]["mmlu-mini"]["margin"] = 0.03
-    held.params["benchmark"]["items"]["mmlu-mini"] = 100
-    assert len(held.warnings()) == 1
-    assert "gate.suites.mmlu-mini.margin is 0.03, must be about 0.0974 or more for 100 items to decide it" in held.warnings()[0]
+    session = Session.reading(Workspace(ROOT))
+    assert session.warnings() == []
+    session.params["gate"]["suites"]["mmlu-mini"]["margin"] = 0.03
+    session.params["benchmark"]["items"]["mmlu-mini"] = 100
+    assert len(session.warnings()) == 1
+    assert "gate.suites.mmlu-mini.margin is 0.03, must be about 0.0974 or more for 100 items to decide it" in session.warnings()[0]
 
 
 def test_a_suite_that_decides_nothing_is_named():
-    held = Session.reading(Workspace(ROOT))
-    del held.params["gate"]["suites"]["gpqa-mini"]
-    assert held.warnings() == ["suites.gpqa-mini is scored, and decides nothing: gate.suites does not name it"]
+    session = Session.reading(Workspace(ROOT))
+    del session.params["gate"]["suites"]["gpqa-mini"]
+    assert session.warnings() == ["suites.gpqa-mini is scored, and decides nothing: gate.suites does not name it"]

@@ -130,17 +130,17 @@ def test_a_record_that_another_hand_wrote_vouches_for_nothing(registry):
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "dvc.lock" else pytest.mark.slow) for name in record.FILES])
 @pytest.mark.parametrize("number", ["1", "2"])
 def test_registered_provenance_that_was_changed_is_named_and_not_read(registry, name, number, tmp_path):
-    version, held = registry.version(number), number == "1"
+    version, on_record = registry.version(number), number == "1"
     then = version.tags[f"sluice.{record.FILES[name]}"]
-    doctor(registry, version, f"provenance/{name}", "suites: [other]\n", tags=held)
+    doctor(registry, version, f"provenance/{name}", "suites: [other]\n", tags=on_record)
     line = (
         rf"^{name} of version {number} is not what was registered: its stored file has md5 \w{{32}}, must have {then} "
-        rf"\({'record 1' if held else 'its tags'}\): it was changed$"
+        rf"\({'record 1' if on_record else 'its tags'}\): it was changed$"
     )
     for reads in (lineage, lambda registry, version: Past(registry, version, tmp_path), _prepared):
         with pytest.raises(StageError, match=line):
             reads(registry, again(registry, version))
-    assert len(registry.audit()) == int(held)
+    assert len(registry.audit()) == int(on_record)
 
 
 @pytest.mark.slow

@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 
 from models.sandbox import sandbox
-from models.sandbox.sandbox import Job, Limits, Verdict
+from models.sandbox.sandbox import Job, ResourceLimits, Verdict
 
-LIMITS = Limits(wall_seconds=3, cpu_seconds=2, memory_mib=256, processes=6, output_kib=64)
+LIMITS = ResourceLimits(wall_seconds=3, cpu_seconds=2, memory_mib=256, processes=6, output_kib=64)
 SHORT = LIMITS.model_copy(update={"wall_seconds": 0.9, "cpu_seconds": 1})
 SPARE_SECONDS = 2.5  # over the wall limit: a second of the checker's own, and what a busy machine takes
 PROJECT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 def report(backend: str, tmp_path: Path) -> Callable[..., Any]:
     """Run a program; what its `report()` returns, as the checker got it."""
 
-    def run(program: str, limits: Limits = LIMITS) -> Any:
+    def run(program: str, limits: ResourceLimits = LIMITS) -> Any:
         path = tmp_path / "report"
         test = f"def check(candidate):\n    text = ascii(candidate())\n    open({str(path)!r}, 'w').write(text)\n"
         verdict = judge(program, backend, test, limits, entry_point="report")
@@ -67,7 +67,7 @@ def report(backend: str, tmp_path: Path) -> Callable[..., Any]:
     return run
 
 
-def judge(program: str, backend: str | None, test: str = TEST, limits: Limits = LIMITS, entry_point: str = "double") -> Verdict:
+def judge(program: str, backend: str | None, test: str = TEST, limits: ResourceLimits = LIMITS, entry_point: str = "double") -> Verdict:
     """The verdict, which must come within the limits."""
     job = Job(program=program, preamble=PROMPT, entry_point=entry_point, test=test)
     started = time.monotonic()
@@ -504,7 +504,7 @@ def test_a_program_does_not_outlive_a_sluice_and_a_checker_that_were_killed(back
     marker = "98.76599321"  # which the command below must not have in one piece
     program = "import os\ndef double(x):\n    os.fork() or os.setsid()\n    os.execv('/usr/bin/sleep', ['sleep', '98.765' '99321'])"
     job = Job(program=program, preamble=PROMPT, entry_point="double", test=TEST)
-    call = f"sandbox.check_all([sandbox.Job(**{job.model_dump()!r})], sandbox.Limits(**{SHORT.model_dump()!r}), {backend!r})"
+    call = f"sandbox.check_all([sandbox.Job(**{job.model_dump()!r})], sandbox.ResourceLimits(**{SHORT.model_dump()!r}), {backend!r})"
     sluice = subprocess.Popen([sys.executable, "-c", f"from models.sandbox import sandbox; {call}"], cwd=PROJECT)
     while not processes(marker) and sluice.poll() is None:
         time.sleep(0.02)

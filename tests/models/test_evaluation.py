@@ -66,13 +66,13 @@ def packed(path: Path, members: dict[str, str]) -> Path:
 
 
 def settings(**changes: Any) -> Settings:
-    limits = sandbox.Limits(wall_seconds=10, cpu_seconds=5, memory_mib=256, processes=8, output_kib=64)
+    limits = sandbox.ResourceLimits(wall_seconds=10, cpu_seconds=5, memory_mib=256, processes=8, output_kib=64)
     standard = {"batch_size": 5, "dtype": "float32", "items": None, "items_seed": 0, "max_new_tokens": 12, "sampling": evaluation.GREEDY}
     return Settings(**{**standard, "limits": limits, **changes})
 
 
 def score(model: Path, suite: Path, output: Path, **changes: Any) -> list[dict[str, Any]]:
-    result = evaluation.score(model, suite, output, settings(**changes), "cpu", lambda _step, _total: None)
+    result = evaluation.score_suite(model, suite, output, settings(**changes), "cpu", lambda _step, _total: None)
     assert result.items is not None
     return result.items
 
@@ -214,7 +214,7 @@ def test_without_isolation_no_program_runs_and_the_evidence_says_what_to_do(
     isolation: Callable[..., Any] = sandbox.isolation
     isolation.cache_clear()  # type: ignore[attr-defined]
     try:
-        result = evaluation.score(model, code, tmp_path / "out", settings(), "cpu", lambda _step, _total: None)
+        result = evaluation.score_suite(model, code, tmp_path / "out", settings(), "cpu", lambda _step, _total: None)
     finally:
         isolation.cache_clear()  # type: ignore[attr-defined]
     evidence = json.loads((tmp_path / "out" / "evidence.json").read_text(encoding="utf-8"))

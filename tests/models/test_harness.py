@@ -99,10 +99,10 @@ def put(folder: Path, description: str, splits: dict[str, list[dict[str, Any]]])
 
 
 def score(model: Path, suite: Path, output: Path, **changes: Any) -> list[dict[str, Any]]:
-    limits = sandbox.Limits(wall_seconds=10, cpu_seconds=5, memory_mib=256, processes=8, output_kib=64)
+    limits = sandbox.ResourceLimits(wall_seconds=10, cpu_seconds=5, memory_mib=256, processes=8, output_kib=64)
     standard = {"batch_size": 4, "dtype": "float32", "items": None, "items_seed": 0, "max_new_tokens": 8, "sampling": evaluation.GREEDY}
     settings = Settings(**{**standard, "limits": limits, **changes})
-    result = evaluation.score(model, suite, output, settings, "cpu", lambda _done, _all: None)
+    result = evaluation.score_suite(model, suite, output, settings, "cpu", lambda _done, _all: None)
     assert result.items is not None
     return result.items
 

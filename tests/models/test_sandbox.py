@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from models.sandbox import sandbox
-from models.sandbox.sandbox import Job, Limits, Verdict
+from models.sandbox.sandbox import Job, ResourceLimits, Verdict
 from models.score import items as kinds
 from tests.suites import described, file_of
 
-LIMITS = Limits(wall_seconds=4, cpu_seconds=2, memory_mib=256, processes=6, output_kib=64)
+LIMITS = ResourceLimits(wall_seconds=4, cpu_seconds=2, memory_mib=256, processes=6, output_kib=64)
 SHORT = LIMITS.model_copy(update={"wall_seconds": 1.5, "cpu_seconds": 1})
 PROMPT = 'def double(x):\n    """Return twice x."""\n'
 TEST = "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate([1]) == [1, 1]\n"
@@ -29,11 +29,11 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def judge(body: str, backend: str, test: str = TEST, limits: Limits = LIMITS) -> Verdict:
+def judge(body: str, backend: str, test: str = TEST, limits: ResourceLimits = LIMITS) -> Verdict:
     return judge_whole(body, backend, test, PROMPT, limits)
 
 
-def judge_whole(program: str, backend: str, test: str, preamble: str, limits: Limits = LIMITS) -> Verdict:
+def judge_whole(program: str, backend: str, test: str, preamble: str, limits: ResourceLimits = LIMITS) -> Verdict:
     """The verdict on `preamble` and `program`, of which the test sees the first."""
     return sandbox.check(Job(program=preamble + program, preamble=preamble, entry_point="double", test=test), limits, backend)
 

@@ -25,7 +25,7 @@ OTHERS = {  # without positions, with positions added to scores, without attenti
     }.items()
 }
 PACKED = set(PUBLISHED) - WINDOWED
-LIMITS = sandbox.Limits(wall_seconds=10, cpu_seconds=5, memory_mib=256, processes=8, output_kib=64)
+LIMITS = sandbox.ResourceLimits(wall_seconds=10, cpu_seconds=5, memory_mib=256, processes=8, output_kib=64)
 PROMPTS = ["Hello in the Ton", "Hello in the Ton, by the", "Ton"]
 NEXT = ["Ton", "Hi you", "B"]
 

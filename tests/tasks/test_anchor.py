@@ -22,7 +22,7 @@ def policy(margin=0.1, require="non-inferior", alpha=0.05):
     return Policy(alpha=alpha, without_sandbox="refuse", better_on_one_of=[], contaminated=0.05, health=ANY, suites={"mmlu": rules})
 
 
-def held(candidate, champion, anchor, look=1, **rules):
+def decided(candidate, champion, anchor, look=1, **rules):
     reference = Reference(version="1", look=look, evidence=anchor)
     found = judge(policy(**rules), {"mmlu": candidate}, {"mmlu": champion}, {"mmlu": reference})
     return found.decision, found.suites[0]
@@ -42,7 +42,7 @@ def test_the_first_look_may_spend_a_quarter_and_no_look_more_than_the_one_before
 def test_a_loss_that_the_champion_hides_is_refused_against_the_anchor():
     """Each step is 8 of 250 items, far inside the margin of 25; the fourth is beyond it, counted from the anchor."""
     steps = [evidence(set(range(8 * step))) for step in range(5)]
-    decision, verdict = held(steps[4], steps[3], steps[0], look=4)
+    decision, verdict = decided(steps[4], steps[3], steps[0], look=4)
     assert (decision, verdict.verdict) == ("refuse", "below anchor")
     assert judge(policy(), {"mmlu": steps[4]}, {"mmlu": steps[3]}).decision == "promote"
     assert verdict.anchor.difference == pytest.approx(-32 / 250)
@@ -50,7 +50,7 @@ def test_a_loss_that_the_champion_hides_is_refused_against_the_anchor():
 
 
 def test_a_candidate_like_its_anchor_passes_and_says_how_far_it_drifted():
-    decision, verdict = held(evidence({1, 2, 3}), evidence({1, 2}), evidence({2}), look=3)
+    decision, verdict = decided(evidence({1, 2, 3}), evidence({1, 2}), evidence({2}), look=3)
     assert (decision, verdict.verdict) == ("promote", "non-inferior")
     assert (verdict.anchor.version, verdict.anchor.look) == ("1", 3)
     assert verdict.anchor.lower < verdict.anchor.difference < verdict.anchor.upper
@@ -58,8 +58,8 @@ def test_a_candidate_like_its_anchor_passes_and_says_how_far_it_drifted():
 
 def test_where_no_loss_is_shown_and_too_many_looks_are_spent_the_gate_cannot_tell():
     ours, theirs = evidence(set(range(14))), evidence(set(range(14, 28)))
-    assert held(ours, theirs, theirs, look=1)[0] == "promote"
-    decision, verdict = held(ours, theirs, theirs, look=3000)
+    assert decided(ours, theirs, theirs, look=1)[0] == "promote"
+    decision, verdict = decided(ours, theirs, theirs, look=3000)
     assert (decision, verdict.verdict) == ("undecided", "underpowered")
     assert "must be" in verdict.reason
     assert "at look 3000" in verdict.reason
@@ -70,19 +70,19 @@ def test_an_anchor_scored_otherwise_unreadable_or_leaked_is_invalid_and_named():
     gone = Evidence(scores={}, chance=0.25, identity={}, unreadable="it is not registered any more")
     leaked = evidence({1}).model_copy(update={"contaminated": {f"item-{i}": ["sft/forum"] for i in range(100)}})
     for anchor, said in ((other, "scored otherwise (harness)"), (gone, "not registered any more"), (leaked, "sft/forum 100")):
-        decision, verdict = held(evidence({1}), evidence({1}), anchor)
+        decision, verdict = decided(evidence({1}), evidence({1}), anchor)
         assert decision == "invalid"
         assert "the anchor (version 1): " in verdict.reason
         assert said in verdict.reason
 
 
 def test_what_the_champion_refuses_the_anchor_does_not_let_through():
-    assert held(evidence(set(range(80))), evidence({1}), evidence(set(range(100))))[0] == "refuse"
+    assert decided(evidence(set(range(80))), evidence({1}), evidence(set(range(100))))[0] == "refuse"
 
 
 def test_an_anchor_at_chance_has_nothing_to_lose():
     guess = evidence(set(range(180)))
-    assert held(evidence(set(range(60, 240))), guess, guess, look=3000)[1].verdict == "uninformative"
+    assert decided(evidence(set(range(60, 240))), guess, guess, look=3000)[1].verdict == "uninformative"
 
 
 def standing(version, looks=0, drift=None):
@@ -90,7 +90,7 @@ def standing(version, looks=0, drift=None):
 
 
 def looked(candidate, champion, anchor, look):
-    return {"mmlu": held(candidate, champion, anchor, look)[1].anchor}
+    return {"mmlu": decided(candidate, champion, anchor, look)[1].anchor}
 
 
 def test_the_first_champion_is_the_first_anchor():
@@ -111,7 +111,7 @@ def test_every_decision_is_a_look_and_only_one_shown_to_be_better_than_the_ancho
 
 def test_better_than_a_champion_that_slid_is_no_reason_to_forget_the_anchor():
     anchor, slid, risen = evidence(set()), evidence(set(range(20))), evidence(set(range(8)))
-    verdict = held(risen, slid, anchor, look=2)[1]
+    verdict = decided(risen, slid, anchor, look=2)[1]
     assert verdict.verdict == "better"
     assert after_gate({"mmlu": standing("1", 1)}, ["mmlu"], {"mmlu": verdict.anchor}, "9")["mmlu"].version == "1"
 
@@ -134,7 +134,7 @@ def test_the_simulated_night_decides_as_the_gate_does(n):
             ours, theirs, first = ({i for i in range(n) if source.random() < rate} for rate in rates)
             counts = [(len(other - ours), len(ours - other)) for other in (theirs, first)]
             simulated = drift.passes(counts[0], suite, 0.05) and drift.no_loss_p(*counts[1], n, 0.1) <= level(0.05, look)
-            decision, verdict = held(evidence(ours, n), evidence(theirs, n), evidence(first, n), look)
+            decision, verdict = decided(evidence(ours, n), evidence(theirs, n), evidence(first, n), look)
             assert (decision == "promote") == simulated
             assert verdict.anchor.better == (drift.better_p(*counts[1]) <= level(0.05, look))
 

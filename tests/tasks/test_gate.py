@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tasks.gate import paired
-from tasks.gate.health import health
+from tasks.gate.health import health_sheet
 from tasks.gate.verdicts import Evidence, Policy, SuitePolicy, judge, warnings
 from tests.limits import STRICT
 
@@ -102,7 +102,7 @@ def test_a_policy_gates_at_least_one_suite():
 
 def test_a_champion_whose_own_evaluation_is_broken_proves_nothing():
     slow = [{"id": f"item-{i}", "score": i < 50, "response": f"answer {i}", "flags": ["timeout"] * (i >= 50)} for i in range(250)]
-    champion = evidence(50, 250, chance=0.0).model_copy(update={"health": health(slow)})
+    champion = evidence(50, 250, chance=0.0).model_copy(update={"health": health_sheet(slow)})
     candidate = evidence(80, 250, chance=0.0).model_copy(update={"health": written([f"answer {i}" for i in range(250)], score=0.5)})
     found = judge(policy(), {"mmlu": candidate}, {"mmlu": champion})
     assert found.decision == "invalid"
@@ -165,7 +165,7 @@ def test_leaks_elsewhere_than_in_the_scored_subset_do_not_count():
 
 
 def written(responses, score=0):
-    return health(
+    return health_sheet(
         [{"id": f"item-{i}", "score": score, "response": text, "flags": ["empty"] * (not text)} for i, text in enumerate(responses)]
     )
 

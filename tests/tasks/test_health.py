@@ -2,18 +2,18 @@
 
 import pytest
 
-from tasks.gate.health import faults, health
+from tasks.gate.health import faults, health_sheet
 from tests.limits import STRICT
 
 
 def written(texts, flags=(), right=1):
-    return health(
+    return health_sheet(
         [{"id": f"i{n}", "score": int(n < right), "response": text, "flags": list(flags if n % 2 else ())} for n, text in enumerate(texts)]
     )
 
 
 def chosen(letters, right=1):
-    return health([{"id": f"i{n}", "score": int(n < right), "predicted": letter, "flags": []} for n, letter in enumerate(letters)])
+    return health_sheet([{"id": f"i{n}", "score": int(n < right), "predicted": letter, "flags": []} for n, letter in enumerate(letters)])
 
 
 SOUND = written([f"answer {n}" for n in range(20)])

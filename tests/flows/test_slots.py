@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.host import places
+from flows.host import slots
 from flows.host.workspace import Workspace
-from flows.stages.session import hold
+from flows.stages.session import exclusive
 from models.core.errors import UserError
 from tests.mlflow_server import begin, drill_workspace, wait_for
 
@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[2]
 TAKE = """
 import sys, time
 from pathlib import Path
-from flows.host import places
+from flows.host import slots
 from flows.host.workspace import Workspace
-with places.place(Workspace(Path(sys.argv[1])), "gpu", lambda line: print(line, flush=True)):
+with slots.slot(Workspace(Path(sys.argv[1])), "gpu", lambda line: print(line, flush=True)):
     print("has it", flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -31,13 +31,13 @@ with places.place(Workspace(Path(sys.argv[1])), "gpu", lambda line: print(line, 
 
 @pytest.fixture
 def shared(tmp_path, monkeypatch):
-    monkeypatch.setenv(places.VARIABLE, str(tmp_path / "shared"))
+    monkeypatch.setenv(slots.VARIABLE, str(tmp_path / "shared"))
     return tmp_path / "shared"
 
 
 @contextlib.contextmanager
 def taker(clone, seconds):
-    """A process that holds the place for some seconds, or until the block ends."""
+    """A process that holds the slot for some seconds, or until the block ends."""
     command = [sys.executable, "-c", TAKE, str(clone), str(seconds)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
         try:
@@ -46,7 +46,7 @@ def taker(clone, seconds):
             child.kill()
 
 
-def test_two_clones_wait_for_each_other_and_a_killed_one_leaves_its_place(tmp_path, shared):
+def test_two_clones_wait_for_each_other_and_a_killed_one_leaves_its_slot(tmp_path, shared):
     with taker(tmp_path / "one", 600) as first:
         assert first.stdout.readline() == "has it\n"
         with taker(tmp_path / "other", 0) as second:
@@ -57,19 +57,19 @@ def test_two_clones_wait_for_each_other_and_a_killed_one_leaves_its_place(tmp_pa
 
 
 def test_the_cpu_pool_waits_for_nobody(tmp_path, shared):
-    with places.place(Workspace(tmp_path), "cpu", print):
+    with slots.slot(Workspace(tmp_path), "cpu", print):
         assert not shared.exists()
 
 
 def test_the_folder_is_the_machines_and_none_that_only_some_may_write_to(tmp_path, monkeypatch):
-    monkeypatch.delenv(places.VARIABLE, raising=False)
+    monkeypatch.delenv(slots.VARIABLE, raising=False)
     own, open_to_all, sticky = (tmp_path / name for name in ("own", "open", "sticky"))
     for folder, mode in ((own, 0o755), (open_to_all, 0o777), (sticky, 0o1777)):
         folder.mkdir()
         folder.chmod(mode)
-    monkeypatch.setattr(places, "FOLDERS", (str(tmp_path / "none"), str(own), str(open_to_all), str(sticky)))
-    assert places.shared_folders() == [sticky]
-    with places.place(Workspace(tmp_path), "gpu", print):
+    monkeypatch.setattr(slots, "FOLDERS", (str(tmp_path / "none"), str(own), str(open_to_all), str(sticky)))
+    assert slots.shared_folders() == [sticky]
+    with slots.slot(Workspace(tmp_path), "gpu", print):
         [lock] = sticky.iterdir()
         assert stat.S_IMODE(lock.stat().st_mode) == 0o644
 
@@ -91,7 +91,7 @@ def test_what_another_user_planted_is_neither_followed_nor_waited_for(tmp_path, 
     shared.mkdir()
     plant(shared / "sluice-processor.lock", kind, tmp_path / "target")
     said = []
-    with places.place(Workspace(tmp_path), "gpu", said.append):
+    with slots.slot(Workspace(tmp_path), "gpu", said.append):
         assert "goes on without waiting for other clones" in said[0]
     assert (tmp_path / "target").read_text() == "somebody's own"
 
@@ -100,8 +100,8 @@ def test_a_folder_that_cannot_be_written_to_or_made_stops_nothing(tmp_path, monk
     (tmp_path / "file").touch()
     said = []
     for folder in (tmp_path / "file" / "below", Path("/proc/none")):
-        monkeypatch.setenv(places.VARIABLE, str(folder))
-        with places.place(Workspace(tmp_path), "gpu", said.append), pytest.raises(BlockingIOError):
+        monkeypatch.setenv(slots.VARIABLE, str(folder))
+        with slots.slot(Workspace(tmp_path), "gpu", said.append), pytest.raises(BlockingIOError):
             held_in_this_workspace(tmp_path)
     assert len(said) == 2
 
@@ -148,20 +148,20 @@ def cards(folder, *uuids):
         ("-1", "processor"),
     ],
 )
-def test_the_place_is_the_devices_however_it_is_named(tmp_path, monkeypatch, visible, name):
-    monkeypatch.setattr(places, "CARDS", cards(tmp_path, "GPU-aa-1", "GPU-bb-2"))
+def test_the_slot_is_the_devices_however_it_is_named(tmp_path, monkeypatch, visible, name):
+    monkeypatch.setattr(slots, "CARDS", cards(tmp_path, "GPU-aa-1", "GPU-bb-2"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert places.device_name() == name
+    assert slots.device_name() == name
 
 
 def test_a_flow_waits_for_no_stage_that_is_run_by_hand_and_such_stages_run_beside_each_other(tmp_path):
     workspace = Workspace(tmp_path)
-    by_hand, refused = places.beside_no_flow, pytest.raises(UserError, match="a stage that was started by hand")
-    with by_hand(workspace), by_hand(workspace), refused, hold(workspace):
+    by_hand, refused = slots.beside_no_flow, pytest.raises(UserError, match="a stage that was started by hand")
+    with by_hand(workspace), by_hand(workspace), refused, exclusive(workspace):
         pass
-    with hold(workspace), pytest.raises(UserError, match=f"process {os.getpid()}"), places.beside_no_flow(workspace):
+    with exclusive(workspace), pytest.raises(UserError, match=f"process {os.getpid()}"), slots.beside_no_flow(workspace):
         pass
 
 
@@ -169,10 +169,10 @@ def test_a_stage_is_at_work_once_in_a_workspace_and_others_beside_it(tmp_path):
     workspace, said, order = Workspace(tmp_path), [], []
 
     def second():
-        with places.stage_place(workspace, "stage-prepare", said.append):
+        with slots.stage_slot(workspace, "stage-prepare", said.append):
             order.append("second")
 
-    with places.stage_place(workspace, "stage-prepare", said.append), places.stage_place(workspace, "stage-base", said.append):
+    with slots.stage_slot(workspace, "stage-prepare", said.append), slots.stage_slot(workspace, "stage-base", said.append):
         thread = threading.Thread(target=second)
         thread.start()
         while not said:

@@ -1,6 +1,6 @@
 """Who waits for whom: a stage is at work once in a workspace, a device of the machine trains one model, whichever clone or user it is for.
 
-Two PyTorch processes on two cores take 6 s a step in place of .2; two on one GPU run out of its memory. A device's place is a lock on an
+Two PyTorch processes on two cores take 6 s a step in place of .2; two on one GPU run out of its memory. A device's slot is a lock on an
 empty file in a folder that all users of the machine share. It is opened for reading only, never through a link, and nothing in it is
 believed: the most that another user can do is to hold it. Order, so that nobody waits in a circle: workspace, stage, device; who holds a
 device waits for nothing else, and a flow holds no device, only its stages do.
@@ -20,16 +20,16 @@ from models.core.errors import UserError
 
 FOLDERS = ("/run/lock", "/tmp", "/var/tmp")  # the first that all may write to: the same one for everybody
 BUSY = "another 'sluice run', or a stage that was started by hand, works in this workspace: wait for it to end, or stop it, then run again"
-VARIABLE = "SLUICE_PLACES"  # another folder: for containers that share a GPU, one that is mounted into each
+VARIABLE = "SLUICE_SLOTS"  # another folder: for containers that share a GPU, one that is mounted into each
 CARDS = Path("/proc/driver/nvidia/gpus")
 Tell = Callable[[str], object]
 
 
 @contextlib.contextmanager
-def place(workspace: Workspace, pool: str, tell: Tell) -> Iterator[None]:
-    """A place in the pool: the gpu pool has one for each device of the machine, the cpu pool as many as are asked for.
+def slot(workspace: Workspace, pool: str, tell: Tell) -> Iterator[None]:
+    """A slot of the pool: the gpu pool has one for each device of the machine, the cpu pool as many as are asked for.
 
-    Where no shared folder can be used, the place is the workspace's own.
+    Where no shared folder can be used, the slot is the workspace's own.
     """
     if pool != "gpu":
         yield
@@ -39,21 +39,21 @@ def place(workspace: Workspace, pool: str, tell: Tell) -> Iterator[None]:
         for path in [folder / f"sluice-{name}.lock" for folder in folders]:
             waits = f"waits for its turn: the {name} of this machine does one thing at a time ('fuser {path}' says whose)"
             with contextlib.suppress(OSError):
-                stack.enter_context(_held(path, waits, tell))
+                stack.enter_context(_exclusive(path, waits, tell))
                 break
         else:
             where = " or ".join(map(str, folders or FOLDERS))
             tell(f"goes on without waiting for other clones of this machine: there can be no lock in {where}")
-            stack.enter_context(stage_place(workspace, f"pool-{pool}", tell))
+            stack.enter_context(stage_slot(workspace, f"pool-{pool}", tell))
         yield
 
 
 @contextlib.contextmanager
-def stage_place(workspace: Workspace, name: str, tell: Tell) -> Iterator[None]:
+def stage_slot(workspace: Workspace, name: str, tell: Tell) -> Iterator[None]:
     """Be the only one who makes a stage's outputs in this workspace; two would write into each other's drafts."""
     path = workspace.lock_file(name.replace("/", "-"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _held(path, "waits: another process is at work on it in this workspace", tell):
+    with _exclusive(path, "waits: another process is at work on it in this workspace", tell):
         yield
 
 
@@ -113,7 +113,7 @@ def _is_shared(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _held(path: Path, waits: str, tell: Tell) -> Iterator[None]:
+def _exclusive(path: Path, waits: str, tell: Tell) -> Iterator[None]:
     """Hold an exclusive lock that dies with its process; tell before waiting. Raises OSError where the file cannot be opened safely."""
     file = _lock(path, waits, tell)
     try:
