@@ -38,7 +38,7 @@ def _common(one: list[int], other: list[int]) -> int:
     return next((place for place, (ours, theirs) in enumerate(zip(one, other, strict=False)) if ours != theirs), min(len(one), len(other)))
 
 
-class Trainer(DPOTrainer):  # type: ignore[misc]  # TRL has no types
+class Trainer(DPOTrainer):
     """TRL's, but for the tokens: conversations come as sft codes them, which is not how TRL would."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
