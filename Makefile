@@ -25,8 +25,9 @@ check: setup  ## style, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-wire: setup  ## write into dvc.yaml the code that each stage can reach, and into requirements/ the packages
+wire: setup  ## write into dvc.yaml the code that each stage can reach, into requirements/ the packages, into docs/params.md the keys
 	@$(BIN)/python -m flows.stages.wiring
+	@$(BIN)/python -m flows.stages.reference
 
 demo-refusal: setup  ## an honest candidate is promoted, what must not be is refused; half an hour
 	@$(BIN)/python -m tests.refusals

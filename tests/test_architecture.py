@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from flows.host.workspace import Workspace
-from flows.stages import recipes
+from flows.stages import recipes, reference
 from flows.stages.parameters import load
 from flows.stages.pipeline import Pipeline, contract
 from flows.stages.wiring import PACKAGES, reached, wired
@@ -66,6 +66,10 @@ def test_the_params_that_dvc_hashes_are_the_fields_of_the_class(stage):
 def test_params_yaml_and_dvc_yaml_are_the_default_recipe():
     assert (ROOT / "params.yaml").read_text(encoding="utf-8") == recipes.text("tiny")
     assert (ROOT / "dvc.yaml").read_text(encoding="utf-8") == recipes.shape("tiny")
+
+
+def test_the_page_of_params_is_that_of_the_classes():
+    assert (ROOT / reference.PAGE).read_text(encoding="utf-8") == reference.page(reference.tasks_of(ROOT)), "'make wire' makes it anew"
 
 
 def test_no_field_of_params_has_a_default():

@@ -42,13 +42,18 @@ class Contract:
 def contract(stage: "Stage") -> Contract:
     """The contract of a stage: that of the function `task` of the module `tasks.TASK`, whose import loads nothing heavy."""
     try:
-        function = getattr(importlib.import_module(f"tasks.{stage.task}"), stage.task)
+        return task_contract(stage.task)
     except (ModuleNotFoundError, AttributeError) as error:
         named = "" if stage.task == stage.section else ", as its command says"
         raise UserError(
             f"stage {stage.name!r}: no function {stage.task}() in tasks/{stage.task}.py{named}, which dvc.yaml needs ({error}); "
             "a stage of another name says task=NAME in its command"
         ) from None
+
+
+def task_contract(task: str) -> Contract:
+    """The contract of a task."""
+    function = getattr(importlib.import_module(f"tasks.{task}"), task)
     hints = typing.get_type_hints(function)
     return Contract(function, hints["params"], hints["inputs"], hints["outputs"], "work" in inspect.signature(function).parameters)
 
