@@ -29,10 +29,7 @@ def run() -> None:
     with exclusive(workspace), services.prefect_api(workspace) as prefect, opened(workspace, registry_of) as session:
         print(f"sluice: to run: {', '.join(session.changes) or 'nothing'}", flush=True)
         if session.left_out:
-            print(
-                f"sluice: left out: {', '.join(session.left_out)}: neither the candidate nor the models of params.yaml need them",
-                flush=True,
-            )
+            print(f"sluice: {session.of_left_out()}", flush=True)
         warn(session)
         if session.changes and (why := git.why_no_commit(workspace.root)):
             tell(f"sluice: warning: the version will have no commit on record: {why}")

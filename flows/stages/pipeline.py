@@ -214,9 +214,22 @@ class Pipeline:
 
     def needed(self, params: Mapping[str, Any]) -> set[str]:
         """The stages that the candidate and the scores of the models need, with all upstream; the others are nobody's."""
-        ends = {cell.stage.name for cell in self.cells}
-        ends |= {stage.name for name in (params["candidate"], LEAKS) if (stage := self.maker(name))}
-        waiting, found = list(ends), set[str]()
+        return set(self._wanted(params)) | self._above(self._wanted(params))
+
+    def targets(self, params: Mapping[str, Any]) -> list[str]:
+        """What `dvc repro` is to be given, to run what is needed and no more: names of stages, a matrix's for all of its cells."""
+        wanted = self._wanted(params)
+        above = self._above(wanted)
+        return list(dict.fromkeys(self.stages[name].section for name in wanted if name not in above))
+
+    def _wanted(self, params: Mapping[str, Any]) -> list[str]:
+        """The stages that make what a run is for: scores, the candidate, the list of leaked items."""
+        makers = [stage.name for name in (params["candidate"], LEAKS) if (stage := self.maker(name))]
+        return [*(cell.stage.name for cell in self.cells), *makers]
+
+    def _above(self, names: Iterable[str]) -> set[str]:
+        """All stages upstream of these."""
+        waiting, found = [up for name in names for up in self.stages[name].upstream], set[str]()
         while waiting:
             name = waiting.pop()
             if name not in found:

@@ -13,9 +13,9 @@ from tasks.gate.verdicts import Policy
 PAGE = "docs/params.md"
 HEAD = """# params.yaml
 
-Every number of the pipeline, by section; a stage reads its own section and the keys at the top that `dvc.yaml` lists for it. `make wire` makes
-this page of the classes that check the file. A key that is not here is refused, with the nearest that is. A stage of another name has the keys of
-its task.
+Every number of the pipeline, by section; a stage reads its own section and the keys at the top that `dvc.yaml` lists for it. `make wire`
+makes this page of the classes that check the file. A key that is not here is refused, with the nearest that is. A stage of another name
+has the keys of its task.
 """
 TOP = {
     "model": ("text", "the registered model's name"),

@@ -45,6 +45,15 @@ class Session:
         needed = self.pipeline.needed(self.params)
         return [name for name in self.pipeline.stages if name not in needed]
 
+    def of_left_out(self) -> str:
+        """Why stages are left out, and how DVC leaves them out too, in one line; "" where none is."""
+        if not self.left_out:
+            return ""
+        return (
+            f"left out: {', '.join(self.left_out)}: neither the candidate nor the models of params.yaml need them; "
+            f"'dvc repro {' '.join(self.pipeline.targets(self.params))}' leaves them out too, 'dvc repro' alone does not"
+        )
+
     def cell(self, suite: str) -> Cell:
         """A cell of that suite. Raises UserError where no stage scores anything on it."""
         found = next((cell for cell in self.pipeline.cells if cell.suite == suite), None)

@@ -54,6 +54,9 @@ def test_what_neither_the_candidate_nor_a_score_needs_is_left_out(workspace):
     pipeline, params = of(workspace)
     check(params, pipeline.stages.values(), workspace.root)
     assert set(pipeline.stages) - pipeline.needed(params) == {"reward", "rlhf"}
+    assert pipeline.targets(params) == ["benchmark", "contamination"]
+    collected = [node for target in pipeline.targets(params) for node in pipeline.repo.stage.collect(target, with_deps=True)]
+    assert {node.name for node in collected} == pipeline.needed(params)  # what 'dvc repro TARGETS' would look at
 
 
 @pytest.mark.parametrize(
