@@ -49,14 +49,15 @@ def test_kinds_that_nobody_reads_are_in_no_stage(workspace):
     assert release.candidate_folder(workspace.root, params).name == "sft"
 
 
-def test_what_neither_the_candidate_nor_a_score_needs_is_left_out(workspace):
+def test_what_neither_the_candidate_nor_a_score_needs_is_left_out(workspace, monkeypatch):
     edit(workspace.root, "params.yaml", lambda values: values.update({"models": ["base", "sft"], "candidate": "sft"}))
     pipeline, params = of(workspace)
     check(params, pipeline.stages.values(), workspace.root)
     assert set(pipeline.stages) - pipeline.needed(params) == {"reward", "rlhf"}
     assert pipeline.targets(params) == ["benchmark", "contamination"]
+    monkeypatch.chdir(workspace.root)
     collected = [node for target in pipeline.targets(params) for node in pipeline.repo.stage.collect(target, with_deps=True)]
-    assert {node.name for node in collected} == pipeline.needed(params)  # what 'dvc repro TARGETS' would look at
+    assert {node.name for node in collected} - {None} == pipeline.needed(params)  # what 'dvc repro TARGETS' looks at
 
 
 @pytest.mark.parametrize(
