@@ -1,6 +1,7 @@
 """A pipeline whose user took stages out and put one in twice: everything follows, by editing YAML alone."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ from models.core.content import folder_md5
 from models.core.files import write_lines
 from models.core.given import read_lines
 from tests.shapes import edit, only_sft, polished
-from tests.workspaces import copy_of, make_workspace, run
+from tests.workspaces import ROOT, copy_of, make_workspace, run
 
 
 @pytest.mark.slow
@@ -28,6 +29,43 @@ def test_a_pipeline_without_rewards_that_fine_tunes_twice_reaches_the_gate(finis
     changed = json.loads(run(workspace, "sluice", "diff", "1", "2", "--json").stdout)
     assert changed["params"]["candidate"] == ["rlhf", "polish"]
     assert run(workspace, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+
+
+def block(page, opening):
+    """The code on a page of docs that begins so."""
+    [found] = [code for code in re.findall(r"```\w+\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S) if code.startswith(opening)]
+    return found
+
+
+@pytest.mark.slow
+def test_the_phase_of_ones_own_that_the_docs_show_is_trained_scored_and_gated(finished, tmp_path):
+    workspace = copy_of(finished, tmp_path / "sluice")
+    (workspace / "tasks" / "average.py").write_text(block("bring-your-own.md", "# tasks/average.py\n"))
+    with (workspace / "dvc.yaml").open("a") as file:
+        file.write("\n" + block("bring-your-own.md", "  average:\n"))
+    edit(workspace, "params.yaml", lambda values: values.update(average={"share": 0.5}, models=["sft", "average"], candidate="average"))
+    assert run(workspace, "python", "-m", "flows.stages.wiring").returncode == 0
+    done = run(workspace, "sluice", "run")
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    status = json.loads(run(workspace, "sluice", "status", "--json").stdout)
+    ran = {stage["name"] for stage in status["last_run"]["stages"] if stage["state"] == "ran"}
+    assert ran == {"average"} | {f"benchmark@average-{suite}" for suite in ("mmlu-mini", "gpqa-mini", "humaneval-mini")}
+    assert json.loads((workspace / "metrics" / "average.json").read_text())["moved"] > 0
+    assert run(workspace, "sluice", "verify", "2").returncode == 0
+
+
+@pytest.mark.slow
+def test_the_second_fine_tuning_that_the_docs_show_is_wired(finished, tmp_path):
+    workspace = copy_of(finished, tmp_path / "sluice")
+    with (workspace / "dvc.yaml").open("a") as file:
+        file.write("\n" + block("bring-your-own.md", "  polish:\n"))
+    edit(workspace, "params.yaml", lambda values: values.update(polish=values["sft"], models=["sft", "polish"], candidate="polish"))
+    assert run(workspace, "python", "-m", "flows.stages.wiring").returncode == 0
+    rows = {row["name"]: row["state"] for row in json.loads(run(workspace, "sluice", "stages", "--json").stdout)}
+    assert {name for name, state in rows.items() if state == "changed"} == {
+        "polish",
+        *(f"benchmark@polish-{suite}" for suite in ("mmlu-mini", "gpqa-mini", "humaneval-mini")),
+    }
 
 
 @pytest.mark.slow
