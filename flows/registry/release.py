@@ -286,17 +286,23 @@ def register_candidate(session: Session, parent: str | None) -> str:
 
 
 def register(pipeline: Pipeline, tracker: Tracker, params: Mapping[str, Any], parent: str | None) -> str:
-    """Register the candidate at hand; return its version."""
+    """Register the candidate at hand; return its version. Of dvc.lock, what this run needed: older entries tell of other pipelines."""
     root, published, maker = pipeline.workspace.root, pretrained.recorded(pipeline), pipeline.maker(params["candidate"])
     tags = {
         "git.commit": git_commit(root),
         "sluice.params_md5": file_md5(root / "params.yaml"),
         "sluice.environment_md5": file_md5(root / "requirements.lock"),
         "sluice.stage_hash": pipeline.recorded_signatures().get(maker.name if maker else "", ""),
-        **({"sluice.data_md5": file_md5(root / "dvc.lock")} if (root / "dvc.lock").is_file() else {}),
         **({"sluice.pretrained": json.dumps(published)} if published else {}),
     }
     suites = candidate_evidence(pipeline, params)
-    provenance = [path for name in PROVENANCE if (path := root / name).is_file()]
-    version = Registry(tracker).register(candidate_folder(root, params), suites, contamination_folder(root), provenance, parent, tags)
+    with tempfile.TemporaryDirectory() as folder:
+        needed = pipeline.lock_of(params)
+        places = dict.fromkeys(PROVENANCE, root)
+        if needed is not None:
+            places["dvc.lock"] = Path(folder)
+            (Path(folder) / "dvc.lock").write_bytes(needed)
+            tags["sluice.data_md5"] = file_md5(Path(folder) / "dvc.lock")
+        provenance = [path for name, place in places.items() if (path := place / name).is_file()]
+        version = Registry(tracker).register(candidate_folder(root, params), suites, contamination_folder(root), provenance, parent, tags)
     return str(version.version)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib
 import inspect
+import io
 import json
 import logging
 import os
@@ -331,6 +332,20 @@ class Pipeline:
         lock = self.workspace.root / "dvc.lock"
         entries = YAML(typ="safe").load(lock.read_text(encoding="utf-8")) if lock.is_file() else None
         return (entries or {}).get("stages") or {}
+
+    def lock_of(self, params: Mapping[str, Any]) -> bytes | None:
+        """dvc.lock without the entries of stages that are left out, or no longer in dvc.yaml: DVC keeps them. None without one."""
+        from ruamel.yaml import YAML
+
+        path, needed, stream = self.workspace.root / "dvc.lock", self.needed(params), io.BytesIO()
+        if not path.is_file():
+            return None
+        text, lock = path.read_bytes(), YAML().load(path.read_text(encoding="utf-8"))
+        if not lock or needed.issuperset(lock["stages"]):
+            return text
+        lock["stages"] = {name: entry for name, entry in lock["stages"].items() if name in needed}
+        YAML().dump(lock, stream)
+        return stream.getvalue()
 
     def recorded_signatures(self) -> dict[str, str]:
         """The signature of the execution that dvc.lock records, by stage."""

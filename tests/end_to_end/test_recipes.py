@@ -35,10 +35,11 @@ def last_run(workspace):
 
 def retrain(workspace, recipe, base):
     """Take the recipe at nano size, and run it; return the verdict on its version."""
-    git(workspace, "add", "-A")
     sluice(workspace, "recipe", "use", recipe)
     shrunk(workspace, str(base))
     sluice(workspace, "suite", "use", "desk", "--margin", "0.35")
+    git(workspace, "add", "-A")
+    git(workspace, "commit", "-qm", recipe)
     done = run(workspace, "sluice", "run")
     assert done.returncode in (0, 3), done.stdout + done.stderr
     return json.loads(sluice(workspace, "history", "--json"))[0]
@@ -85,3 +86,4 @@ def test_a_team_with_its_own_data_goes_from_sft_to_dpo_and_to_its_documents(fini
     assert run(workspace, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
     changed = json.loads(sluice(workspace, "diff", "2", "3", "--json"))
     assert changed["params"]["candidate"] == ["dpo", "sft"]
+    assert "NO " not in sluice(workspace, "verify", "3")

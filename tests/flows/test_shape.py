@@ -60,6 +60,22 @@ def test_what_neither_the_candidate_nor_a_score_needs_is_left_out(workspace, mon
     assert {node.name for node in collected} - {None} == pipeline.needed(params)  # what 'dvc repro TARGETS' looks at
 
 
+def test_of_dvc_lock_what_a_run_needs_goes_with_its_version(workspace):
+    """DVC keeps the entries of stages that are left out, or were there before another recipe: of another pipeline's data."""
+    lock, entry = workspace.root / "dvc.lock", {"cmd": "x", "outs": []}
+    edit(workspace.root, "params.yaml", lambda values: values.update({"models": ["base", "sft"], "candidate": "sft"}))
+    pipeline, params = of(workspace)
+    assert pipeline.lock_of(params) is None
+    needed = dict.fromkeys(sorted(pipeline.needed(params)), entry)
+    with lock.open("w") as file:
+        YAML().dump({"schema": "2.0", "stages": needed}, file)
+    assert pipeline.lock_of(params) == lock.read_bytes()
+    whole = lock.read_bytes()
+    with lock.open("w") as file:
+        YAML().dump({"schema": "2.0", "stages": {"gone": entry, **needed, "rlhf": entry}}, file)
+    assert YAML(typ="safe").load(pipeline.lock_of(params)) == YAML(typ="safe").load(whole)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
