@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from flows.registry.decisions import Registry
 from flows.registry.lineage import Past
 from flows.registry.release import candidate_folder
 from flows.registry.versions import file_md5
-from flows.stages import pretrained
+from flows.stages import listing, pretrained
 from flows.stages.pipeline import Pipeline
 from models.core.content import folder_md5
 from models.core.errors import SluiceError, StageError
@@ -52,7 +53,7 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
 
     Raises UserError where the commit is not at hand. Ctrl-C and SIGTERM leave no worktree behind, what SIGKILL leaves the next one removes.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     root, known = registry.tracker.workspace.root, registry.registered(version)
     with checkout.scratch(root) as folder:
         yield Check("record", not known.doubt, f"known by {known.words}" if not known.doubt else known.doubt)
@@ -72,7 +73,7 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
             if wrong := _not_plain(past.params, (tree / "dvc.yaml").read_text(encoding="utf-8")):
                 yield Check("commands", False, wrong)
                 return
-            if wrong := _outside(past.lock):
+            if wrong := _outside(past.lock) or listing.fault(folder / "shared" / listing.OBJECTS, past.hashes("outs").values()):
                 yield Check("paths", False, wrong)
                 return
             for file, text in past.files.items():

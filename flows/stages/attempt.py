@@ -18,7 +18,8 @@ from models.core.records import Record
 
 BUSY_TRIES = 40  # another stage holds a path for the moment it is hashed
 DVC_FAILED = "ERROR: failed to reproduce"  # 'STAGE': why, of which "failed to run: COMMAND" says less than what the command printed
-BUSY = ("is busy", "Unable to acquire lock", "another DVC command holds")
+CUT_OFF = "Unable to read RWLock-file"  # a reader was killed while it wrote there: the next try drops it
+BUSY = ("is busy", CUT_OFF, "Unable to acquire lock", "another DVC command holds")
 
 
 class StageResult(Record):
@@ -62,7 +63,7 @@ def attempt(workspace: Workspace, stage: Stage, env: Mapping[str, str], on_line:
             raise StageError(
                 f"stage {stage.name!r} ran past its limit of {stage.timeout_s:.0f} s (meta.timeout_s in dvc.yaml) and was stopped"
             ) from None
-        if code == 0 or not any("is busy" in line for line in tail[-20:]):
+        if code == 0 or not any("is busy" in line or CUT_OFF in line for line in tail[-20:]):
             break
         time.sleep(0.5)
     ended = read_json(outcome, {})
