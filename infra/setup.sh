@@ -32,6 +32,10 @@ set --
 for lock in $locks; do set -- "$@" -r "$lock"; done
 uv install --quiet --no-deps "$@"
 uv install --quiet --no-deps --editable .
+# Until our first line, some 20 ms, Python answers Ctrl-C with a trace: where env can, it is held back until the program hears it.
+if env --block-signal=INT true 2>/dev/null; then
+    sed -i '1s|^#!\(/[^ ]*/python\)$|#!/usr/bin/env -S --block-signal=INT \1|' .venv/bin/sluice
+fi
 # Python compiles a module when it is first imported and keeps nothing where PYTHONDONTWRITEBYTECODE is set, as containers do: compiled
 # here is what the stages import (7,000 of 40,000 files), on two cores, or every process would spend 15 s on it again.
 compile() {

@@ -42,9 +42,10 @@ def run_command(arguments: list[str]) -> int:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        tell("sluice: stopped; finished stages are kept, the next run carries on")
-        return INTERRUPTED
+        return stopped()
     except Exception as error:
+        if failures.interrupted(error):
+            return stopped()
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # a mistake on the command line, told by typer's parser
             misused(error)
             return int(error.exit_code)
@@ -53,6 +54,12 @@ def run_command(arguments: list[str]) -> int:
             return unforeseen(error)
         tell("\n".join(f"sluice: {line}" for line in str(known).splitlines()))
         return known.exit_code
+
+
+def stopped() -> int:
+    """Say that Ctrl-C was heard; return its exit code."""
+    tell("sluice: stopped; finished stages are kept, the next run carries on")
+    return INTERRUPTED
 
 
 def misused(error: Any) -> None:

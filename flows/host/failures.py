@@ -6,7 +6,10 @@ Only what is known by its class is named here. None is imported for it: an error
 import contextlib
 import errno
 import os
+import re
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from flows.host import web
@@ -15,6 +18,8 @@ from models.core.errors import SluiceError, StageError, Unavailable, UserError
 
 PROGRAMS = ("git",)  # that are called by their names
 FULL = (errno.ENOSPC, errno.EDQUOT)
+TEMPORARY_NAME = re.compile(r"(tmp|sluice-\w+-)[a-z0-9_]{8}")
+TEMPORARY = (*FULL, errno.EROFS, errno.EACCES, errno.EFBIG)  # where another folder would do
 FILE_FAULTS: dict[int, tuple[type[SluiceError], str, str]] = {  # errno: (kind, what is, what to do)
     errno.ENOENT: (
         UserError,
@@ -37,6 +42,7 @@ FILE_FAULTS: dict[int, tuple[type[SluiceError], str, str]] = {  # errno: (kind, 
     errno.ENXIO: (UserError, "is a socket or a device without a partner, must be a file", "name a plain file"),
     errno.EINVAL: (UserError, "is no file that can be read or written so", "name a plain file on a local disk"),
     errno.ENODEV: (UserError, "is no file that can be read or written so", "name a plain file on a local disk"),
+    errno.EFBIG: (UserError, "would become larger than files of this user may", "raise the limit ('ulimit -f unlimited')"),
     errno.EXDEV: (UserError, "lies on another file system than its workspace", "keep .sluice, .work, artifacts and metrics on one"),
     errno.ETXTBSY: (UserError, "is a program that runs", "wait for it to end"),
     errno.EOPNOTSUPP: (UserError, "is on a file system without locks", "work in a clone on a local disk"),
@@ -84,21 +90,69 @@ def named(error: BaseException) -> SluiceError | None:
     return of_system(error) if isinstance(error, OSError) else None
 
 
+def interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: a library that meets it in its own work, as pydantic's core does, may raise that as another."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or re.search(r"^\s*KeyboardInterrupt\b", str(error), re.MULTILINE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def of_system(error: OSError) -> SluiceError:
     """One line for what the operating system refused."""
     place = error.filename if error.filename is not None else error.filename2
     where = masked(os.fsdecode(place) if isinstance(place, str | bytes) else str(place or "a file"))
     if error.errno == errno.ENOENT and where in PROGRAMS:
         return UserError(f"the program {where} is not installed: apt install {where}, then run again")
+    if place is None and str(error.strerror).startswith("No usable temporary directory"):
+        return UserError(
+            f"no folder for temporary files can be written ({_listed(error)}): name one in TMPDIR with some space left on its disk"
+        )
+    if place is not None and _is_temporary(where) and error.errno in TEMPORARY:
+        return Unavailable(f"{where} cannot be written ({error.strerror}): name a folder in TMPDIR with more space, then run again")
     if error.errno in FULL:
         said = where if place else error.strerror
-        return Unavailable(f"the disk is full ({said}): free some space ('dvc gc -w' drops unused cache), then run again")
+        return Unavailable(
+            f"the disk is full ({said}): free some space ('dvc gc -w' drops unused cache{_elsewhere(place)}), then run again"
+        )
     if error.errno in MACHINE_FAULTS:
         return Unavailable(MACHINE_FAULTS[error.errno])
     if error.errno in FILE_FAULTS:
         kind, what, do = FILE_FAULTS[error.errno]
         return kind(f"{where} {what.format(user=user_name())}: {do}")
     return Unavailable(f"{where}: {masked(error.strerror or one_line(error))}: nothing of ours explains it; mend that, then run again")
+
+
+def require_room(folder: Path) -> None:
+    """Raise, in one line, what keeps a MiB from being written there: libraries tell of that as of anything else."""
+    try:
+        with tempfile.TemporaryFile(dir=next(place for place in (folder, *folder.parents) if place.is_dir())) as probe:
+            probe.write(bytes(1 << 20))
+            probe.flush()
+    except OSError as error:
+        raise of_system(OSError(error.errno, error.strerror, str(folder))) from None
+
+
+def _listed(error: OSError) -> str:
+    """The folders that were tried for temporary files."""
+    return str(error.strerror).partition("[")[2].rpartition("]")[0].replace("'", "") or "none is there"
+
+
+def _is_temporary(where: str) -> bool:
+    """Whether that is, or lies in, what tempfile made, and the user does not work in it."""
+    folder = f"{(tempfile.tempdir or os.environ.get('TMPDIR') or '/tmp').rstrip('/')}/"
+    first = where.removeprefix(folder).partition("/")[0]
+    return where.startswith(folder) and TEMPORARY_NAME.fullmatch(first) is not None and not os.getcwd().startswith(folder + first)
+
+
+def _elsewhere(place: object) -> str:
+    """Where else space may be short, if the system did not say where."""
+    folder = tempfile.tempdir
+    with contextlib.suppress(OSError):
+        if place is None and folder and os.stat(folder).st_dev != os.stat(os.curdir).st_dev:
+            return f"; temporary files are in {folder}, TMPDIR names another place"
+    return ""
 
 
 def one_line(error: BaseException, length: int = 300) -> str:

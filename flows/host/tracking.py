@@ -165,6 +165,14 @@ class Tracker:
         """The pipeline's runs with that tag, the oldest first."""
         return sorted(self.runs(PIPELINE, f"tags.`{key}` = '{value}'"), key=lambda run: (run.info.start_time, run.info.run_id))
 
+    def fetch(self, run_id: str, part: str, folder: Path) -> Path:
+        """Fetch a part of a run's artifacts, "" for all, into a folder. Raises what keeps the folder from being written as just that."""
+        try:
+            return Path(self.client.download_artifacts(run_id, part, str(folder)))
+        except Exception:  # MLflow says that no such artifact is there
+            failures.require_room(folder)
+            raise
+
     def log_batch(
         self, run_id: str, metrics: Sequence[tuple[str, float, int, int]], params: Mapping[str, str], tags: Mapping[str, str]
     ) -> None:

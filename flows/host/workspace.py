@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import re
+import resource
 import sys
 import time
 import warnings
@@ -19,6 +20,7 @@ from models.core.errors import Unavailable, UserError
 from models.core.files import read_json
 
 UNSUITABLE = re.compile("[?\\x00-\\x1f\\x7f\\ud800-\\udfff]")  # the last: bytes that are no UTF-8
+OPEN_FILES = 256  # a run holds some 30 beside its servers and children, which hold as many each; no limit is -1
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPT_OUTS = {
     # No tool may phone home: each one's own switch, and the common one.
@@ -112,8 +114,10 @@ def prepare_environment(workspace: Workspace) -> None:
     """Set what every process of the workspace needs; what the caller has set stays, but for the opt-outs.
 
     The interpreter's own folder leads PATH, so that DVC finds `sluice` whether or not the environment is activated. Addresses lose their
-    passwords to variables of their own, what is on this machine is asked for without a proxy, and logs are masked.
+    passwords to variables of their own, what is on this machine is asked for without a proxy, and logs are masked. Raises UserError where
+    too few files may be open.
     """
+    _be_careful()
     os.environ.update(OPT_OUTS)
     own = {
         "PREFECT_HOME": str(workspace.state / "prefect"),
@@ -130,6 +134,24 @@ def prepare_environment(workspace: Workspace) -> None:
     _reach_this_machine(os.environ)
     masking.mask_logs()
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises, and we tell
+
+
+def _be_careful() -> None:
+    """No file that is made from now on may be written by everybody, and enough may be open at once.
+
+    Who lets everybody write (a umask of 0, as containers have) chose nothing: the group may not either. Raises UserError where too few may
+    be open: libraries would blame their databases.
+    """
+    before = os.umask(0o022)
+    os.umask(before if before & 0o002 else before | 0o022)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < OPEN_FILES:
+        raise UserError(
+            f"this process may hold {hard} open files, must be {OPEN_FILES} or more: 'ulimit -n {OPEN_FILES}' before the command; "
+            "where the shell may not, raise nofile in /etc/security/limits.conf, or start the container with --ulimit nofile=1024"
+        )
+    if 0 <= soft < OPEN_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, hard))
 
 
 def _be_somebody(workspace: Workspace) -> None:

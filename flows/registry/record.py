@@ -178,7 +178,7 @@ def _artifacts(tracker: Tracker, run_id: str) -> str:
 
 def fetched(tracker: Tracker, run_id: str, folder: str) -> str:
     """The same, the artifacts fetched into a folder."""
-    return folder_md5(Path(tracker.client.download_artifacts(run_id, "", folder))) if tracker.client.list_artifacts(run_id) else ""
+    return folder_md5(tracker.fetch(run_id, "", Path(folder))) if tracker.client.list_artifacts(run_id) else ""
 
 
 def read(tracker: Tracker) -> Chain:
@@ -359,7 +359,7 @@ def _accepted(tracker: Tracker, runs: Sequence[Any]) -> list[list[str | None]]:
     for run in runs:
         if run.data.tags.get("sluice.verdict") == ACCEPTED:
             with tempfile.TemporaryDirectory() as folder:
-                found += read_json(Path(tracker.client.download_artifacts(run.info.run_id, "accepted.json", folder)), [])
+                found += read_json(tracker.fetch(run.info.run_id, "accepted.json", Path(folder)), [])
     return found
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from flows.registry.lineage import Past
 from flows.registry.record import Known
 from flows.registry.release import candidate_folder
 from flows.registry.versions import file_md5
-from flows.stages import pretrained
+from flows.stages import listing, pretrained
 from flows.stages.pipeline import Pipeline
 from models.core.content import folder_md5
 from models.core.errors import SluiceError, StageError, UserError
@@ -53,7 +54,7 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
 
     Raises UserError where the commit is not at hand. Ctrl-C and SIGTERM leave no worktree behind, what SIGKILL leaves the next one removes.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     workspace, known = registry.tracker.workspace, registry.registered(version)
     with checkout.scratch(workspace.root) as folder:
         yield Check("record", not known.doubt, f"known by {known.words}" if not known.doubt else known.doubt)
@@ -74,7 +75,7 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
             if wrong := _not_plain(past.params, (tree / "dvc.yaml").read_text(encoding="utf-8")):
                 yield Check("commands", False, wrong)
                 return
-            if wrong := _outside(past.lock):
+            if wrong := _outside(past.lock) or listing.fault(folder / "shared" / listing.OBJECTS, past.hashes("outs").values()):
                 yield Check("paths", False, wrong)
                 return
             for file, text in past.files.items():

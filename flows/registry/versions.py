@@ -9,7 +9,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-from flows.host import lease, services, tracking
+from flows.host import failures, lease, services, tracking
 from flows.host.tracking import PIPELINE, PROMOTIONS, Tracker, all_pages
 from flows.host.workspace import locked
 from flows.registry import record
@@ -204,7 +204,7 @@ class Versions:
         with tempfile.TemporaryDirectory() as folder:
             for part in ("evidence", "contamination"):
                 if run_id and self.client.list_artifacts(run_id, part):
-                    self.client.download_artifacts(run_id, part, folder)
+                    self.tracker.fetch(run_id, part, Path(folder))
             yield Path(folder)
 
     def _evidence_md5(self, run_id: str) -> str:
@@ -249,7 +249,7 @@ class Versions:
         """Fetch a version's provenance; the md5 of each file that there is, under its name in record.FILES."""
         if not (version.run_id and self.client.list_artifacts(version.run_id, "provenance")):
             return {}
-        folder = Path(self.client.download_artifacts(version.run_id, "provenance", str(into)))
+        folder = self.tracker.fetch(version.run_id, "provenance", into)
         return {key: file_md5(folder / name) for name, key in record.FILES.items() if (folder / name).is_file()}
 
     def model_folder(self, version: Any, into: Path) -> Path:
@@ -259,6 +259,7 @@ class Versions:
         try:
             path = Path(mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=str(into))) / "model"
         except Exception as error:  # of the store's own library: no such file, no credentials, no such scheme
+            failures.require_room(into)
             cause = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             raise StageError(f"version {version.version}: its stored model cannot be fetched ({cause})") from None
         if not path.is_dir():

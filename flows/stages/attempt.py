@@ -15,7 +15,8 @@ from models.core.records import Record
 
 BUSY_TRIES, BUSY_PAUSE_S = 40, 0.5  # another stage holds a path for the moment it is hashed
 DVC_FAILED = "ERROR: failed to reproduce"  # 'STAGE': why, of which "failed to run: COMMAND" says less than what the command printed
-BUSY = ("is busy", "Unable to acquire lock", "another DVC command holds")
+CUT_OFF = "Unable to read RWLock-file"  # a reader was killed while it wrote there: the next try drops it
+BUSY = ("is busy", CUT_OFF, "Unable to acquire lock", "another DVC command holds")
 
 
 class StageResult(Record):
@@ -51,7 +52,7 @@ def attempt(place: Place, stage: Stage, env: Mapping[str, str], on_line: Callabl
     for _ in range(BUSY_TRIES):
         lines.clear()
         outcome = place.run(stage, env, hear)
-        if outcome.code in (0, None) or not any("is busy" in line for line in lines[-20:]):
+        if outcome.code in (0, None) or not any("is busy" in line or CUT_OFF in line for line in lines[-20:]):
             break
         time.sleep(BUSY_PAUSE_S)
     if outcome.code != 0:

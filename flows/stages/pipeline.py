@@ -19,8 +19,9 @@ from typing import Any
 
 from flows.host import failures, git
 from flows.host.workspace import Workspace
+from flows.stages import listing
 from flows.stages.changes import Change, changes_of
-from models.core.errors import SluiceError, StageError, Unavailable, UserError
+from models.core.errors import SluiceError, Unavailable, UserError
 from models.core.given import require_file
 from models.core.records import Record
 from tasks.stage import Inputs, Metrics, Outputs, Params
@@ -302,19 +303,14 @@ class Pipeline:
                 require_file(path)
 
     def cached_files(self, md5: str) -> dict[str, Path]:
-        """The files of a tracked folder as DVC's cache holds them, by relative path. Raises StageError where the cache has them not."""
-        cache = self.repo.cache.local
-        listing = Path(cache.oid_to_path(md5))
-        try:
-            entries = json.loads(listing.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise StageError(f"{md5} is not in DVC's cache: 'dvc fetch' it from the remote, then ask again") from None
-        return {entry["relpath"]: Path(cache.oid_to_path(entry["md5"])) for entry in entries}
+        """The files of a tracked folder as DVC's cache holds them, by relative path. Raises StageError where it does not."""
+        return listing.files(Path(self.repo.cache.local.path), md5)
 
     def _patiently(self, read: Callable[[], Any]) -> Any:
         """`read()`, repeated while it meets what passes: a dvc.lock that a sibling's DVC is rewriting in place, or a lock of DVC's that a
-        process holds which was killed a moment ago and is not buried yet."""
+        process holds which was killed a moment ago and is not buried yet; a table of its commands of which one left half is dropped."""
         from dvc.lock import LockError
+        from dvc.rwlock import RWLockFileCorruptedError, RWLockFileFormatError
         from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
 
         for _ in range(PATIENCE):
@@ -323,6 +319,8 @@ class Pipeline:
             except (LockError, YAMLSyntaxError, YAMLValidationError):
                 time.sleep(0.1)
                 self.repo._reset()
+            except (RWLockFileCorruptedError, RWLockFileFormatError):
+                mend_table(self.workspace.root)
         return read()
 
     def recorded(self) -> dict[str, dict[str, Any]]:
@@ -415,6 +413,35 @@ def _translated() -> Iterator[None]:
         raise failures.of_dvc(error) from None
 
 
+def mend_table(root: Path) -> None:
+    """Drop DVC's table of running commands where it cannot be read: rewritten in place, by readers too, it is cut off when one is killed.
+
+    Whoever reads or writes it holds a lock: what is cut off then is nobody's who lives.
+    """
+    from dvc.lock import LockError, make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    folder = root / ".dvc" / "tmp"
+    if _is_table(folder / RWLOCK_FILE):
+        return
+    with contextlib.suppress(LockError), make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder)):
+        if not _is_table(folder / RWLOCK_FILE):
+            (folder / RWLOCK_FILE).unlink()
+
+
+def _is_table(path: Path) -> bool:
+    """Whether DVC can read that; as it can where nothing is."""
+    from dvc.rwlock import SCHEMA, Invalid
+
+    try:
+        SCHEMA(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return True
+    except (ValueError, Invalid):
+        return False
+    return True
+
+
 def read_metrics(root: Path, stage: Stage) -> dict[str, Any]:
     """What the stage measured last; empty where it has not run."""
     path = root / stage.metrics_file
@@ -425,4 +452,5 @@ def reproduce(stage: str) -> int:
     """What `dvc --wait-for-lock repro --single-item STAGE` does, in this process; return its exit code."""
     from dvc.cli import main
 
+    mend_table(Path.cwd())
     return int(main(["--wait-for-lock", "repro", "--single-item", stage]))

@@ -278,6 +278,33 @@ def test_other_people_s_packages_do_not_stand_in_for_ours(bare, tmp_path):
     assert (done.returncode, "nano" in done.stdout) == (0, True), done.stderr
 
 
+@pytest.mark.parametrize("limit", [8, 16, 32])
+def test_a_limit_of_too_few_open_files_is_told_before_a_database_is_blamed(bare, limit):
+    command = f"ulimit -n {limit}; exec '{PROGRAMS / 'sluice'}' status"
+    done = subprocess.run(["sh", "-c", command], cwd=bare, env=environment(ROOT), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert f"may hold {limit} open files, must be 256 or more: 'ulimit -n 256'" in done.stderr
+
+
+def prepared(folder, before, then):
+    """What `then` prints in a shell's process of these settings, once the environment of a workspace is prepared."""
+    program = f"""from pathlib import Path; from flows.host.workspace import *; import os, resource
+prepare_environment(Workspace(Path({str(folder)!r})))
+{then}"""
+    command = ["sh", "-c", f'{before}; exec "$0" -c "$1"', sys.executable, program]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_limit_that_the_user_may_raise_is_raised(tmp_path):
+    assert prepared(tmp_path, "ulimit -Sn 16", "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])") == "256"
+    assert prepared(tmp_path, "ulimit -Sn 300", "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])") == "300"
+
+
+@pytest.mark.parametrize(("given", "kept"), [("0", "0o22"), ("020", "0o22"), ("002", "0o2"), ("022", "0o22"), ("077", "0o77")])
+def test_nothing_is_made_that_everybody_may_write(tmp_path, given, kept):
+    assert prepared(tmp_path, f"umask {given}", "print(oct(os.umask(0)))") == kept
+
+
 def test_too_many_open_files_is_said_so():
     assert "ulimit -n" in str(failures.named(OSError(errno.EMFILE, "Too many open files")))
 
@@ -291,6 +318,47 @@ def test_warnings_as_errors_are_forgiven_and_other_wishes_stay():
         forgive_warnings(given)
         assert given["PYTHONWARNINGS"] == "ignore::UserWarning"
         warnings.warn("about to go", DeprecationWarning, stacklevel=1)
+
+
+def test_a_full_folder_for_temporary_files_is_named_with_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for number in (errno.ENOSPC, errno.EROFS, errno.EFBIG):
+        said = str(failures.named(OSError(number, os.strerror(number), str(tmp_path / "tmpab12cd34" / "x"))))
+        assert (f"{tmp_path / 'tmpab12cd34' / 'x'} cannot be written" in said, "TMPDIR" in said) == (True, True)
+        assert "TMPDIR" not in str(failures.named(OSError(number, os.strerror(number), str(tmp_path / "mine.jsonl"))))
+
+
+def test_no_folder_for_temporary_files_is_told(monkeypatch):
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nowhere", "/proc"])
+    with pytest.raises(UserError, match=r"\(/nowhere, /proc\): name one in TMPDIR"), failures.told():
+        tempfile.gettempdir()
+
+
+def test_ctrl_c_that_a_library_turned_into_its_own_error_is_no_failure(monkeypatch, capsys):
+    def turned():
+        raise ValueError("Error building `model` serializer:\n  KeyboardInterrupt: ")
+
+    def chained():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ValueError("cannot import") from error
+
+    for here in (turned, chained):
+        monkeypatch.setattr(main, "here", here)
+        assert main.run_command(["history"]) == main.INTERRUPTED
+        assert "the next run carries on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("table", ["", '{"read": {"/a": [{"pi', "[]", '{"read": 3}'])
+def test_a_table_of_dvc_s_that_a_killed_reader_left_half_is_dropped(bare, capsys, table):
+    in_one_line(["stages"], capsys)
+    (bare / ".dvc" / "tmp" / "rwlock").write_text(table)
+    code, said = in_one_line(["stages"], capsys)
+    assert (code, said) == (0, "")
 
 
 def test_ctrl_c_is_no_failure(monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from flows.host.services import free_port
-from flows.host.tracking import Tracker
+from flows.host.tracking import PROMOTIONS, Tracker
 from flows.host.workspace import Workspace, prepare_environment
 from models.core.errors import Unavailable, UserError
 
@@ -127,3 +128,21 @@ def test_a_workspace_s_path_may_hold_what_sql_reads_otherwise(tmp_path, monkeypa
     tracker = Tracker(workspace, "assistant")
     tracker.end(tracker.start("pipeline", "first", {}), "FINISHED")
     assert (workspace.state / "mlflow.db").stat().st_size > 100_000
+
+
+def test_a_folder_that_is_full_is_told_as_that_and_not_as_a_fault_of_mlflow(registry, tmp_path, monkeypatch):
+    tracker = registry.tracker
+    run_id = tracker.start(PROMOTIONS, "large", {})
+    (tmp_path / "large").write_bytes(bytes(1 << 17))
+    tracker.client.log_artifact(run_id, str(tmp_path / "large"), "evidence")
+    tracker.end(run_id, "KILLED")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = Path(tempfile.mkdtemp())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(Unavailable, match=f"^{folder} cannot be written .* TMPDIR"):
+            tracker.fetch(run_id, "evidence", folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tracker.fetch(run_id, "evidence", folder) / "large").stat().st_size == 1 << 17

@@ -14,6 +14,7 @@ from flows.host.workspace import Workspace, prepare_environment
 from flows.registry import record
 from flows.registry.decisions import Registry
 from flows.registry.verify import verify
+from tests.listings import listed
 from tests.mlflow_server import begin, wait_for
 from tests.versions import PARAMS, add_version, doctor, files_of
 from tests.workspaces import git, made_once
@@ -216,3 +217,30 @@ def test_a_killed_verification_s_worktree_is_removed_by_the_next_one(registry, m
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     assert failed(checks(registry)) == []
     assert (trees(made), [folder for folder in left if folder.exists()]) == (1, [])
+
+
+def test_sigterm_ends_a_verification_as_it_ends_others(registry):
+    found = verify(registry, registry.version("1"), False, False, lambda _line: None)
+    next(found)
+    with pytest.raises(SystemExit) as ended:
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+    found.close()
+
+
+def test_nothing_is_checked_out_by_a_listing_that_leads_out_of_its_folder(registry, made):
+    objects = made / ".dvc" / "cache" / "files" / "md5"
+    evil = listed(objects, "../../escaped")
+    lock = {"stages": {"rlhf": {"cmd": "true", "outs": [{"path": "artifacts/rlhf", "md5": evil}]}}}
+    add_version(
+        registry,
+        SCORES,
+        params=FILES["params.yaml"],
+        lock=json.dumps(lock),
+        model=made / "artifacts" / "rlhf",
+        commit=git(made, "rev-parse", "HEAD"),
+    )
+    found = {check.name: check for check in verify(registry, registry.version("2"), False, False, lambda _line: None)}
+    assert not found["paths"].ok
+    assert "must be a path inside of the folder" in found["paths"].seen
+    assert "lock and cache" not in found

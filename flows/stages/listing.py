@@ -1,0 +1,70 @@
+"""DVC's listing of a tracked folder, `MD5.dir`: JSON that names its files. It lies in a cache that others may write to, and is believed
+only as far as its name vouches for it, and within its folder."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from models.core.errors import StageError
+
+MD5 = re.compile(r"[0-9a-f]{32}")
+SUFFIX, OBJECTS = ".dir", "files/md5"  # the second: where a cache keeps them
+
+
+def files(objects: Path, md5: str) -> dict[str, Path]:
+    """The files of a folder, by relative path, as the cache whose objects lie in `objects` holds them. Nothing outside of it is looked at.
+
+    Raises StageError where the listing is not there, or not what its name says, or names what is no file in the folder and the cache.
+    """
+    listing = _place(objects, md5.removesuffix(SUFFIX), SUFFIX)
+    try:
+        text = listing.read_bytes()
+    except FileNotFoundError:
+        raise StageError(f"{md5} is not in DVC's cache: 'dvc fetch' it from the remote, then ask again") from None
+    if hashlib.md5(text, usedforsecurity=False).hexdigest() + SUFFIX != md5:
+        raise StageError(f"{listing} has another content than its name says: remove it, 'dvc fetch' brings it from the remote")
+    try:
+        entries = json.loads(text)
+        found = {str(entry["relpath"]): _place(objects, str(entry["md5"])) for entry in entries}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise StageError(f"{listing} is no listing of DVC's: it is not to be used; 'dvc add' the folder anew") from None
+    for name, path in found.items():
+        if fault := _fault(name, found, len(entries)) or _leads_out(path, objects):
+            raise StageError(f"{listing} names {name!r}, {fault}: it is not to be used; 'dvc add' the folder anew")
+    return found
+
+
+def fault(objects: Path, hashes: Iterable[str]) -> str:
+    """What is wrong with the listings among these, before DVC is let write what they name; "" where nothing is, or one is not here yet."""
+    for md5 in (md5 for md5 in hashes if md5.endswith(SUFFIX)):
+        try:
+            if _place(objects, md5.removesuffix(SUFFIX), SUFFIX).is_file():
+                files(objects, md5)
+        except StageError as error:
+            return str(error)
+    return ""
+
+
+def _place(objects: Path, md5: str, suffix: str = "") -> Path:
+    """Where the cache keeps that content. Raises StageError for what is no md5, which might lead anywhere."""
+    if not MD5.fullmatch(md5):
+        raise StageError(f"{md5 + suffix!r} is no md5 of DVC's: nothing is read by that name; restore what names it ('git checkout')")
+    return objects / md5[:2] / (md5[2:] + suffix)
+
+
+def _fault(name: str, all_names: Any, count: int) -> str:
+    """Why that is no path of a file in a folder of these files."""
+    parts = PurePosixPath(name).parts
+    if name.startswith("/") or ".." in parts or "\0" in name or not parts:
+        return "must be a path inside of the folder"
+    if count != len(all_names) or any(str(parent) in all_names for parent in list(PurePosixPath(name).parents)[:-1]):
+        return "which is there twice, or a file and a folder at once"
+    return ""
+
+
+def _leads_out(path: Path, objects: Path) -> str:
+    inside = path.resolve().is_relative_to(objects.resolve())
+    return "" if inside else f"whose content in the cache is a link to {path.resolve()}, must be a file of the cache"
