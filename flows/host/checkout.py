@@ -16,7 +16,7 @@ from flows.host.processes import program
 from flows.host.workspace import Workspace, locked
 from models.core.errors import SluiceError, StageError, Unavailable, UserError
 
-PREFIX, LOCK, TREE = "sluice-checkout-", "lock", "tree"
+PREFIX, LOCK, TREE, CACHE = "sluice-checkout-", "lock", "tree", "shared"
 COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # what else the registry says git might take for an option
 FOLDERS = ("mlartifacts", "spool")
 REGISTRY = (*FOLDERS, "mlflow.db", "servers.json", "locks/mlflow.lock", "locks/registry.lock", "locks/spool.lock")
@@ -33,7 +33,7 @@ def checkout(workspace: Workspace, commit: str, params: str | None = None, apart
         _add(workspace.root, folder / TREE, commit)
         try:
             copy = Workspace(folder / TREE / _prefix(workspace.root))
-            _share_cache(workspace, copy, folder / "shared")
+            _share_cache(workspace, copy, folder / CACHE)
             if not apart:
                 _share_registry(workspace, copy)
             if params is not None:
@@ -132,6 +132,11 @@ def _share_cache(workspace: Workspace, copy: Workspace, link: Path) -> None:
         shutil.copy(local, copy.root / ".dvc" / "config.local")
     link.symlink_to(dvc(workspace.root, "cache", "dir"))
     use_cache(copy, link)
+
+
+def cache_of(copy: Workspace) -> Path:
+    """DVC's cache, as a checkout has it."""
+    return next(folder / CACHE for folder in copy.root.parents if (folder / LOCK).is_file())
 
 
 def use_cache(copy: Workspace, cache: Path) -> None:

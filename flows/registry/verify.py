@@ -75,7 +75,7 @@ def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: T
             if wrong := _not_plain(past.params, (tree / "dvc.yaml").read_text(encoding="utf-8")):
                 yield Check("commands", False, wrong)
                 return
-            if wrong := _outside(past.lock) or listing.fault(folder / "shared" / listing.OBJECTS, past.hashes("outs").values()):
+            if wrong := _outside(past.lock) or listing.fault(checkout.cache_of(copy) / listing.OBJECTS, past.hashes("outs").values()):
                 yield Check("paths", False, wrong)
                 return
             for file, text in past.files.items():

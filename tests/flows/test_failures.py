@@ -174,7 +174,7 @@ def test_a_home_that_can_be_none_is_replaced(tmp_path, home):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becoming somebody else needs root")
-@pytest.mark.parametrize("arguments", [["history"], ["recipe", "use", "tiny"], ["status"], ["down"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["history"], ["recipe", "use", "nano"], ["status"], ["down"]], ids=" ".join)
 def test_a_folder_that_is_closed_to_the_user_is_named(arguments, tmp_path, monkeypatch):
     import tempfile
 
@@ -348,7 +348,7 @@ def test_ctrl_c_that_a_library_turned_into_its_own_error_is_no_failure(monkeypat
             raise ValueError("cannot import") from error
 
     for here in (turned, chained):
-        monkeypatch.setattr(main, "here", here)
+        monkeypatch.setattr("flows.cli.registry.here", here)
         assert main.run_command(["history"]) == main.INTERRUPTED
         assert "the next run carries on" in capsys.readouterr().err
 
