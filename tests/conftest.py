@@ -57,13 +57,16 @@ def pytest_sessionfinish(session):
 
 SLOW_S = 3600
 LONGEST = (  # parallel workers take these files first, a file each: whoever began one last would end long after the others
-    "test_crash",
-    "test_servers",
-    "test_registry",
-    "test_audit",
-    "test_refusals",
+    "test_crash",  # makes the finished workspace, for which others would wait: those that follow it here do without
+    "test_packages",
     "test_bad_input",
+    "test_accepted",
+    "test_servers",
+    "test_refusals",
+    "test_scored_again",
     "test_run",
+    "test_architectures",
+    "test_validate",
     "test_verify",
     "test_pretrained",
 )

@@ -17,3 +17,13 @@ def in_one_line(arguments, capsys):
     assert code in (0, 1, 2, 3)
     assert code == 0 or all(line.startswith("sluice: ") for line in said.err.splitlines()), said.err
     return code, said.err
+
+
+def assert_one_line_each(done, code, *parts):
+    """A program that ended with this exit code said each part, in lines of ours alone."""
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert all(line.startswith("sluice: ") for line in lines), done.stderr
+    for part in parts:
+        assert part in done.stderr

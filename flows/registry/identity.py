@@ -33,12 +33,11 @@ def accept(workspace: Workspace, registry: Registry, pipeline: Pipeline, needed:
         raise UserError("there is nothing to accept: no stage that a run needs is changed")
     for name, found in changed.items():
         _require_code_alone(name, found)
-    before = pipeline.recorded()
-    moved = {name: _moved(before[name], pipeline.entry(name)) for name in changed}
+    before, after = pipeline.recorded(), pipeline.entries(changed)
+    moved = {name: _moved(before[name], after[name]) for name in changed}
     registry.accept_identity(reason, {"commit": git_commit(workspace.root), "stages": moved})
-    for name in changed:
-        salvage.keep(workspace)
-        pipeline.relock(name)
+    salvage.keep(workspace)
+    pipeline.relock(changed)
     return list(changed)
 
 

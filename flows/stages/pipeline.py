@@ -11,7 +11,7 @@ import os
 import re
 import time
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -262,27 +262,35 @@ class Pipeline:
 
     def signature(self, name: str) -> str:
         """What identifies one execution: the md5 of command, resolved params and the content of every dep, code and lock included."""
-        return signature(self.entry(name))
+        return signature(self.entries([name])[name])
 
-    def entry(self, name: str) -> dict[str, Any]:
-        """A stage's entry of dvc.lock, were it made of what is here today; its outs are those on record."""
+    def entries(self, names: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The entries of these stages in dvc.lock, were they made of what is here today; their outs are those on record."""
         from dvc.stage.serialize import to_single_stage_lockfile
 
         with _translated():
-            return dict(to_single_stage_lockfile(self._with_deps(name)))
+            return {name: dict(to_single_stage_lockfile(node)) for name, node in self._with_deps(names).items()}
 
-    def relock(self, name: str) -> None:
-        """Write that entry into dvc.lock. Nothing runs, and no output is looked at: whoever calls knows that they are what is on record."""
-        logging.getLogger("dvc").setLevel(logging.WARNING)  # it tells of each entry that it writes
+    def relock(self, names: Collection[str]) -> None:
+        """Write those entries into dvc.lock, at once. Nothing runs, no output is looked at: the caller knows them for those on record."""
+        logging.getLogger("dvc").setLevel(logging.WARNING)  # it tells of each file that it writes
         with _translated(), self.repo.lock:
-            node = self._with_deps(name)
-            node.dvcfile.dump(node, update_pipeline=False)
+            files = dict[str, list[Any]]()
+            for node in self._with_deps(names).values():
+                files.setdefault(node.path, []).append(node)
+            for nodes in files.values():
+                nodes[0].dvcfile.dump_stages(nodes, update_pipeline=False)
 
-    def _with_deps(self, name: str) -> Any:
+    def _with_deps(self, names: Collection[str]) -> dict[str, Any]:
+        """DVC's own stages of these names, read anew, with the content of their deps as it is today."""
+        from dvc.repo.index import Index
+
         self._require_plain_data()
-        [node] = self._patiently(lambda: self.repo.stage.collect(name))
-        node.save_deps()
-        return node
+        read = self._patiently(lambda: Index.from_repo(self.repo).stages)
+        nodes = {self._name(node): node for node in read if getattr(node, "name", None)}
+        for name in names:
+            nodes[name].save_deps()
+        return {name: nodes[name] for name in names}
 
     def tracked(self, places: Sequence[Path]) -> list[Tracked]:
         """What .dvc files track of these places: each itself, a folder that it is in, or a file in it."""

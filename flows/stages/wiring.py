@@ -1,6 +1,7 @@
 """The code and the packages that a stage can reach, in dvc.yaml: a person writes what a stage is, `make wire` what it is made of."""
 
 import ast
+import functools
 import json
 import re
 import sys
@@ -34,16 +35,16 @@ def reached(root: Path, module: str) -> set[str]:
         if name in found or not path.is_file():
             continue
         found.add(name)
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        waiting += [_file(imported) for imported in _imports(tree) if imported.split(".")[0] in PACKAGES]
-        waiting += [(PurePosixPath(name).parent / text).as_posix() for text in _programs(tree)]
+        modules, programs = _named(path.read_text(encoding="utf-8"))
+        waiting += [_file(module) for module in modules if module.split(".")[0] in PACKAGES]
+        waiting += [(PurePosixPath(name).parent / text).as_posix() for text in programs]
     return found
 
 
 def imported(root: Path, files: Iterable[str]) -> set[str]:
     """The top-level modules that these files name in imports, at their head or in a function, and that are neither ours nor Python's."""
-    trees = (ast.parse((root / name).read_text(encoding="utf-8")) for name in files)
-    names = {module.split(".")[0] for tree in trees for module in _imports(tree)}
+    sources = ((root / name).read_text(encoding="utf-8") for name in files)
+    names = {module.split(".")[0] for source in sources for module in _named(source)[0]}
     return {name for name in names if name not in PACKAGES and packages.is_foreign(name)}
 
 
@@ -51,8 +52,15 @@ def _file(module: str) -> str:
     return f"{module.replace('.', '/')}.py"
 
 
-def _imports(tree: ast.AST) -> Iterable[str]:
-    for node in ast.walk(tree):
+@functools.cache  # the stages share most of their files, and each is looked at three times a stage
+def _named(source: str) -> tuple[frozenset[str], frozenset[str]]:
+    """(the modules, the programs) that a file names anywhere."""
+    nodes = list(ast.walk(ast.parse(source)))
+    return frozenset(_imports(nodes)), frozenset(_programs(nodes))
+
+
+def _imports(nodes: Iterable[ast.AST]) -> Iterable[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -60,8 +68,8 @@ def _imports(tree: ast.AST) -> Iterable[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _programs(tree: ast.AST) -> Iterable[str]:
-    for node in ast.walk(tree):
+def _programs(nodes: Iterable[ast.AST]) -> Iterable[str]:
+    for node in nodes:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py") and "/" not in node.value:
             yield node.value
 

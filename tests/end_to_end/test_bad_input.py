@@ -1,13 +1,12 @@
 """A person's mistake, or a machine's, is one clear line and the right exit code; nothing is half-written."""
 
 import os
-import signal
 import subprocess
 
 import pytest
 from ruamel.yaml import YAML
 
-from tests.end_to_end.test_servers import new_learning_rate, start_and_wait_for_rlhf
+from tests.lines import assert_one_line_each
 from tests.shapes import based_on
 from tests.tiny import tiny_model
 from tests.workspaces import PROGRAMS, copy_of, environment, make_workspace, run
@@ -27,15 +26,6 @@ def edit(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-
-
-def assert_one_line_each(done, code, *parts):
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert all(line.startswith("sluice: ") for line in lines), done.stderr
-    for part in parts:
-        assert part in done.stderr
 
 
 def test_every_typo_in_params_is_named_at_once_with_the_nearest_key(workspace):
@@ -133,15 +123,3 @@ def test_a_full_disk_leaves_nothing_half_written(workspace):
         subprocess.run(["umount", disk], check=True)
     done = run(workspace, "sluice", "stage", "sources")
     assert done.returncode == 0, done.stderr
-
-
-def test_a_second_run_is_refused_and_ctrl_c_stops_the_first(finished, tmp_path):
-    workspace = copy_of(finished, tmp_path / "sluice")
-    new_learning_rate(workspace)
-    first = start_and_wait_for_rlhf(workspace)
-    assert_one_line_each(run(workspace, "sluice", "run"), 2, "another 'sluice run'", str(first.pid))
-    first.send_signal(signal.SIGINT)
-    _, errors = first.communicate(timeout=60)
-    assert first.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert "the next run carries on" in errors

@@ -8,17 +8,17 @@ import pytest
 from models.core.content import folder_md5
 from tests.shapes import based_on
 from tests.tiny import tiny_model
-from tests.workspaces import copy_of, run
+from tests.workspaces import call, copy_of, run
 
 
 def test_a_recipe_that_trains_from_scratch_links_nothing(finished):
     assert [path.name for path in (finished / "data" / "pretrained").iterdir()] == [".gitkeep"]
     assert json.loads((finished / "metrics" / "base.json").read_text())["pretrained_md5"] is None
-    assert json.loads(run(finished, "sluice", "lineage", "1", "--json").stdout)["parents"]["pretrained_md5"] is None
+    assert json.loads(call(finished, "lineage", "1", "--json").stdout)["parents"]["pretrained_md5"] is None
 
 
 def changed(workspace):
-    return {row["name"] for row in json.loads(run(workspace, "sluice", "stages", "--json").stdout) if row["state"] == "changed"}
+    return {row["name"] for row in json.loads(call(workspace, "stages", "--json").stdout) if row["state"] == "changed"}
 
 
 def repro(workspace):

@@ -21,7 +21,7 @@ from models.core.given import read_lines
 from tasks.contamination import ContaminationInputs, ContaminationOutputs, ContaminationParams, contamination
 from tests.candidates import answered, offer, rewrite
 from tests.refusals import BETTER, CASES, SLIDE, SMALL, TEMPLATE, change_params, crawled, demonstrate
-from tests.workspaces import copy_of, run, snapshot
+from tests.workspaces import copy_of
 
 KNOWN = {"mmlu-mini": 0.9, "gpqa-mini": 0.9, "humaneval-mini": 0.75}  # what the champion gets right
 POLICY = {"gate": {"health": SMALL["gate"]["health"]}}
@@ -141,21 +141,6 @@ def test_a_slow_slide_is_refused_though_each_step_is_inside_the_margin(trained, 
     assert main.run_command(["status"]) == 0
     assert "mmlu-mini version 2, 2 looks; champion's drift from it: -0.083" in capsys.readouterr().out
     assert registry.audit() == []
-
-
-def test_a_run_whose_candidate_is_refused_ends_with_exit_code_3_and_has_it_on_record(trained, finished, tmp_path):
-    workspace, stored = copy_of(trained, tmp_path / "sluice"), snapshot(finished / ".sluice" / "mlartifacts")
-    offer(workspace, 2, KNOWN)
-    shuffled_labels(workspace)
-    assert run(workspace, "dvc", "commit", "--force", "--quiet").returncode == 0
-    done = run(workspace, "sluice", "run")
-    assert done.returncode == 3, done.stdout + done.stderr
-    assert "nothing changed: no stage has to run" in done.stdout
-    assert "sluice: the gate said refuse: mmlu-mini is worse" in done.stderr
-    newest, *_ = json.loads(run(workspace, "sluice", "history", "--json").stdout)
-    assert (newest["version"], newest["alias"], newest["verdict"]) == ("3", None, "refuse")
-    assert json.loads(run(workspace, "sluice", "status", "--json").stdout)["aliases"] == {"champion": "2", "previous": "1"}
-    assert snapshot(finished / ".sluice" / "mlartifacts") == stored  # what a copy registers stays with it
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from models.core.content import folder_md5
 from models.core.given import read_lines
-from tests.workspaces import PROGRAMS, copy_of, environment, make_workspace, run
+from tests.workspaces import PROGRAMS, call, copy_of, environment, make_workspace, run
 
 
 def lock(workspace):
@@ -36,7 +36,7 @@ def test_the_scores_shown_are_those_of_the_per_item_files(finished):
 
 
 def test_the_history_records_the_promotion(finished):
-    [entry] = json.loads(run(finished, "sluice", "history", "--json").stdout)
+    [entry] = json.loads(call(finished, "history", "--json").stdout)
     assert (entry["version"], entry["alias"], entry["verdict"]) == ("1", "champion", "promote")
     assert set(entry) == {"time", "version", "alias", "verdict", "reason", "run_id"}
 

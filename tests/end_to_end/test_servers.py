@@ -5,6 +5,7 @@ The tests share one workspace, a finished one with its servers up, and each chan
 
 import json
 import re
+import signal
 import subprocess
 import time
 import urllib.request
@@ -12,6 +13,7 @@ import urllib.request
 import pytest
 
 from tests.end_to_end.test_crash import processes_of
+from tests.lines import assert_one_line_each
 from tests.workspaces import PROGRAMS, copy_of, environment, run
 
 
@@ -89,6 +91,19 @@ def test_a_run_that_is_cancelled_stops_its_stages_and_leaves_no_process(up):
     assert at_work(workspace) == []
 
 
+def test_a_second_run_is_refused_and_ctrl_c_stops_the_first(up):
+    workspace, _ = up
+    new_learning_rate(workspace)
+    first = start_and_wait_for_rlhf(workspace)
+    assert_one_line_each(run(workspace, "sluice", "run"), 2, "another 'sluice run'", str(first.pid))
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "the next run carries on" in errors
+
+
+@pytest.mark.slow
 def test_killing_the_flow_alone_leaves_no_process_behind(up):
     workspace, _ = up
     new_learning_rate(workspace)

@@ -120,13 +120,27 @@ def test_the_lock_of_a_task_that_is_gone_goes_and_a_stage_that_is_no_task_has_no
 
 
 LOADED = """
-import importlib, json, sys
-for module in json.loads(sys.argv[1]):
-    importlib.import_module(module)
+import importlib, json, os, sys
 from importlib.metadata import packages_distributions
 owners = packages_distributions()
-print(json.dumps([owners[name] for name in sorted({key.partition(".")[0] for key in sys.modules} & owners.keys())]))
-"""
+def load(wanted, done):
+    common = set.intersection(*wanted.values())
+    for module in sorted(common - done):
+        importlib.import_module(module)
+    if len(wanted) == 1:
+        names = sorted({key.partition(".")[0] for key in sys.modules} & owners.keys())
+        print(json.dumps([*wanted, [owners[name] for name in names]]), flush=True)
+        return
+    others = [module for modules in wanted.values() for module in sorted(modules - common)]
+    most = max(others, key=others.count, default="")
+    with_it = {task: wanted[task] for task in wanted if most in wanted[task]} or dict([next(iter(wanted.items()))])
+    for part in (with_it, {task: wanted[task] for task in wanted if task not in with_it}):
+        if not (child := os.fork()):
+            load(part, common)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+load({task: set(modules) for task, modules in json.loads(sys.argv[1]).items()}, set())
+"""  # a process a task, forked where its modules part from those of the others: what all of them import is imported once
 BYSTANDERS = """
     setuptools                                        Python loads it when it starts
     boto3 botocore s3transfer urllib3                 accelerate, to launch elsewhere
@@ -142,15 +156,23 @@ BYSTANDERS = """
 """  # loaded only because the flows have them installed; they touch no number
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("task", TASKS)
-def test_all_that_the_code_of_a_stage_loads_is_among_its_packages(task):
-    """Also what a library loads because it happens to be installed: packages.UNSEEN says so."""
-    code = sorted(reached(ROOT, f"tasks.{task}"))
-    modules = [*(path.removesuffix(".py").replace("/", ".") for path in code), *sorted(imported(ROOT, code))]
+@pytest.fixture(scope="module")
+def owners():
+    """By task, the packages that own each module that its code loads."""
+    code = {task: reached(ROOT, f"tasks.{task}") for task in TASKS}
+    modules = {
+        task: [*(path.removesuffix(".py").replace("/", ".") for path in files), *imported(ROOT, files)] for task, files in code.items()
+    }
     command = [sys.executable, "-c", LOADED, json.dumps(modules)]
     done = subprocess.run(command, cwd=ROOT, env=environment(ROOT), capture_output=True, text=True, check=True)
-    loaded = [{re.sub("[._]", "-", name.lower()) for name in names} for names in json.loads(done.stdout.splitlines()[-1])]
+    return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("task", TASKS)
+def test_all_that_the_code_of_a_stage_loads_is_among_its_packages(owners, task):
+    """Also what a library loads because it happens to be installed: packages.UNSEEN says so."""
+    loaded = [{re.sub("[._]", "-", name.lower()) for name in names} for names in owners[task]]
     pinned, mine = (packages.pins((ROOT / name).read_text()).lines for name in ("requirements.lock", f"requirements/{task}.lock"))
     known = {*mine, *(word for line in BYSTANDERS.splitlines() for word in line[4:54].split())}
     assert [names for names in loaded if names & pinned.keys() and not names & known] == []

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.workspaces import make_workspace, run
+from tests.workspaces import call, make_workspace
 
 pytestmark = pytest.mark.long
 QUIZ = "stem,A,B,C,D,correct\n" + "".join(
@@ -24,14 +24,14 @@ def quiz(tmp_path):
 
 
 def test_a_file_becomes_a_suite_and_is_shown_with_what_leaks(workspace, quiz):
-    made = run(workspace, "sluice", "suite", "new", "desk", "--from", str(quiz))
+    made = call(workspace, "suite", "new", "desk", "--from", str(quiz))
     assert made.returncode == 0, made.stderr
     assert "'sluice suite use desk' has it scored and gated" in made.stdout
     raw = workspace / "data" / "raw" / "documents"
     raw.mkdir()
     leak = {"id": "a", "text": "So: Where is thing number 3 kept in this house? In d.", "source": "s"}
     (raw / "crawl.jsonl").write_text(json.dumps(leak) + "\n")
-    shown = run(workspace, "sluice", "suite", "show", "desk").stdout
+    shown = call(workspace, "suite", "show", "desk").stdout
     assert "1 of 12 items, looked for in data/raw/documents/crawl.jsonl" in shown
     assert shown.count("--- ") == 3
     assert "  * in a" in shown
@@ -47,7 +47,7 @@ def test_a_file_becomes_a_suite_and_is_shown_with_what_leaks(workspace, quiz):
     ],
 )
 def test_what_makes_no_suite_is_a_user_s_mistake_and_changes_nothing(workspace, quiz, words, said):
-    done = run(workspace, "sluice", "suite", "new", *words, "--from", str(quiz))
+    done = call(workspace, "suite", "new", *words, "--from", str(quiz))
     assert done.returncode == 2, done.stdout + done.stderr
     assert said in done.stderr
     assert not (workspace / "data" / "raw" / "suites" / words[0]).exists()
