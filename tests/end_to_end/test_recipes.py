@@ -9,12 +9,13 @@ from models.core.files import write_lines
 from models.core.given import read_lines
 from tests.shapes import shrunk
 from tests.tiny import tiny_model
-from tests.workspaces import git, make_workspace, run
+from tests.workspaces import call, git, make_workspace, run
 
 
-def sluice(workspace, *words, code=0):
-    done = run(workspace, "sluice", *words)
-    assert done.returncode == code, done.stdout + done.stderr
+def sluice(workspace, *words):
+    """What a command that starts no stage prints."""
+    done = call(workspace, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -86,4 +87,4 @@ def test_a_team_with_its_own_data_goes_from_sft_to_dpo_and_to_its_documents(fini
     assert run(workspace, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
     changed = json.loads(sluice(workspace, "diff", "2", "3", "--json"))
     assert changed["params"]["candidate"] == ["dpo", "sft"]
-    assert "NO " not in sluice(workspace, "verify", "3")
+    assert run(workspace, "sluice", "verify", "3").returncode == 0
