@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
 from flows.stages.parameters import load
 from flows.stages.pipeline import scoring_sections
@@ -26,12 +27,15 @@ def name_suite(root: Path, name: str, size: int, margin: float | None) -> list[s
         raise UserError(f"{params_file.name}: suites and gate.suites must be there, to name {name}; 'sluice recipe show tiny' prints them")
     if name not in suites:
         suites.append(name)
-    for section in scoring_sections(root) & values.keys():
-        values[section].setdefault("items", {}).setdefault(name, None)
+    asked = [values[section].setdefault("items", CommentedMap()) for section in scoring_sections(root) & values.keys()]
+    for items in asked:
+        items.setdefault(name, None)
     decided = reach(size, float(gate.get("alpha", 0.05)))
-    policy = gate["suites"].setdefault(name, {"margin": decided, "floor": None, "require": "non-inferior"})
+    policy = gate["suites"].setdefault(name, CommentedMap({"margin": decided, "floor": None, "require": "non-inferior"}))
     if margin is not None:
         policy["margin"] = margin
+    for brief in (suites, *asked, policy):  # on one line each, as recipes have them; [] and {} do not say so themselves
+        brief.fa.set_flow_style()
     changed = list(differences(before, values))
     if changed:
         write_whole(params_file, dumped(values).encode())
