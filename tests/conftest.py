@@ -58,6 +58,7 @@ def pytest_sessionfinish(session):
 SLOW_S = 3600
 LONGEST = (  # parallel workers take these files first, a file each: whoever began one last would end long after the others
     "test_crash",  # makes the finished workspace, for which others would wait: those that follow it here do without
+    "test_own_data",
     "test_packages",
     "test_bad_input",
     "test_accepted",
@@ -84,6 +85,14 @@ def pytest_collection_modifyitems(config, items):
         return LONGEST.index(name) - len(LONGEST) if parallel and name in LONGEST else "end_to_end" in item.nodeid
 
     items.sort(key=turn)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """A file of tests leaves no store to the next one: MLflow puts each that it is given into the environment."""
+    if nextitem is None or nextitem.path != item.path:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        os.environ.pop("MLFLOW_REGISTRY_URI", None)
 
 
 @pytest.fixture(scope="session")

@@ -293,7 +293,7 @@ CASES = (
     Case("another chat template at evaluation", other_template, "invalid", r"scored otherwise \(template_md5\)"),
     Case("generations that are all empty", empty_generations, "invalid", "humaneval-mini is invalid: .*empty answers"),
     Case("a reward that pays for length", reward_by_length, "refuse", "is worse"),
-    Case("benchmark items in the training data", leaked_items, "invalid", r"items are in the training text \(.*reward/crawl"),
+    Case("benchmark items in the training data", leaked_items, "invalid", r"items are in the training text \(.*preferences/crawl"),
     Case("labels shuffled in sft", shuffled_labels, "refuse", "is worse"),
 )
 

@@ -33,7 +33,7 @@ def add_version(registry: Registry, scores, leaked=(), params=PARAMS, lock=LOCK,
     items = [{"id": item, "subject": "", "score": score, "flags": [], "response": f"{item} {score}"} for item, score in scores.items()]
     write_lines(stored / "evidence" / "quiz" / "items.jsonl", items)
     write_json(stored / "evidence" / "quiz" / "evidence.json", {"chance": 0.0, "model_md5": model_md5, "items": len(items), **facts})
-    write_lines(stored / "contamination" / "quiz.jsonl", [{"id": item, "where": ["base/forum"]} for item in leaked])
+    write_lines(stored / "contamination" / "quiz.jsonl", [{"id": item, "where": ["documents/forum"]} for item in leaked])
     for name, text in {"params.yaml": params, "dvc.lock": lock, "requirements.lock": "numpy==1.0\n"}.items():
         (stored / "provenance").mkdir(exist_ok=True)
         (stored / "provenance" / name).write_text(text, encoding="utf-8")

@@ -51,7 +51,7 @@ def recipe_new(
     from flows.stages.session import Session
 
     workspace = here()
-    recipes.place(name)
+    recipes.place(name, workspace.root)
     Session.reading(workspace)  # a recipe that cannot run is none
     folder = recipes.new(name, workspace.root, about)
     print(f"{name} is a recipe: {folder.relative_to(workspace.root).as_posix()}; 'git add' keeps it")

@@ -111,10 +111,12 @@ def use(name: str, root: Path) -> list[str]:
     return [f"{file}  {line}" for file in changed for line in differences(_loaded(old[file]), _loaded(texts[file]))]
 
 
-def place(name: str) -> Path:
-    """The folder of a recipe to be made. Raises UserError for what cannot name one, or names one already."""
+def place(name: str, root: Path) -> Path:
+    """The folder of a recipe to be made of the workspace at `root`. Raises UserError for what cannot name one, or names one already."""
     if not NAME.fullmatch(name):
         raise UserError(f"{name[:100]!a} names no recipe: must be up to 100 letters, digits, '.', '_', '-', the first no sign")
+    if not FOLDER.is_relative_to(root):
+        raise UserError(f"recipes lie in {FOLDER}, beside the program's code, must lie in this workspace, {root}: work in a clone")
     if (FOLDER / name).exists():
         raise UserError(f"there is a recipe {name!r}: choose another name, or remove models/recipes/{name}")
     return FOLDER / name
@@ -122,7 +124,7 @@ def place(name: str) -> Path:
 
 def new(name: str, root: Path, about: str) -> Path:
     """Make a recipe of the workspace's params.yaml, and of its dvc.yaml where that is not the default shape; return its folder."""
-    folder = place(name)
+    folder = place(name, root)
     params, stages = (_text_at(root / file) for file in (PARAMS, SHAPE))
     if stages != shape(DEFAULT):
         write_whole(folder / SHAPE, stages.encode())

@@ -70,8 +70,8 @@ def test_no_list_of_leaked_items_is_not_an_empty_one(tmp_path):
     assert not missing.scores
     write_lines(listing, [])
     assert load_evidence(folder, listing).contaminated == {}
-    write_lines(listing, [{"id": "a", "where": ["sft/forum"]}])
-    assert load_evidence(folder, listing).contaminated == {"a": ["sft/forum"]}
+    write_lines(listing, [{"id": "a", "where": ["instructions/forum"]}])
+    assert load_evidence(folder, listing).contaminated == {"a": ["instructions/forum"]}
     for broken in ('{"id": "a"}\n', '{"id": "a", "where": 3}\n', "[1]\n", "{\n"):
         listing.write_text(broken)
         assert load_evidence(folder, listing).unreadable
@@ -117,7 +117,7 @@ def with_new_suite(tmp_path, records):
 
 
 def test_what_a_champion_was_trained_on_is_searched_for_a_suite_that_it_was_never_scored_on(tmp_path):
-    assert with_new_suite(tmp_path, RECORDS).contaminated == {"a": ["base/forum"]}
+    assert with_new_suite(tmp_path, RECORDS).contaminated == {"a": ["documents/forum"]}
 
 
 def test_where_what_it_was_trained_on_is_out_of_reach_its_scores_say_nothing(tmp_path):
@@ -128,6 +128,6 @@ def test_where_what_it_was_trained_on_is_out_of_reach_its_scores_say_nothing(tmp
 
 
 def test_of_the_same_suite_the_leaked_items_are_those_that_were_registered():
-    before = evidence(harness="older").model_copy(update={"contaminated": {"a": ["sft/forum"]}})
+    before = evidence(harness="older").model_copy(update={"contaminated": {"a": ["instructions/forum"]}})
     found = rebaseline._with_leaks(None, None, None, "mmlu", evidence(), before)
     assert found.contaminated == before.contaminated

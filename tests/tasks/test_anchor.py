@@ -68,8 +68,8 @@ def test_where_no_loss_is_shown_and_too_many_looks_are_spent_the_gate_cannot_tel
 def test_an_anchor_scored_otherwise_unreadable_or_leaked_is_invalid_and_named():
     other = evidence({1}).model_copy(update={"identity": {"harness": "older"}})
     gone = Evidence(scores={}, chance=0.25, identity={}, unreadable="it is not registered any more")
-    leaked = evidence({1}).model_copy(update={"contaminated": {f"item-{i}": ["sft/forum"] for i in range(100)}})
-    for anchor, said in ((other, "scored otherwise (harness)"), (gone, "not registered any more"), (leaked, "sft/forum 100")):
+    leaked = evidence({1}).model_copy(update={"contaminated": {f"item-{i}": ["instructions/forum"] for i in range(100)}})
+    for anchor, said in ((other, "scored otherwise (harness)"), (gone, "not registered any more"), (leaked, "instructions/forum 100")):
         decision, verdict = decided(evidence({1}), evidence({1}), anchor)
         assert decision == "invalid"
         assert "the anchor (version 1): " in verdict.reason

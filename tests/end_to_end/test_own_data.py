@@ -6,10 +6,26 @@ import json
 import pytest
 
 from models.core.files import write_lines
-from models.core.given import read_lines
+from models.world import world
 from tests.shapes import shrunk
 from tests.tiny import tiny_model
 from tests.workspaces import call, git, make_workspace, run
+
+SIZE = world.Size(
+    people=16,
+    towns=8,
+    people_documents=60,
+    town_documents=20,
+    answer_documents=20,
+    sum_documents=20,
+    code_documents=20,
+    fact_conversations=40,
+    code_conversations=10,
+    open_conversations=10,
+    preferences=60,
+    items=20,
+    dirt=0,
+)
 
 
 def sluice(workspace, *words):
@@ -51,12 +67,10 @@ def base(tmp_path_factory):
     return tiny_model(tmp_path_factory.mktemp("base"))
 
 
-def test_a_team_with_its_own_data_goes_from_sft_to_dpo_and_to_its_documents(finished, tmp_path, base):
-    records, mine = finished / "artifacts" / "records", tmp_path / "mine"
-    workspace = make_workspace(tmp_path / "sluice", recipe="")
-    mine.mkdir()
-    for kind, count in (("instructions", 60), ("preferences", 60), ("documents", 120)):
-        write_lines(mine / f"{kind}.jsonl", list(read_lines(records / f"{kind}.jsonl"))[:count])
+def test_a_team_with_its_own_data_goes_from_sft_to_dpo_and_to_its_documents(tmp_path, base):
+    workspace, mine = make_workspace(tmp_path / "sluice", recipe=""), tmp_path / "mine"
+    for kind, records in world.generate(5, SIZE, ())[0].items():
+        write_lines(mine / f"{kind}.jsonl", records)
     sluice(workspace, "import", str(mine / "instructions.jsonl"))
     sluice(workspace, "suite", "new", "desk", "--from", str(quiz(tmp_path / "quiz.csv")))
 
