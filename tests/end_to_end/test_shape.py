@@ -10,7 +10,7 @@ from models.core.content import folder_md5
 from models.core.files import write_lines
 from models.core.given import read_lines
 from tests.shapes import edit, only_sft, polished
-from tests.workspaces import ROOT, copy_of, make_workspace, run
+from tests.workspaces import ROOT, copy_of, git, make_workspace, run
 
 
 @pytest.mark.slow
@@ -45,6 +45,8 @@ def test_the_phase_of_ones_own_that_the_docs_show_is_trained_scored_and_gated(fi
         file.write("\n" + block("bring-your-own.md", "  average:\n"))
     edit(workspace, "params.yaml", lambda values: values.update(average={"share": 0.5}, models=["sft", "average"], candidate="average"))
     assert run(workspace, "python", "-m", "flows.stages.wiring").returncode == 0
+    git(workspace, "add", "-A")
+    git(workspace, "commit", "-qm", "a phase of our own")
     done = run(workspace, "sluice", "run")
     assert done.returncode in (0, 3), done.stdout + done.stderr
     status = json.loads(run(workspace, "sluice", "status", "--json").stdout)
