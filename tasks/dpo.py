@@ -45,10 +45,8 @@ def dpo(params: DpoParams, inputs: DpoInputs, outputs: DpoOutputs, work: Work) -
     tokenizer = vocabulary.load(inputs.sft)
     reference = policy.load(inputs.sft).to(work.device)
     policy.require_positions(reference, params.max_tokens, "dpo.max_tokens")
-    read, too_long = zip(
-        *(pairs.read(inputs.preferences / f"{split}.jsonl", tokenizer, params.max_tokens) for split in ("train", "held_out")), strict=True
-    )
-    train, held_out = (direct.coded(found, tokenizer) for found in read)
+    train_pairs, held_out_pairs, too_long = pairs.splits(inputs.preferences, tokenizer, params.max_tokens)
+    train, held_out = (direct.coded(found, tokenizer) for found in (train_pairs, held_out_pairs))
     before = direct.likelihoods(reference, held_out, params.batch_size)
     model, train_loss = direct.fit(policy.load(inputs.sft), reference, tokenizer, train, params, params.seed, work)
     policy.save(model, tokenizer, outputs.dpo)
@@ -64,5 +62,5 @@ def dpo(params: DpoParams, inputs: DpoInputs, outputs: DpoOutputs, work: Work) -
         held_out_pairs=len(held_out),
         train_loss=train_loss,
         pairs=len(train),
-        too_long=sum(too_long),
+        too_long=too_long,
     )

@@ -35,8 +35,7 @@ def reward(params: RewardParams, inputs: RewardInputs, outputs: RewardOutputs, w
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.sft)
-    train, train_dropped = pairs.read(inputs.preferences / "train.jsonl", tokenizer, params.max_tokens)
-    held_out, held_out_dropped = pairs.read(inputs.preferences / "held_out.jsonl", tokenizer, params.max_tokens)
+    train, held_out, too_long = pairs.splits(inputs.preferences, tokenizer, params.max_tokens)
     model = preference.load(inputs.sft)
     policy.require_positions(model, params.max_tokens, "reward.max_tokens")
     model, train_loss = preference.fit(model, tokenizer, train, params, params.seed, work)
@@ -49,5 +48,5 @@ def reward(params: RewardParams, inputs: RewardInputs, outputs: RewardOutputs, w
         held_out_pairs=len(held_out),
         train_loss=train_loss,
         pairs=len(train),
-        too_long=train_dropped + held_out_dropped,
+        too_long=too_long,
     )

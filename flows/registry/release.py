@@ -297,12 +297,10 @@ def register(pipeline: Pipeline, tracker: Tracker, params: Mapping[str, Any], pa
     }
     suites = candidate_evidence(pipeline, params)
     with tempfile.TemporaryDirectory() as folder:
-        needed = pipeline.lock_of(params)
-        places = dict.fromkeys(PROVENANCE, root)
-        if needed is not None:
-            places["dvc.lock"] = Path(folder)
-            (Path(folder) / "dvc.lock").write_bytes(needed)
-            tags["sluice.data_md5"] = file_md5(Path(folder) / "dvc.lock")
-        provenance = [path for name, place in places.items() if (path := place / name).is_file()]
+        lock = Path(folder) / "dvc.lock"
+        if (needed := pipeline.lock_of(params)) is not None:
+            lock.write_bytes(needed)
+            tags["sluice.data_md5"] = file_md5(lock)
+        provenance = [path for name in PROVENANCE if (path := lock if name == lock.name else root / name).is_file()]
         version = Registry(tracker).register(candidate_folder(root, params), suites, contamination_folder(root), provenance, parent, tags)
     return str(version.version)

@@ -344,11 +344,9 @@ class Pipeline:
         from ruamel.yaml import YAML
 
         path, needed, stream = self.workspace.root / "dvc.lock", self.needed(params), io.BytesIO()
-        if not path.is_file():
-            return None
-        text, lock = path.read_bytes(), YAML().load(path.read_text(encoding="utf-8"))
-        if not lock or needed.issuperset(lock["stages"]):
-            return text
+        if needed.issuperset(self.recorded()):
+            return path.read_bytes() if path.is_file() else None
+        lock = YAML().load(path.read_text(encoding="utf-8"))
         lock["stages"] = {name: entry for name, entry in lock["stages"].items() if name in needed}
         YAML().dump(lock, stream)
         return stream.getvalue()

@@ -18,7 +18,7 @@ import models
 from flows.host import git
 from models.core.errors import UserError
 from models.core.files import write_whole
-from models.score.suite import NAME
+from models.score.suite import NAME, check_name
 
 DEFAULT = "tiny"
 PARAMS, SHAPE = "params.yaml", "dvc.yaml"
@@ -113,8 +113,7 @@ def use(name: str, root: Path) -> list[str]:
 
 def place(name: str, root: Path) -> Path:
     """The folder of a recipe to be made of the workspace at `root`. Raises UserError for what cannot name one, or names one already."""
-    if not NAME.fullmatch(name):
-        raise UserError(f"{name[:100]!a} names no recipe: must be up to 100 letters, digits, '.', '_', '-', the first no sign")
+    check_name(name, "recipe")
     if not FOLDER.is_relative_to(root):
         raise UserError(f"recipes lie in {FOLDER}, beside the program's code, must lie in this workspace, {root}: work in a clone")
     if (FOLDER / name).exists():

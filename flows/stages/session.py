@@ -46,9 +46,7 @@ class Session:
         return [name for name in self.pipeline.stages if name not in needed]
 
     def of_left_out(self) -> str:
-        """Why stages are left out, and how DVC leaves them out too, in one line; "" where none is."""
-        if not self.left_out:
-            return ""
+        """Why the stages that are left out are, and how DVC leaves them out too, in one line."""
         return (
             f"left out: {', '.join(self.left_out)}: neither the candidate nor the models of params.yaml need them; "
             f"'dvc repro {' '.join(self.pipeline.targets(self.params))}' leaves them out too, 'dvc repro' alone does not"

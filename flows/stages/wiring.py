@@ -92,15 +92,15 @@ def wired(root: Path, name: str, stage: Mapping[str, Any]) -> list[str]:
     return [*sorted(code), _lock(task), *(dep for dep in deps if not (is_code(dep) or is_lock(dep)))] if code else deps
 
 
-def lock_files(root: Path, stages: Mapping[str, Any]) -> dict[str, str]:
+def lock_files(root: Path, tasks: Iterable[str]) -> dict[str, str]:
     """The text of each task's lock file, by path: a file a task and never one for two, so that what one imports moves no other's."""
     pins = packages.pins((root / packages.LOCK).read_text(encoding="utf-8"))
-    code = {task: reached(root, f"tasks.{task}") for task in (_task(name, stage) for name, stage in stages.items())}
+    code = {task: reached(root, f"tasks.{task}") for task in tasks}
     return {_lock(task): packages.cut(pins, imported(root, files)) for task, files in code.items() if files}
 
 
 def _task(name: str, stage: Mapping[str, Any]) -> str:
-    return bindings(str(stage.get("cmd")).split()).get("task", name.rpartition("/")[2])
+    return bindings(str(stage.get("cmd")).split()).get("task", name)
 
 
 def _lock(task: str) -> str:
@@ -112,17 +112,16 @@ def wire(root: Path) -> list[str]:
 
     Returns what was another before: stages, those of a recipe as RECIPE/STAGE, and lock files.
     """
-    recipes = sorted((root / "models" / "recipes").glob("*/dvc.yaml"))
-    changed, stages = _wire(root, root / "dvc.yaml")
-    for path in recipes:
+    changed, tasks = _wire(root, root / "dvc.yaml")
+    for path in sorted((root / "models" / "recipes").glob("*/dvc.yaml")):
         more, others = _wire(root, path)
         changed += [f"{path.parent.name}/{name}" for name in more]
-        stages |= {f"{path.parent.name}/{name}": stage for name, stage in others.items()}
-    return changed + _write_locks(root, lock_files(root, stages))
+        tasks |= others
+    return changed + _write_locks(root, lock_files(root, tasks))
 
 
-def _wire(root: Path, path: Path) -> tuple[list[str], dict[str, Any]]:
-    """Wire one dvc.yaml; return the stages that were another before, and all of them."""
+def _wire(root: Path, path: Path) -> tuple[list[str], set[str]]:
+    """Wire one dvc.yaml; return the stages that were another before, and the tasks of all."""
     text = path.read_text(encoding="utf-8")
     lines, stages = text.split("\n"), YAML().load(text)["stages"]
     now = {name: wired(root, name, stage) for name, stage in stages.items()}
@@ -132,7 +131,7 @@ def _wire(root: Path, path: Path) -> tuple[list[str], dict[str, Any]]:
         lines[start:end] = _written(now[name])
     if changed:
         path.write_text("\n".join(lines), encoding="utf-8")
-    return changed, dict(stages)
+    return changed, {_task(name, stage) for name, stage in stages.items()}
 
 
 def _write_locks(root: Path, texts: Mapping[str, str]) -> list[str]:

@@ -336,10 +336,10 @@ def here(root: Path) -> dict[str, Suite | None]:
     return found
 
 
-def check_name(name: str) -> None:
-    """Raise UserError for what cannot name a suite: its folder, a stage and an MLflow metric are called so."""
+def check_name(name: str, what: str = "suite") -> None:
+    """Raise UserError for what cannot name a suite, or another folder: a suite's stage and MLflow metric are called so too."""
     if not NAME.fullmatch(name):
-        raise UserError(f"{name[:100]!a} names no suite: must be up to 100 letters, digits, '.', '_', '-', the first no sign")
+        raise UserError(f"{name[:100]!a} names no {what}: must be up to 100 letters, digits, '.', '_', '-', the first no sign")
 
 
 def folders(parent: Path) -> list[Path]:

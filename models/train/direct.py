@@ -1,5 +1,6 @@
 """Direct preference optimisation with TRL: the policy learns from pairs of answers without a reward model (Rafailov et al. 2023)."""
 
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,9 @@ def coded(pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
             both.append(ids[: len(said) - said[::-1].index(1)])
         asked = tokenizer(chat.rendered(tokenizer, pair["prompt"], prompt=True), add_special_tokens=False)["input_ids"]
         # Where tokens merge across the end of the prompt, the answers begin at the merged one.
-        begin = min(_common(asked, ids) for ids in both)
+        begin = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(asked, *both, strict=False)))
         rows.append({"prompt_ids": both[0][:begin], "chosen_ids": both[0][begin:], "rejected_ids": both[1][begin:]})
     return Dataset.from_list(rows)
-
-
-def _common(one: list[int], other: list[int]) -> int:
-    """How many tokens two lists begin with alike."""
-    return next((place for place, (ours, theirs) in enumerate(zip(one, other, strict=False)) if ours != theirs), min(len(one), len(other)))
 
 
 class Trainer(DPOTrainer):

@@ -31,6 +31,12 @@ def read(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tup
     return Dataset.from_list(rows), dropped
 
 
+def splits(folder: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[Dataset, Dataset, int]:
+    """The pairs to train on, those held out, and how many of both were left out; as `read` has them."""
+    (train, too_long), (held_out, more) = (read(folder / f"{split}.jsonl", tokenizer, max_tokens) for split in ("train", "held_out"))
+    return train, held_out, too_long + more
+
+
 def ranked(chosen: np.ndarray, rejected: np.ndarray) -> tuple[float, float]:
     """Accuracy and mean margin of rewards of shape [pairs], in nats: chosen - rejected is the log-odds of the preference.
 
