@@ -123,10 +123,10 @@ def _copy_suites(raw: Path, names: tuple[str, ...], suites: Path) -> dict[str, i
     counts = {}
     for name in names:
         folder = raw / "suites" / name
-        held = _suite_files(name, folder)
+        files = _suite_files(name, folder)
         found = harness.read(folder)
         counts[name] = len(found)
-        for path in held:
+        for path in files:
             copy = suites / name / path.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copyfile(path, copy)
@@ -139,13 +139,13 @@ def _suite_files(name: str, folder: Path) -> list[Path]:
     must = f"it must be a folder with the files of suite {name}; add them ('dvc pull'), or change the key 'suites'"
     if os.path.lexists(folder) and not os.path.isdir(folder):
         raise UserError(f"{folder} is a file or a link to nothing: {must}")
-    held = sorted(folder.rglob("*"))
-    for path in (folder, *held):
+    within = sorted(folder.rglob("*"))
+    for path in (folder, *within):
         if not os.path.isdir(path):
             require_file(path, must)
         if not os.access(path, os.R_OK):
             raise UserError(f"{path} cannot be read: {must}; see its owner and mode")
-    files = [path for path in held if path.is_file()]
+    files = [path for path in within if path.is_file()]
     if not files:
         raise UserError(f"{folder} is empty: {must}")
     return files

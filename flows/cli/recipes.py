@@ -37,8 +37,10 @@ def recipe_use(name: str) -> None:
     """Write a recipe into params.yaml and dvc.yaml, and say what changed; nothing that only you hold is overwritten."""
     from flows.stages import recipes
 
-    changed = recipes.use(name, here().root)
-    print("\n".join([*changed, f"this is recipe {name} now; 'sluice stages' says what must run"]))
+    root = here().root
+    print("\n".join([*recipes.use(name, root), f"this is recipe {name} now; 'sluice stages' says what must run"]))
+    for suite in recipes.unnamed_suites(root):
+        print(f"data/raw/suites/{suite} is scored by no recipe: 'sluice suite use {suite}' has it scored and gated")
 
 
 @app.command("new")

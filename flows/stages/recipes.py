@@ -18,6 +18,7 @@ import models
 from flows.host import git
 from models.core.errors import UserError
 from models.core.files import write_whole
+from models.score.suite import FILE as SUITE
 from models.score.suite import NAME, check_name
 
 DEFAULT = "tiny"
@@ -109,6 +110,12 @@ def use(name: str, root: Path) -> list[str]:
     for file in changed:
         write_whole(root / file, texts[file].encode())
     return [f"{file}  {line}" for file in changed for line in differences(_loaded(old[file]), _loaded(texts[file]))]
+
+
+def unnamed_suites(root: Path) -> list[str]:
+    """The suites that lie in the workspace at `root`, and neither its params.yaml nor any recipe names."""
+    known = {suite for values in (_loaded(_text_at(root / PARAMS)), *map(merged, names())) for suite in values.get("suites") or ()}
+    return sorted(path.parent.name for path in (root / "data" / "raw" / "suites").glob(f"*/{SUITE}") if path.parent.name not in known)
 
 
 def place(name: str, root: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Where a long computation keeps what it can resume from, and how it says how far it is."""
+"""What a stage has beside its inputs and outputs: a folder of its own, a place for pages, its device, and a way to say how far it is."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

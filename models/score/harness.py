@@ -43,6 +43,10 @@ def load(folder: Path, described: HarnessSuite) -> ConfigurableTask:
             return _task(folder, described, load_yaml(path), where)
     except SluiceError:
         raise
+    except ImportError as error:
+        raise UserError(
+            f"{where} needs the package {error.name or error}, which is not installed: 'pip install' it, or take another task"
+        ) from None
     except Exception as error:  # of a task's own code and templates, whatever they raise
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{where} cannot be loaded ({type(error).__name__}: {said}): the task must fit its data; mend either") from None

@@ -16,6 +16,7 @@ import hashlib
 import json
 import random
 import re
+import string
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from models.score.suite import ChoiceSuite, HarnessSuite, LabelsSuite, Suite, Ta
 from models.score.tables import Row, column_names, is_untyped, rows
 
 BLANK = re.compile(r"_{2,}")
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LETTERS = string.ascii_uppercase
 NO_SUBJECT = "all"
 LISTING = "items-of-task.jsonl"  # beside a task of lm-eval's: its items, listed once so that their readers need no lm-eval
 WHOLE = re.compile(r"\d{1,9}")

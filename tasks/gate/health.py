@@ -1,5 +1,6 @@
 """Whether an evaluation worked: what its answers look like, apart from whether they are right. Pure: no file, no clock."""
 
+import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -9,8 +10,8 @@ from pydantic import Field
 
 from tasks.stage import Record
 
+LETTERS = string.ascii_uppercase
 EXAMPLES, EXAMPLE_CHARACTERS = 5, 200
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class HealthLimits(Record):

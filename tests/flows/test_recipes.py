@@ -13,7 +13,7 @@ from flows.stages.pipeline import Pipeline, contract
 from flows.stages.recipes import differences
 from flows.stages.wiring import wired
 from models.core.errors import UserError
-from tests.suites import described
+from tests.suites import described, own
 from tests.workspaces import ROOT, git, make_workspace, run
 
 
@@ -69,6 +69,15 @@ def test_what_a_recipe_changes_is_said(root):
     assert "params.yaml  reward: taken out" in said
     assert "dvc.yaml  stages.rlhf: taken out" in said
     assert recipes.use("sft", root) == []
+
+
+def test_a_suite_of_ones_own_that_no_recipe_names_is_told_of(root):
+    own(root / "data" / "raw" / "suites" / "desk-quiz", "format: exact\n")
+    name_suite(root, "desk-quiz", 100, None)
+    assert recipes.unnamed_suites(root) == []
+    git(root, "add", "-A")
+    recipes.use("sft", root)
+    assert recipes.unnamed_suites(root) == ["desk-quiz"]
 
 
 @pytest.mark.parametrize("file", ["params.yaml", "dvc.yaml"])

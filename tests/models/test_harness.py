@@ -204,12 +204,18 @@ def test_a_task_file_may_include_another_and_bring_python(model: Path, tmp_path:
         ("lm_eval: task.yaml\n", "validation_split: other\ntest_split: other\n", "no file stands for split 'other'"),
         ("lm_eval: task.yaml\n", "doc_to_target: '{{nothing.at.all}}'\n", r"cannot be loaded \(UndefinedError"),
         ("lm_eval: task.yaml\n", "doc_to_target: [\n", r"cannot be loaded \(ParserError"),
+        (
+            "lm_eval: task.yaml\n",
+            "process_results: !function checks.score\n",
+            r"needs the package checkers_of_nobody, which is not installed",
+        ),
     ],
 )
 def test_what_is_no_task_is_one_line(tmp_path: Path, description: str, more: str, said: str) -> None:
     suite = put(tmp_path / "mine", description, {"test": ROWS})
     text = TASK.format(file="test.jsonl", more="")
     kept = [line for line in text.splitlines() if not any(line.startswith(f"{one.split(':')[0]}:") for one in more.splitlines() if one)]
+    (suite / "checks.py").write_text("import checkers_of_nobody\n")
     (suite / "task.yaml").write_text("\n".join(kept) + f"\n{more}")
     with pytest.raises(UserError, match=said) as failure:
         harness.read(suite)
