@@ -44,15 +44,21 @@ def models(tmp_path_factory):
     return [tiny_model(tmp_path_factory.mktemp("models") / str(seed), seed) for seed in (1, 2)]
 
 
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    """A DVC repository with one stage, which reads data/pretrained."""
-    root = tmp_path / "workspace"
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A DVC repository with one stage, which reads data/pretrained, to be copied: DVC takes a second to make one."""
+    root = tmp_path_factory.mktemp("repository")
     (root / "data" / "pretrained").mkdir(parents=True)
     (root / "data" / "pretrained" / ".gitkeep").touch()
     (root / "dvc.yaml").write_text(PIPELINE.replace("> base.txt", "> base.txt && echo {} > base.json"))
     subprocess.run(["git", "init", "-q", "."], cwd=root, check=True)
     assert run(root, "dvc", "init", "-q").returncode == 0
+    return root
+
+
+@pytest.fixture
+def workspace(repository, tmp_path, monkeypatch):
+    root = shutil.copytree(repository, tmp_path / "workspace")
     monkeypatch.chdir(root)
     return Workspace(root)
 
