@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from tests.lines import assert_one_line_each
 from tests.shapes import based_on
 from tests.tiny import tiny_model
-from tests.workspaces import PROGRAMS, copy_of, environment, make_workspace, run
+from tests.workspaces import PROGRAMS, call, copy_of, environment, make_workspace, run
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +49,16 @@ def test_outside_a_workspace_the_command_says_where_to_go(workspace, tmp_path):
 
 
 def test_an_unknown_stage_lists_the_stages(workspace):
-    assert_one_line_each(run(workspace, "sluice", "stage", "polish"), 2, "no stage 'polish'", "rlhf")
+    assert_one_line_each(call(workspace, "stage", "polish"), 2, "no stage 'polish'", "rlhf")
 
 
 def test_a_missing_input_says_how_to_get_it(workspace):
-    assert_one_line_each(run(workspace, "sluice", "stage", "prepare"), 2, "artifacts/records", "sluice run")
+    assert_one_line_each(call(workspace, "stage", "prepare"), 2, "artifacts/records", "sluice run")
 
 
 def test_a_hub_id_without_its_revision_is_asked_for_it(workspace):
     based_on(workspace, "owner/name")
-    done = run(workspace, "sluice", "stages", HF_HUB_OFFLINE="1")
+    done = call(workspace, "stages", HF_HUB_OFFLINE="1")
     assert_one_line_each(done, 2, "owner/name@REVISION", "commits/main")
 
 
@@ -75,7 +75,7 @@ def test_weights_of_a_stages_input_that_are_cut_short_are_named(workspace):
     (workspace / "artifacts" / "prepared" / "instructions").mkdir(parents=True)
     path = workspace / "artifacts" / "base" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
-    assert_one_line_each(run(workspace, "sluice", "stage", "sft"), 2, "stage 'sft': ", "is cut short")
+    assert_one_line_each(call(workspace, "stage", "sft"), 2, "stage 'sft': ", "is cut short")
 
 
 @pytest.mark.parametrize(
