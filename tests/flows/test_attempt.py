@@ -1,10 +1,10 @@
 """What fails the same way twice is tried once: real DVC stages that end in every way, judged by the flow's own retry condition."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 from prefect.states import Failed
 
 from flows.host import processes
@@ -32,7 +32,7 @@ def failure_of(folder, cmd, monkeypatch):
     """What one attempt at a stage with that command raises, DVC and all."""
     (folder / "dvc.yaml").write_text(YAML.format(cmd=cmd))
     monkeypatch.chdir(folder)
-    subprocess.run([processes.program("dvc"), "init", "--no-scm", "-q"], cwd=folder, check=True)
+    Repo.init(str(folder), no_scm=True).close()
     processes.reset()
     workspace = Workspace(folder)
     env = environment(folder, PYTHONPATH=str(Path(__file__).parents[2]), SHELL="/bin/sh")

@@ -1,10 +1,10 @@
 """What the flow makes of how an attempt at a stage ends, wherever that was made: no process is started here for a stage."""
 
 import os
-import subprocess
 import threading
 
 import pytest
+from dvc.repo import Repo
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -102,7 +102,7 @@ def session(tmp_path_factory):
     """A workspace of three stages that are all to run; Prefect's server for it."""
     root = tmp_path_factory.mktemp("place")
     (root / "dvc.yaml").write_text(YAML)
-    subprocess.run([processes.program("dvc"), "init", "--no-scm", "-q"], cwd=root, check=True)
+    Repo.init(str(root), no_scm=True).close()
     workspace, before = Workspace(root), dict(os.environ)
     workspace.state.mkdir()
     os.environ.pop("PREFECT_API_URL", None)
