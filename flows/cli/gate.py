@@ -76,10 +76,10 @@ def anchor(
 ) -> None:
     """Show each suite's anchor, below which no chain of promotions may fall, or pin one."""
     from flows.screen.tables import anchor_text
-    from flows.stages.parameters import load
+    from flows.stages import parameters
 
     workspace = here()
-    registry, gated = open_registry(workspace), list(load(workspace.params_file)["gate"]["suites"])
+    registry, gated = open_registry(workspace), parameters.gated(parameters.load(workspace.params_file))
     if version and not reason:
         raise UserError("an anchor is pinned for a reason, which is kept on record: add --reason WHY")
     unknown = [name for name in suite or () if name not in gated]

@@ -192,7 +192,7 @@ def _scores(old: Mapping[str, Evidence], new: Mapping[str, Evidence], policy: Ma
     found: dict[str, Any] = {}
     for suite in sorted(old.keys() & new.keys()):
         before, after = old[suite], new[suite]
-        both, margin = matched(after, before), policy["suites"].get(suite, {}).get("margin", OTHERS_MARGIN)
+        both, margin = matched(after, before), (policy["suites"].get(suite) or {}).get("margin", OTHERS_MARGIN)
         pairs = both.pairs
         if not pairs:
             found[suite] = {"unknown": after.unreadable or before.unreadable or "no item was scored twice that no training text held"}

@@ -19,6 +19,7 @@ from flows.registry.rebaseline import rebaselined
 from flows.registry.record import CHAMPION, FILES, Decision
 from flows.registry.versions import file_md5
 from flows.stages import pretrained, warm
+from flows.stages.parameters import gated
 from flows.stages.pipeline import LEAKS, Pipeline, git_commit
 from flows.stages.runner import prepare_device
 from flows.stages.session import Session
@@ -63,7 +64,7 @@ def candidate_folder(root: Path, params: Mapping[str, Any]) -> Path:
 def candidate_evidence(pipeline: Pipeline, params: Mapping[str, Any]) -> dict[str, Path]:
     """The candidate's benchmark folders by gated suite."""
     found = {cell.suite: pipeline.workspace.root / cell.items_path for cell in pipeline.cells if cell.model == params["candidate"]}
-    return {suite: found[suite] for suite in params["gate"]["suites"] if suite in found}
+    return {suite: found[suite] for suite in gated(params) if suite in found}
 
 
 def contamination_folder(root: Path) -> Path:

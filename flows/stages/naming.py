@@ -31,7 +31,9 @@ def name_suite(root: Path, name: str, size: int, margin: float | None) -> list[s
     for items in asked:
         items.setdefault(name, None)
     decided = reach(size, float(gate.get("alpha", 0.05)))
-    policy = gate["suites"].setdefault(name, CommentedMap({"margin": decided, "floor": None, "require": "non-inferior"}))
+    if gate["suites"].get(name) is None:
+        gate["suites"][name] = CommentedMap({"margin": decided, "floor": None, "require": "non-inferior"})
+    policy = gate["suites"][name]
     if margin is not None:
         policy["margin"] = margin
     for brief in (suites, *asked, policy):  # on one line each, as recipes have them; [] and {} do not say so themselves

@@ -74,7 +74,11 @@ def check(values: Mapping[str, Any], stages: Iterable[Stage], root: Path, name: 
         faults += _faults(name, "gate", Policy, values["gate"], set())
     if not isinstance(values.get("model", ""), str) or values.get("model") == "":
         faults.append(f"{name}: model is {values['model']!r}: must be the registered model's name, e.g. assistant")
-    faults += [*_suite_faults(values, {cell.stage.section for cell in cells(stages)}, root, name), *_model_faults(values, stages, name)]
+    faults += [
+        *_suite_faults(values, stages, root, name),
+        *_policy_faults(values, stages, root, name),
+        *_model_faults(values, stages, name),
+    ]
     if faults:
         raise UserError("\n".join(dict.fromkeys(faults)))
 
@@ -93,12 +97,9 @@ def _model_faults(values: Mapping[str, Any], stages: Sequence[Stage], name: str)
         yield f"{name}: candidate is {candidate!r}, must be among models: the gate needs its scores"
 
 
-def _suite_faults(values: Mapping[str, Any], sections: Iterable[str], root: Path, name: str) -> Iterable[str]:
-    """`suites` names what there is; what is asked of each, and gated, is among them."""
-    listed = values.get("suites")
-    if not isinstance(listed, list) or not all(isinstance(suite, str) for suite in listed):
-        return
-    known = {*suites.here(root), *(made for made, described in suites.catalogue().items() if described.published is None)}
+def _suite_faults(values: Mapping[str, Any], stages: Sequence[Stage], root: Path, name: str) -> Iterable[str]:
+    """`suites` names what there is, and how many items of each are asked is said."""
+    listed, known = _listed(values), _known(root)
     for suite in listed:
         if suite not in known:
             near = "import" if suite in suites.catalogue() else "new"
@@ -106,14 +107,54 @@ def _suite_faults(values: Mapping[str, Any], sections: Iterable[str], root: Path
                 f"{name}: suites names {suite!r}, which is no suite here; {_nearest(suite, known, '')} "
                 f"'sluice suite {near} {suite} --from FILE' brings one"
             )
-    gated = _mapping(values, "gate", "suites")
-    for suite in gated or ():
-        if suite not in listed:
-            yield f"{name}: gate.suites.{suite} is not among suites; {_nearest(suite, listed, 'gate.suites.')}"
-    for section, suite in product(sorted(sections), listed):
+    for section, suite in product(sorted({cell.stage.section for cell in cells(stages)}), listed):
         asked = _mapping(values, section, "items")
         if suite in known and asked is not None and suite not in asked:
             yield f"{name}: {section}.items.{suite} is missing: add '{suite}: null' for all its items"
+
+
+def _policy_faults(values: Mapping[str, Any], stages: Sequence[Stage], root: Path, name: str) -> Iterable[str]:
+    """gate.suites says of every suite that is scored what is asked of it, null where nothing is, and asks only of what is scored."""
+    listed, rules, candidate = _listed(values), _mapping(values, "gate", "suites"), values.get("candidate")
+    if rules is None or not listed:
+        return
+    for suite in rules:
+        if suite not in listed:
+            yield f"{name}: gate.suites.{suite} is not among suites; {_nearest(str(suite), listed, 'gate.suites.')}"
+    scored, known = {(cell.model, cell.suite) for cell in cells(stages)}, _known(root)
+    for suite in sorted({suite for _, suite in scored}.difference(listed, rules)):
+        yield f"{name}: suites does not name {suite}, which dvc.yaml scores: add it there, and its policy: {_to_gate(suite, root)}"
+    for suite in listed:
+        if suite in known and suite not in rules:
+            yield f"{name}: gate.suites.{suite} is missing, and suites names it, must say what is asked of it: {_to_gate(suite, root)}"
+        if candidate in {model for model, _ in scored} and rules.get(suite) is not None and (candidate, suite) not in scored:
+            yield (
+                f"{name}: gate.suites.{suite} asks what no stage of dvc.yaml measures: the candidate {candidate} must be scored on it: "
+                f"add that to dvc.yaml, or write '{suite}: null' there"
+            )
+
+
+def gated(values: Mapping[str, Any]) -> list[str]:
+    """The suites of which the gate asks something."""
+    return [suite for suite, asked in values["gate"]["suites"].items() if asked is not None]
+
+
+def _to_gate(suite: str, root: Path) -> str:
+    """What has a suite gated, and what has it scored only."""
+    here = any((root / place / suite).is_dir() for place in ("data/raw/suites", "artifacts/suites"))
+    writes = f"'sluice suite use {suite}' writes it" if here else f"add '{suite}: {{margin: 0.1, floor: null, require: non-inferior}}'"
+    return f"{writes}, or '{suite}: null' under gate.suites, for one that is scored and decides nothing"
+
+
+def _listed(values: Mapping[str, Any]) -> list[str]:
+    """The suites that params.yaml names; none where that is no list of names: that is another fault."""
+    found = values.get("suites")
+    return found if isinstance(found, list) and all(isinstance(suite, str) for suite in found) else []
+
+
+def _known(root: Path) -> set[str]:
+    """The suites that lie in the project, and those that the world makes."""
+    return {*suites.here(root), *(made for made, described in suites.catalogue().items() if described.published is None)}
 
 
 def _mapping(values: Mapping[str, Any], section: str, key: str) -> Mapping[str, Any] | None:

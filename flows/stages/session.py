@@ -62,10 +62,8 @@ class Session:
         return found
 
     def warnings(self) -> list[str]:
-        """What the policy leaves out, and what it asks that its suites are too small to show, a line each."""
-        small = warnings(self.policy, {suite: size for suite in self.policy.suites if (size := self._items(suite))})
-        left_out = [suite for suite in self.params["suites"] if suite not in self.policy.suites]
-        return [f"suites.{suite} is scored, and decides nothing: gate.suites does not name it" for suite in left_out] + small
+        """What the policy asks that its suites are too small to show, a line each."""
+        return warnings(self.policy, {suite: size for suite in self.policy.suites if (size := self._items(suite))})
 
     def _items(self, suite: str) -> int | None:
         """How many items of a suite are scored: the subset's size, else what was scored last, else what was published."""

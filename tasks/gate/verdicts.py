@@ -10,9 +10,9 @@ decide. Items that the training text held count in `candidate` and `champion`, n
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from models.core.sets import OfSet, answers, value
 from tasks.gate import paired
@@ -38,13 +38,20 @@ class SuitePolicy(Record):
     health: dict[str, float | bool] = Field(default={}, description="keys of gate.health that are otherwise on this suite")
 
 
+def _gated(suites: Any) -> Any:
+    """What is asked of suites, without those of which nothing is."""
+    return {name: asked for name, asked in suites.items() if asked is not None} if isinstance(suites, Mapping) else suites
+
+
 class Policy(Record):
     alpha: float = Field(gt=0, lt=0.5, description="one-sided error rate of each test")
     without_sandbox: Literal["refuse", "allow"] = Field(description="whether a version whose code suites could not be run may be promoted")
     better_on_one_of: list[str] = Field(description="suites of which at least one must be better (Holm); empty for none")
     contaminated: float = Field(ge=0, le=1, description="largest share of a suite's items that the training text may hold")
     health: HealthLimits = Field(description="beyond these an evaluation is broken, and no score")
-    suites: dict[str, SuitePolicy] = Field(min_length=1, description="what each gated suite asks")
+    suites: Annotated[dict[str, SuitePolicy], BeforeValidator(_gated)] = Field(
+        min_length=1, description="what each gated suite asks; null of one that is scored and decides nothing"
+    )
 
     def limits(self, suite: str) -> HealthLimits:
         """The limits on the health of a suite's answers: its own over those of all."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows.host.workspace import Workspace
-from flows.stages.parameters import check, load
+from flows.stages.parameters import check, gated, load
 from flows.stages.pipeline import Pipeline
 from models.core.errors import UserError
 
@@ -68,7 +68,55 @@ def test_a_policy_that_is_no_mapping_is_named(values, found):
 def test_a_policy_for_a_suite_that_is_not_asked_is_named(values):
     policies = values["gate"]["suites"]
     policies["mmlu-mni"] = policies.pop("mmlu-mini")
-    assert faults(values) == ["params.yaml: gate.suites.mmlu-mni is not among suites; did you mean gate.suites.mmlu-mini?"]
+    [stray, missing] = faults(values)
+    assert stray == "params.yaml: gate.suites.mmlu-mni is not among suites; did you mean gate.suites.mmlu-mini?"
+    assert missing.startswith("params.yaml: gate.suites.mmlu-mini is missing")
+
+
+@pytest.mark.parametrize("place", ["", "data/raw/suites/mmlu-mini", "artifacts/suites/mmlu-mini"])
+def test_a_suite_that_is_scored_must_say_what_is_asked_of_it(values, tmp_path, place):
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    del values["gate"]["suites"]["mmlu-mini"]
+    does = "'sluice suite use mmlu-mini' writes it" if place else "add 'mmlu-mini: {margin: 0.1, floor: null, require: non-inferior}'"
+    assert faults(values, tmp_path) == [
+        "params.yaml: gate.suites.mmlu-mini is missing, and suites names it, must say what is asked of it: "
+        f"{does}, or 'mmlu-mini: null' under gate.suites, for one that is scored and decides nothing"
+    ]
+
+
+def test_null_has_a_suite_scored_that_decides_nothing(values):
+    values["gate"]["suites"]["mmlu-mini"] = None
+    check(values, STAGES, ROOT)
+    assert gated(values) == ["gpqa-mini", "humaneval-mini"]
+    values["gate"]["suites"] = dict.fromkeys(values["suites"])
+    [fault] = faults(values)
+    assert fault.startswith("params.yaml: gate.suites is ")
+    assert "at least 1 item" in fault
+
+
+def cells_but(*, model, suite):
+    """The stages, without the one that scores this model on this suite."""
+    return [stage for stage in STAGES if (stage.given.get("model"), stage.given.get("suite")) != (model, suite)]
+
+
+def test_a_policy_for_what_no_stage_scores_the_candidate_on_is_named(values):
+    less = cells_but(model="artifacts/rlhf", suite="artifacts/suites/gpqa-mini")
+    assert len(less) == len(STAGES) - 1
+    with pytest.raises(UserError) as caught:
+        check(values, less, ROOT)
+    assert str(caught.value) == (
+        "params.yaml: gate.suites.gpqa-mini asks what no stage of dvc.yaml measures: the candidate rlhf must be scored on it: "
+        "add that to dvc.yaml, or write 'gpqa-mini: null' there"
+    )
+    values["gate"]["suites"]["gpqa-mini"] = None
+    check(values, less, ROOT)
+
+
+def test_a_suite_that_only_dvc_yaml_names_is_told(values):
+    values["suites"].remove("gpqa-mini")
+    del values["gate"]["suites"]["gpqa-mini"]
+    [fault] = faults(values)
+    assert fault.startswith("params.yaml: suites does not name gpqa-mini, which dvc.yaml scores: add it there")
 
 
 def test_a_suite_that_does_not_exist_is_named(values):
@@ -88,6 +136,7 @@ def test_a_published_suite_that_was_not_brought_in_says_how_it_is(values):
 @pytest.mark.parametrize("here", ["math500", "math500.dvc"])
 def test_a_suite_without_its_number_of_items_is_named(values, tmp_path, here):
     values["suites"].append("math500")
+    values["gate"]["suites"]["math500"] = None
     (tmp_path / "data" / "raw" / "suites" / here).mkdir(parents=True)
     assert faults(values, tmp_path) == ["params.yaml: benchmark.items.math500 is missing: add 'math500: null' for all its items"]
 

@@ -166,6 +166,12 @@ def test_a_suite_is_named_once_at_what_its_items_decide(root):
     ]
     assert name_suite(root, "desk", 150, None)[0] == "params.yaml  names desk already"
     assert name_suite(root, "desk", 150, 0.2)[0] == "params.yaml  gate.suites.desk.margin: 0.11 -> 0.2"
+    (root / "params.yaml").write_text(
+        (root / "params.yaml").read_text().replace("desk: {margin: 0.2, floor: null, require: non-inferior}", "desk: null")
+    )
+    assert name_suite(root, "desk", 150, None)[0] == (
+        'params.yaml  gate.suites.desk: null -> {"margin": 0.11, "floor": null, "require": "non-inferior"}'
+    )
     comments = [[line.partition("#")[2] for line in one.splitlines() if "#" in line] for one in (text, (root / "params.yaml").read_text())]
     assert comments[0] == comments[1]
 

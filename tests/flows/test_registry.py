@@ -314,7 +314,7 @@ def at_hand(registry, store):
     policy = Policy(alpha=0.05, without_sandbox="refuse", better_on_one_of=[], contaminated=0, health=ANY, suites={"mmlu": rules})
     registry.promote("1", None, "promote", "first", result=gated())
     cell = SimpleNamespace(model="rlhf", suite="mmlu", items_path="artifacts/benchmark/rlhf-mmlu")
-    params = {"candidate": "rlhf", "gate": {"suites": ["mmlu"]}}
+    params = {"candidate": "rlhf", "gate": {"suites": {"mmlu": rules.model_dump()}}}
     pipeline = SimpleNamespace(workspace=store, cells=[cell])
     return SimpleNamespace(workspace=store, model=registry.name, policy=policy, params=params, pipeline=pipeline)
 

@@ -17,7 +17,8 @@ def test_a_policy_whose_margin_a_suite_cannot_reach_is_said_with_the_size_that_w
     assert "gate.suites.mmlu-mini.margin is 0.03, must be about 0.0974 or more for 100 items to decide it" in session.warnings()[0]
 
 
-def test_a_suite_that_decides_nothing_is_named():
+def test_of_a_suite_that_is_scored_and_decides_nothing_the_gate_asks_nothing():
     session = Session.reading(Workspace(ROOT))
-    del session.params["gate"]["suites"]["gpqa-mini"]
-    assert session.warnings() == ["suites.gpqa-mini is scored, and decides nothing: gate.suites does not name it"]
+    session.params["gate"]["suites"]["gpqa-mini"] = None
+    assert session.warnings() == []
+    assert list(session.policy.suites) == ["mmlu-mini", "humaneval-mini"]
