@@ -20,7 +20,7 @@ from typing import Any
 
 from flows.host import checkout
 from flows.host.masking import masked
-from flows.host.processes import program, stream
+from flows.host.processes import stream
 from flows.host.workspace import Workspace
 from flows.registry import identity
 from flows.registry.decisions import Registry
@@ -186,7 +186,7 @@ def _materialised(past: Past, tree: Path) -> Check:
     """The candidate, checked out by the recorded dvc.lock, from the cache or the remote."""
     out = candidate_folder(tree, past.params).relative_to(tree).as_posix()
     for command in ("checkout", "pull"):
-        done = _run([program("dvc"), command, out], tree)
+        done = _run(listing.dvc(command, out), tree)
         if done.returncode == 0 and (tree / out).is_dir():
             return _compare("lock and cache", past, tree)
     missing = f"{out} of the recorded lock is not in DVC's cache, and 'dvc pull' brings it not ({masked(checkout.last_words(done))})"
@@ -206,7 +206,7 @@ def _scores(registry: Registry, version: Any, past: Past, tree: Path, tell: Tell
         yield Check("scores", False, str(error))
         return
     for place in {PurePosixPath(cell.suite_path).parent.as_posix() for cell in cells}:
-        _run([program("dvc"), "checkout", place], tree)
+        _run(listing.dvc("checkout", place), tree)
     for suite, items in suites.items():
         cell = next((cell for cell in cells if (cell.model, cell.suite) == (past.params["candidate"], suite)), None)
         if cell is None:
@@ -228,13 +228,15 @@ def _retrained(past: Past, copy: Workspace, empty: Path, tell: Tell) -> Check:
     """Everything made again from the data, with an empty cache; compared byte for byte."""
     tree = copy.root
     for pointer in sorted((tree / "data").rglob("*.dvc")):
-        checkout.dvc(tree, "checkout", str(pointer.relative_to(tree)), env=_env(tree))
+        done = _run(listing.dvc("checkout", str(pointer.relative_to(tree))), tree)
+        if done.returncode:
+            return Check("retrained", False, f"{pointer.relative_to(tree)} cannot be checked out: {masked(checkout.last_words(done))}")
     checkout.use_cache(copy, empty)
     maker = Pipeline(copy).maker(past.params["candidate"])
     if maker is None:
         return Check("retrained", False, f"the commit's dvc.yaml has no stage that makes {past.params['candidate']}")
     last, code = _heard(
-        [program("dvc"), "repro", "--force", maker.name], tree, lambda line: tell(f"    {line}") if line.startswith(RUNNING) else None
+        listing.dvc("repro", "--force", maker.name), tree, lambda line: tell(f"    {line}") if line.startswith(RUNNING) else None
     )
     return Check("retrained", False, f"training failed: {last}") if code else _compare("retrained", past, tree)
 

@@ -1,10 +1,12 @@
-"""DVC's listing of a tracked folder, `MD5.dir`: JSON that names its files. It lies in a cache that others may write to, and is believed
-only as far as its name vouches for it, and within its folder."""
+"""DVC's listing of a tracked folder, `MD5.dir`: JSON that names its files. It lies in a cache or a remote that others may write to, and is
+believed only as far as its name vouches for it, and within its folder."""
 
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,6 +14,7 @@ from models.core.errors import StageError
 
 MD5 = re.compile(r"[0-9a-f]{32}")
 SUFFIX, OBJECTS = ".dir", "files/md5"  # the second: where a cache keeps them
+FAILED = 255  # DVC's own exit code
 
 
 def files(objects: Path, md5: str) -> dict[str, Path]:
@@ -46,6 +49,49 @@ def fault(objects: Path, hashes: Iterable[str]) -> str:
         except StageError as error:
             return str(error)
     return ""
+
+
+def dvc(*words: str) -> list[str]:
+    """The command `dvc WORDS`, guarded as in `run_dvc`: for what brings or writes files that another hand may have listed."""
+    return [sys.executable, "-P", str(Path(__file__).with_name("guarded_dvc.py")), *words]
+
+
+class _LeadsOutError(BaseException):
+    """A listing leads out of its folder. No Exception: DVC takes any for a listing that is not there, and goes on."""
+
+
+def run_dvc(words: Sequence[str]) -> int:
+    """What `dvc WORDS` does, in this process; return its exit code. A listing that leads out of its folder is refused where DVC reads it.
+
+    Wherever it comes from: a `pull` writes by what it has fetched a moment ago, where nobody can look at it in between, a stage's outputs
+    may be restored from the cache of runs, and older data lies in another folder of the cache.
+    """
+    from dvc.cli import main
+
+    _guard()
+    try:
+        return int(main(list(words)))
+    except _LeadsOutError as refused:
+        print(f"ERROR: {refused}", file=sys.stderr, flush=True)
+        return FAILED
+
+
+@functools.cache
+def _guard() -> None:
+    from dvc_data.hashfile.tree import Tree
+
+    read = Tree.__dict__["from_list"].__func__  # all of DVC's listings, those in dvc.lock too, become a tree there
+
+    def from_list(cls: type[Any], entries: Sequence[Mapping[str, Any]], hash_name: str | None = None) -> Any:
+        names = {str(entry["relpath"]) for entry in entries}
+        for entry in entries:
+            name, md5 = str(entry["relpath"]), str(entry.get("md5", "0" * 32))
+            wrong = _fault(name, names, len(entries)) or ("" if MD5.fullmatch(md5) else f"whose content is {md5!r}, must be an md5")
+            if wrong:
+                raise _LeadsOutError(f"a folder's listing names {name!r}, {wrong}: it is not to be used, nothing was written by it")
+        return read(cls, entries, hash_name)
+
+    Tree.from_list = classmethod(from_list)  # type: ignore[method-assign, assignment]
 
 
 def _place(objects: Path, md5: str, suffix: str = "") -> Path:

@@ -456,7 +456,5 @@ def read_metrics(root: Path, stage: Stage) -> dict[str, Any]:
 
 def reproduce(stage: str) -> int:
     """What `dvc --wait-for-lock repro --single-item STAGE` does, in this process; return its exit code."""
-    from dvc.cli import main
-
     mend_table(Path.cwd())
-    return int(main(["--wait-for-lock", "repro", "--single-item", stage]))
+    return listing.run_dvc(["--wait-for-lock", "repro", "--single-item", stage])

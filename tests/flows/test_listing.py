@@ -1,10 +1,16 @@
-"""DVC's listings, from a cache that others may write to: nothing outside of the folder and the cache is read by one."""
+"""DVC's listings, from a cache that others may write to: nothing outside of the folder and the cache is read, or written, by one."""
+
+import json
+import shutil
+import subprocess
 
 import pytest
+from ruamel.yaml import YAML
 
 from flows.stages import listing
 from models.core.errors import StageError
 from tests.listings import listed, put
+from tests.workspaces import environment, make_repository, run
 
 
 def test_the_files_of_a_folder_are_those_of_the_cache(tmp_path):
@@ -58,3 +64,67 @@ def test_a_listing_that_was_changed_is_told_by_its_name(tmp_path):
 def test_one_that_is_not_here_is_to_be_fetched(tmp_path):
     with pytest.raises(StageError, match="'dvc fetch'"):
         listing.files(tmp_path, "0" * 32 + ".dir")
+
+
+STAGE = "stages:\n  made:\n    cmd: mkdir -p deep/made && echo hello > deep/made/a\n    outs: [deep/made]\n"
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A repository whose one stage ran, and its output is gone again."""
+    root = tmp_path_factory.mktemp("around") / "repository"
+    (root / ".dvc").mkdir(parents=True)
+    (root / ".dvc" / "config").write_text("[core]\nanalytics = false\ncheck_update = false\n")
+    (root / "dvc.yaml").write_text(STAGE)
+    make_repository(root)
+    assert run(root, "dvc", "repro", "--quiet").returncode == 0
+    shutil.rmtree(root / "deep")
+    return root
+
+
+def lists(repository, entries):
+    """Have dvc.lock, and no cache of runs, name a listing of these entries, in the cache as DVC protects it."""
+    md5 = put(repository / ".dvc" / "cache" / "files" / "md5", json.dumps(entries).encode(), ".dir")
+    (repository / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]).chmod(0o444)
+    lock = YAML(typ="safe").load((repository / "dvc.lock").read_text())
+    lock["stages"]["made"]["outs"][0] |= {"md5": md5, "nfiles": len(entries)}
+    (repository / "dvc.lock").write_text(json.dumps(lock))
+    shutil.rmtree(repository / ".dvc" / "cache" / "runs", ignore_errors=True)
+
+
+HELLO = "b1946ac92492d2347c6235b4d2611184"  # what the stage wrote
+BESIDE = [{"md5": HELLO, "relpath": "../../../beside"}]
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        (BESIDE, "names '../../../beside', must be a path inside of the folder"),
+        (
+            [{"md5": HELLO, "relpath": "a"}, {"md5": "../../../../../beside", "relpath": "b"}],
+            "whose content is '../../../../../beside', must be an md5",
+        ),
+    ],
+    ids=("a file", "a content"),
+)
+def test_dvc_under_guard_checks_nothing_out_by_a_listing_that_leads_out(repository, entries, said):
+    lists(repository, entries)
+    done = subprocess.run(listing.dvc("checkout"), cwd=repository, env=environment(repository), capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (255, 1), done.stderr
+    assert said in done.stderr
+    assert sorted(path.name for path in repository.parent.iterdir()) == ["repository"]
+
+
+def test_a_run_restores_nothing_by_a_listing_that_leads_out(repository):
+    lists(repository, BESIDE)
+    done = run(repository, "sluice", "repro", "made")
+    assert done.returncode
+    assert "must be a path inside of the folder" in done.stderr
+    assert sorted(path.name for path in repository.parent.iterdir()) == ["repository"]
+
+
+def test_a_listing_of_dvc_s_own_is_used_under_guard(repository):
+    lists(repository, [{"md5": HELLO, "relpath": "a"}])
+    done = subprocess.run(listing.dvc("checkout"), cwd=repository, env=environment(repository), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (repository / "deep" / "made" / "a").read_text() == "hello\n"

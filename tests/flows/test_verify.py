@@ -228,6 +228,31 @@ def test_sigterm_ends_a_verification_as_it_ends_others(registry):
     found.close()
 
 
+@pytest.mark.parametrize("hashed", [{"hash": "md5"}, {}], ids=("where DVC 3 keeps it", "where DVC 2 kept it"))
+def test_a_listing_that_only_the_remote_holds_writes_nothing_outside_of_its_folder(registry, made, tmp_path, monkeypatch, hashed):
+    remote, scratch = tmp_path / "remote", tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    name = f"../../../escaped {len(hashed)}"  # beside the worktree
+    evil = listed(remote / "files" / "md5" if hashed else remote, "config.json", name)
+    lock = {"schema": "2.0", "stages": {"rlhf": {"cmd": "true", "outs": [{"path": "artifacts/rlhf", "md5": evil, "nfiles": 2, **hashed}]}}}
+    model = shutil.copytree(made / "artifacts" / "rlhf", tmp_path / "another")
+    commit = git(made, "rev-parse", "HEAD")
+    version = add_version(registry, SCORES, params=FILES["params.yaml"], lock=json.dumps(lock), model=model, commit=commit)
+    seen = set()
+    try:
+        checkout.dvc(made, "remote", "add", "--local", "--default", "shared", str(remote))
+        for check in verify(registry, registry.version(str(version.version)), False, False, lambda _line: None):
+            seen |= {path.name for path in scratch.rglob("escaped*")}
+            found = {check.name: check}
+    finally:
+        checkout.dvc(made, "remote", "remove", "--local", "shared")
+    assert (seen, list(made.rglob("escaped*"))) == (set(), [])
+    assert not found["lock and cache"].ok
+    assert f"names '{name}', must be a path inside of the folder" in found["lock and cache"].seen
+    assert len(found["lock and cache"].seen.splitlines()) == 1
+
+
 def test_nothing_is_checked_out_by_a_listing_that_leads_out_of_its_folder(registry, made):
     objects = made / ".dvc" / "cache" / "files" / "md5"
     evil = listed(objects, "../../escaped")
