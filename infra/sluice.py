@@ -6,19 +6,25 @@ It has a name of its own, since those of our packages are common: a folder `flow
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
+from typing import Any
 
+REPEATED_S = 3.0  # a signal so soon after another says nothing new
+ENDS = (signal.SIGTERM, signal.SIGHUP)
 PACKAGE, PARTS = "flows", ("cli/main.py", "host/workspace.py")  # what tells our package from another of that name
 
 
 def main() -> int:
     """Run the command line; return its exit code.
 
-    Ctrl-C ends the program at once, and silently, while it imports and when the command is over; within a command that is the command's to
-    answer. Where it is ignored, as in the background of a script, it stays so.
+    A signal ends the program at once, and silently, while it imports and when the command is over; within a command it is raised, so that
+    the command clears up. Where one is ignored, as Ctrl-C in the background of a script or SIGHUP under nohup, it stays so.
     """
     heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heard:
         signal.signal(signal.SIGINT, _end)
+    ends = [number for number in ENDS if signal.getsignal(number) is signal.SIG_DFL]
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # infra/setup.sh has it held back until here
     sys.unraisablehook = _unraisable
     try:
@@ -30,13 +36,16 @@ def main() -> int:
     except Exception as error:
         return _say(f"cannot start: {_why(error)}: 'make setup' mends the environment; what has a library's name on PYTHONPATH must go", 1)
     try:
-        if heard:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        answer = _once(_raise)
+        for number in [*ends, *([signal.SIGINT] if heard else [])]:
+            signal.signal(number, answer)
         try:
             command.main()
         finally:
             if heard:
                 signal.signal(signal.SIGINT, _end)
+            for number in ends:
+                signal.signal(number, signal.SIG_DFL)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return 0
@@ -63,14 +72,34 @@ def _why(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({place})"
 
 
+def _once(answer: Callable[[int, Any], None]) -> Callable[[int, Any], None]:
+    """`answer`, but not to what comes within REPEATED_S: people press Ctrl-C twice, CI follows it by SIGTERM, and both would end in the
+    middle of what clears up after the first."""
+    last = -REPEATED_S
+
+    def handler(number: int, frame: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last >= REPEATED_S:
+            last = time.monotonic()
+            answer(number, frame)
+
+    return handler
+
+
+def _raise(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
 def _end(number: int, _frame: object) -> None:
     os._exit(128 + number)
 
 
 def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
-    """Ctrl-C where nothing can be raised, as in a finaliser, would be shown as a trace, and lost."""
+    """A signal where nothing can be raised, as in a finaliser, would be shown as a trace, and lost."""
     if isinstance(lost.exc_value, KeyboardInterrupt):
         _end(signal.SIGINT, None)
+    if isinstance(lost.exc_value, SystemExit) and isinstance(lost.exc_value.code, int):
+        os._exit(lost.exc_value.code)
     sys.__unraisablehook__(lost)
 
 

@@ -7,9 +7,7 @@ not touched.
 import contextlib
 import os
 import re
-import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -52,9 +50,8 @@ class Check:
 def verify(registry: Registry, version: Any, retrain: bool, score: bool, tell: Tell) -> Iterator[Check]:
     """Yield each check as it is done; tell what is made again. What is stored decides on no command: those are the commit's.
 
-    Raises UserError where the commit is not at hand. Ctrl-C and SIGTERM leave no worktree behind, what SIGKILL leaves the next one removes.
+    Raises UserError where the commit is not at hand. A signal leaves no worktree behind, what SIGKILL leaves the next one removes.
     """
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     workspace, known = registry.tracker.workspace, registry.registered(version)
     with checkout.scratch(workspace.root) as folder:
         yield Check("record", not known.doubt, f"known by {known.words}" if not known.doubt else known.doubt)

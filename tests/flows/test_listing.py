@@ -66,7 +66,7 @@ def test_one_that_is_not_here_is_to_be_fetched(tmp_path):
         listing.files(tmp_path, "0" * 32 + ".dir")
 
 
-STAGE = "stages:\n  made:\n    cmd: mkdir -p deep/made && echo hello > deep/made/a\n    outs: [deep/made]\n"
+STAGE = "stages:\n  made:\n    cmd: mkdir -p deep/made && echo hello > deep/made/a\n    deps: [dep]\n    outs: [deep/made]\n"
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,7 @@ def repository(tmp_path_factory):
     (root / ".dvc").mkdir(parents=True)
     (root / ".dvc" / "config").write_text("[core]\nanalytics = false\ncheck_update = false\n")
     (root / "dvc.yaml").write_text(STAGE)
+    (root / "dep").write_text("")
     make_repository(root)
     assert run(root, "dvc", "repro", "--quiet").returncode == 0
     shutil.rmtree(root / "deep")
@@ -118,9 +119,9 @@ def test_dvc_under_guard_checks_nothing_out_by_a_listing_that_leads_out(reposito
 def test_a_run_restores_nothing_by_a_listing_that_leads_out(repository):
     lists(repository, BESIDE)
     done = run(repository, "sluice", "repro", "made")
+    assert sorted(path.name for path in repository.parent.iterdir()) == ["repository"]
     assert done.returncode
     assert "must be a path inside of the folder" in done.stderr
-    assert sorted(path.name for path in repository.parent.iterdir()) == ["repository"]
 
 
 def test_a_listing_of_dvc_s_own_is_used_under_guard(repository):

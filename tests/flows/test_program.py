@@ -65,11 +65,52 @@ def test_ctrl_c_that_is_ignored_stays_so(tmp_path):
     assert (program.returncode, "nano" in listed) == (0, True)
 
 
-def test_ctrl_c_in_a_finaliser_is_heard():
-    lost = "class Lost:\n    def __del__(self): raise KeyboardInterrupt\n"
+COMMAND = """import pathlib, tempfile, time
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            print("at work", flush=True)
+            time.sleep(60)
+        finally:
+            print("clears up", flush=True)
+            time.sleep(1)
+    print("done", flush=True)
+"""
+
+
+INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
+@pytest.mark.parametrize(
+    "signs",
+    [(INT,), (INT, INT, INT), (TERM,), (TERM, TERM, TERM), (HUP,), (INT, TERM)],
+    ids=lambda signs: "-".join(sign.name for sign in signs),
+)
+def test_a_signal_within_a_command_lets_it_clear_up_whatever_follows_at_once(tmp_path, signs):
+    """The program around a command of a test's own, which has a folder for temporary files."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    run = "import sys, types, sluice, flows.cli\nflows.cli.main = sys.modules['flows.cli.main'] = types.ModuleType('main')\n"
+    run += f"{COMMAND}\nflows.cli.main.main = main\nsys.exit(sluice.main())\n"
+    env = environment(ROOT, TMPDIR=str(scratch))
+    program = subprocess.Popen([sys.executable, "-c", run], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert program.stdout.readline() == "at work\n"
+    program.send_signal(signs[0])
+    assert program.stdout.readline() == "clears up\n"
+    for sign in signs[1:]:
+        program.send_signal(sign)
+        time.sleep(0.1)
+    said, told = program.communicate(timeout=30)
+    assert (program.returncode, said, told) == (128 + signs[0], "", "")
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(("raised", "code"), [("KeyboardInterrupt", 130), ("SystemExit(143)", 143)])
+def test_a_signal_in_a_finaliser_is_heard(raised, code):
+    lost = f"class Lost:\n    def __del__(self): raise {raised}\n"
     program = f"import sys, sluice\nsys.unraisablehook = sluice._unraisable\n{lost}Lost()\n"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "")
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 @pytest.mark.parametrize("path", ["{folder}", "", ".:"], ids=("named", "empty is the current folder", "a dot"))
