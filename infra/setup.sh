@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-want=$(cat requirements-dev.lock requirements-gpu.lock pyproject.toml infra/setup.sh | cksum)
+want=$(cat requirements-dev.lock requirements-gpu.lock pyproject.toml infra/setup.sh infra/sluice.py | cksum)
 [ "$(cat .venv/.locked 2>/dev/null)" = "$want" ] && exit 0
 
 "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {
@@ -31,7 +31,7 @@ fi
 set --
 for lock in $locks; do set -- "$@" -r "$lock"; done
 uv install --quiet --no-deps "$@"
-uv install --quiet --no-deps --editable .
+uv install --quiet --no-deps --reinstall-package sluice --editable .
 # Until our first line, some 20 ms, Python answers Ctrl-C with a trace: where env can, it is held back until the program hears it.
 if env --block-signal=INT true 2>/dev/null; then
     sed -i '1s|^#!\(/[^ ]*/python\)$|#!/usr/bin/env -S --block-signal=INT \1|' .venv/bin/sluice

@@ -30,8 +30,8 @@ def checkout(workspace: Workspace, commit: str, params: str | None = None, apart
     cache by then is gone with it. Raises UserError, StageError or Unavailable: what keeps the commit from being checked out.
     """
     with scratch(workspace.root) as folder:
-        _add(workspace.root, folder / TREE, commit)
         try:
+            _add(workspace.root, folder / TREE, commit)
             copy = Workspace(folder / TREE / _prefix(workspace.root))
             _share_cache(workspace, copy, folder / CACHE)
             if not apart:
@@ -40,7 +40,7 @@ def checkout(workspace: Workspace, commit: str, params: str | None = None, apart
                 copy.params_file.write_text(params, encoding="utf-8")
             yield copy
         finally:
-            git.ask(workspace.root, "worktree", "remove", "--force", str(folder / TREE))
+            _drop(workspace.root, folder / TREE)
 
 
 @contextlib.contextmanager
@@ -57,11 +57,20 @@ def clear(root: Path) -> list[Path]:
     lines = [] if listed is None else listed.stdout.decode(errors="replace").splitlines()
     trees = [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
     left = {tree.parent for tree in trees if tree.name == TREE and tree.parent.name.startswith(PREFIX)}
-    gone = [folder for folder in sorted(left | set(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))) if _is_dead(folder)]
+    known = sorted(left | set(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")))
+    gone = [folder for folder in known if _is_dead(folder) or not os.path.lexists(folder)]
     for folder in gone:
+        if folder in left:
+            _drop(root, folder / TREE)
         shutil.rmtree(folder, ignore_errors=True)
     git.ask(root, "worktree", "prune")
     return gone
+
+
+def _drop(root: Path, tree: Path) -> None:
+    """Remove a worktree, a half-made one too: git locks what it is making, and says of what has lost its .git that it is none."""
+    shutil.rmtree(tree, ignore_errors=True)
+    git.ask(root, "worktree", "remove", "--force", "--force", str(tree))
 
 
 def _is_dead(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -136,6 +137,39 @@ def test_what_a_killed_process_left_goes_with_the_next_use_and_what_a_living_one
     assert (trees(workspace), left.is_dir()) == (2, True)
     with checkout.checkout(workspace, head(workspace), apart=True):
         assert (trees(workspace), left.parent.exists()) == (2, False)
+
+
+def begins_slowly(workspace):
+    """Have git take its time over a checkout."""
+    (workspace.root / ".gitattributes").write_text("large.bin filter=slow\n")
+    git(workspace.root, "add", "-A")
+    git(workspace.root, "commit", "-qm", "slow")
+    git(workspace.root, "config", "filter.slow.smudge", "sleep 20; cat")
+
+
+def test_a_signal_while_git_makes_the_worktree_leaves_none(workspace, scratch):
+    begins_slowly(workspace)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt), checkout.checkout(workspace, head(workspace)):
+            pass
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert (trees(workspace), list(scratch.iterdir())) == (1, [])
+
+
+@pytest.mark.parametrize("folder_is_gone", [True, False])
+def test_a_worktree_that_git_was_making_when_all_was_killed_goes_with_the_next_use(workspace, scratch, folder_is_gone):
+    left = scratch / f"{checkout.PREFIX}left"
+    git(workspace.root, "worktree", "add", "-q", "--detach", "--lock", str(left / checkout.TREE), head(workspace))
+    (left / checkout.LOCK).touch()
+    (left / checkout.TREE / ".git").unlink()
+    if folder_is_gone:
+        shutil.rmtree(left)
+    assert trees(workspace) == 2
+    assert checkout.clear(workspace.root) == [left]
+    assert (trees(workspace), list(scratch.iterdir())) == (1, [])
 
 
 def refused(workspace, commit, kind):

@@ -1,10 +1,12 @@
 """The program before its commands: what stands in its way, and signals while it imports."""
 
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +56,10 @@ def test_ctrl_c_while_python_itself_starts_is_no_trace(tmp_path):
         assert program.returncode in (130, -signal.SIGINT), thousandths
         assert "Traceback" not in said
         assert len(said.splitlines()) <= 1
+
+
+def test_the_program_of_this_environment_is_that_of_this_checkout():
+    assert Path(importlib.util.find_spec("sluice").origin).read_text() == (ROOT / "infra" / "sluice.py").read_text(), "run 'make setup'"
 
 
 def test_ctrl_c_that_is_ignored_stays_so(tmp_path):
