@@ -220,10 +220,14 @@ class Tracker:
         return self.runs(kind, "attributes.status = 'RUNNING'")
 
     def close_dead_runs(self) -> None:
-        """Mark KILLED every run of the pipeline that its process left open. The record's are the registry's to settle."""
-        for run in self.open_runs(PIPELINE):
-            if is_dead(run):
-                self.end(run.info.run_id, "KILLED", "the process ended without closing its run")
+        """Mark KILLED every run of the pipeline that its process left open. The record's are the registry's to settle.
+
+        Not while a courier delivers, which ends such runs too: of two writers of one tag MLflow's database refuses one.
+        """
+        with locked(self.workspace.lock_file("spool")):
+            for run in self.open_runs(PIPELINE):
+                if is_dead(run):
+                    self.end(run.info.run_id, "KILLED", "the process ended without closing its run")
 
     def run_of(self, signature: str) -> str | None:
         """The finished run that executed this stage signature last; None where the result came from elsewhere."""
