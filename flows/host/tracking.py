@@ -67,7 +67,7 @@ def unavailable(uri: str, error: Exception) -> SluiceError:
 
 def make_store(workspace: Workspace) -> None:
     """Make MLflow's embedded database, whole at once: one whose first migration was killed half-way cannot be opened again."""
-    path = Path(workspace.embedded_store.removeprefix("sqlite:///")).resolve()  # of a checkout, its workspace's
+    path = Path(os.path.realpath(workspace.embedded_store.removeprefix("sqlite:///")))  # of a checkout, its workspace's; of a loop, itself
     with locked(workspace.lock_file("mlflow")):
         if path.exists():
             return
@@ -118,7 +118,7 @@ class Tracker:
         if client.get_experiment_by_name(name) is None:
             local = self.workspace.servers().get("mlflow", {}).get("url")
             own = not web.is_web(self.uri) or self.uri == local  # elsewhere the server says where artifacts go
-            location = ((self.workspace.state / "mlartifacts").resolve() / kind).as_uri() if own else None
+            location = Path(os.path.realpath(self.workspace.state / "mlartifacts"), kind).as_uri() if own else None
             client.create_experiment(name, artifact_location=location)
 
     def _experiment(self, kind: str) -> Any:

@@ -5,6 +5,7 @@ models:/NAME/VERSION of the registry. Beside the links lies what `pretrained` sa
 """
 
 import contextlib
+import os
 import re
 import shutil
 import tempfile
@@ -117,7 +118,7 @@ def _local(root: Path, source: str) -> Base:
     with _under_its_key():
         found = weights.locate(source, root)
     for made in ("artifacts", PLACE):
-        if found.resolve().is_relative_to((root / made).resolve()):
+        if Path(os.path.realpath(found)).is_relative_to(os.path.realpath(root / made)):
             raise UserError(
                 f"pretrained: {source} is made by the pipeline itself: must lie outside {made}; copy it, or name models:/NAME/VERSION"
             )

@@ -38,7 +38,7 @@ def a_loop(path):
 
 
 def a_broken_link(path):
-    path.symlink_to("/nowhere/at/all")
+    path.symlink_to("/proc/nowhere/at/all")  # where nobody can make it
 
 
 def noise(path):
