@@ -75,6 +75,7 @@ class Stage:
     retries: int
     upstream: tuple[str, ...]
     given: Mapping[str, str] = field(default_factory=dict)
+    curve_file: str = ""  # where dvc.yaml wants the stage's steps as a plot
 
     @property
     def task(self) -> str:
@@ -188,7 +189,7 @@ class Pipeline:
             name=name,
             command=node.cmd,
             deps=tuple(sorted(dep.def_path for dep in node.deps if dep not in node.params)),
-            outs=tuple(out.def_path for out in node.outs if not out.metric),
+            outs=tuple(out.def_path for out in node.outs if not (out.metric or out.plot)),
             metrics_file=next(out.def_path for out in node.outs if out.metric),
             sections=tuple(sections),
             pool=meta.get("pool", "cpu"),
@@ -196,6 +197,7 @@ class Pipeline:
             retries=int(meta.get("retries", 0)),
             upstream=upstream,
             given=bindings(str(node.cmd).split()),
+            curve_file=next((out.def_path for out in node.outs if out.plot), ""),
         )
 
     def stage(self, name: str) -> Stage:

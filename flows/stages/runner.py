@@ -1,6 +1,7 @@
 """What DVC calls: `sluice stage NAME` binds one stage's files, runs its function, and publishes its outputs whole or not at all."""
 
 import contextlib
+import csv
 import errno
 import os
 import shutil
@@ -25,6 +26,9 @@ from models.core.files import write_json
 from models.core.work import Work
 from models.train import weights
 
+CURVE = "curve"  # the field under which a stage's plot is saved beside its outputs
+POINTS = 2000  # of a plot
+SHOWN = ("loss", "reward", "accuracy", "kl_per_token")  # of a step's values, on the screen
 PROGRESS_S = 1.0  # between two lines of progress
 FLOW_RUN, PARENT = "SLUICE_FLOW_RUN_ID", "SLUICE_PARENT_RUN"  # what a flow tells its stages: its own id, the key of its run
 
@@ -160,6 +164,9 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, work: Work) -
     inputs = stage.bind(spec.inputs, stage.artifacts)
     outputs = stage.bind(spec.outputs, stage.outs)
     targets = {field: root / path for field, path in outputs.items()}
+    curve = Curve(work.progress)
+    if stage.curve_file:
+        targets[CURVE] = root / stage.curve_file
     drafts = {field: target.with_name(f".{target.name}.draft") for field, target in targets.items()}
     for draft in drafts.values():
         draft.parent.mkdir(parents=True, exist_ok=True)
@@ -168,10 +175,13 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, work: Work) -
         with _disk_errors(stage.name):
             metrics = finished.load(work.folder, drafts)
             if metrics is None:
-                metrics = _call(spec, params, {field: root / path for field, path in inputs.items()}, drafts, work)
-                missing = [outputs[field] for field, draft in drafts.items() if not draft.exists()]
+                bound = {field: root / path for field, path in inputs.items()}
+                metrics = _call(spec, params, bound, {field: drafts[field] for field in outputs}, with_fields(work, progress=curve))
+                missing = [outputs[field] for field in outputs if not drafts[field].exists()]
                 if missing:
                     raise StageError(f"stage {stage.name!r} left out {', '.join(missing)}: a stage writes every output it declares")
+                if stage.curve_file:
+                    curve.write(drafts[CURVE])
                 finished.save(work.folder, drafts, metrics)
             else:
                 print(f"{stage.name}  had ended when it was killed: its outputs are put in place", flush=True)
@@ -290,6 +300,26 @@ def _answer_signals(handler: Callable[..., None]) -> None:
         signal.signal(signal.SIGINT, handler)
 
 
+class Curve:
+    """Keeps the values of a stage's steps on their way to `progress`, as the plot that DVC and the report show: no time is among them."""
+
+    def __init__(self, progress: Callable[[int, int, Mapping[str, float]], None]) -> None:
+        self.progress, self.rows = progress, list[dict[str, float]]()
+
+    def __call__(self, step: int, total: int, values: Mapping[str, float]) -> None:
+        self.progress(step, total, values)
+        if values:
+            self.rows.append({"step": step, **values})
+
+    def write(self, path: Path) -> None:
+        """As CSV, a column a name; of more than POINTS rows the first of as many equal parts, and the last."""
+        stride = -(-len(self.rows) // POINTS) or 1
+        with path.open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, list(dict.fromkeys(name for row in self.rows for name in row)) or ["step"], lineterminator="\n")
+            table.writeheader()
+            table.writerows(row for place, row in enumerate(self.rows, 1) if place % stride == 1 % stride or place == len(self.rows))
+
+
 class Progress:
     """Prints a stage's steps as lines that the flow can read, at a bearable rate, and puts every one into its run's log: 20 µs a step."""
 
@@ -299,13 +329,13 @@ class Progress:
 
     def __call__(self, step: int, total: int, values: Mapping[str, float]) -> None:
         now = time.monotonic()
-        self.run.step(step, values)
+        self.run.step(step, {f"train/{name}": value for name, value in values.items()})  # apart from results of the same name
         self.last = max(self.last, step)
         if step < total and now - self.printed < PROGRESS_S:
             return
         self.printed = now
         left = (now - self.started) / max(step, 1) * (total - step)
-        shown = "".join(f"  {key} {value:.4g}" for key, value in values.items())
+        shown = "".join(f"  {key} {values[key]:.4g}" for key in SHOWN if key in values)
         print(f"{self.name}  step {step}/{total}{shown}  left {left:.0f} s", flush=True)
 
 

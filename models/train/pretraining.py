@@ -96,14 +96,16 @@ def fit(
     for step, batch in enumerate(_batches(blocks, reading.batch, plan.steps, seed)):
         loss = _loss(model, batch.to(model.device), reading.precision)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        learning_rate = schedules[0].get_last_lr()[0]
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
         losses.append(loss.item())
         if step % 10 == 9 or step + 1 == plan.steps:
-            progress(step + 1, plan.steps, {"loss": sum(losses[-10:]) / len(losses[-10:])})
+            mean = sum(losses[-10:]) / len(losses[-10:])
+            progress(step + 1, plan.steps, {"loss": mean, "learning_rate": learning_rate, "gradient_norm": norm.item()})
     last = losses[-max(1, plan.steps // 10) :]
     return sum(last) / len(last)
 

@@ -81,6 +81,7 @@ def options(work: Work, seed: int, precision: str, logging_steps: int = 5) -> di
         "report_to": "none",
         "disable_tqdm": True,
         "logging_steps": logging_steps,
+        "logging_first_step": True,
         "seed": seed,
         "data_seed": seed,
         "use_cpu": work.device == "cpu",
@@ -89,6 +90,20 @@ def options(work: Work, seed: int, precision: str, logging_steps: int = 5) -> di
         "dataloader_pin_memory": False,
         "optim": "adamw_torch_fused",
     }
+
+
+KNOWN = {  # what Hugging Face's trainers and TRL's log, by the names that our curves have
+    "loss": "loss",
+    "learning_rate": "learning_rate",
+    "grad_norm": "gradient_norm",
+    "reward": "reward",
+    "kl": "kl_per_token",
+    "entropy": "entropy_per_token",
+    "completions/mean_length": "answer_tokens",
+    "completions/clipped_ratio": "answers_cut",
+    "accuracy": "accuracy",
+    "rewards/accuracies": "accuracy",
+}
 
 
 class Progress(TrainerCallback):
@@ -100,17 +115,8 @@ class Progress(TrainerCallback):
     def on_log(
         self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
-        # The last call of a training reports its mean loss, under another name.
-        known = {
-            "loss": "loss",
-            "train_loss": "loss",
-            "reward": "reward",
-            "kl": "kl",
-            "accuracy": "accuracy",
-            "rewards/accuracies": "accuracy",
-        }
-        values = {known[name]: float(value) for name, value in (logs or {}).items() if name in known}
-        if values:
+        values = {KNOWN[name]: float(value) for name, value in (logs or {}).items() if name in KNOWN}
+        if values or (logs and "train_loss" in logs):  # the last call, which tells the mean of all steps
             self.work.progress(state.global_step, state.max_steps, values)
 
 
