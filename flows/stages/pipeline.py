@@ -108,6 +108,7 @@ class Stage:
 
 
 CELL = ("model", "suite", "items")  # what the command of a stage that scores a model gives, in this order
+ASKED = ("model", "answers")  # the same of a stage that asks a model the questions, for people to read
 LEAKS = "contamination"  # the artifact that lists, by suite, the items that stand in training text
 
 
@@ -211,6 +212,11 @@ class Pipeline:
         """The stages that score a model on a suite."""
         return cells(self.stages.values())
 
+    @cached_property
+    def answers(self) -> dict[str, Stage]:
+        """By model, the stage that has it answer the questions."""
+        return {PurePosixPath(stage.given["model"]).name: stage for stage in self.stages.values() if stage.given.keys() >= set(ASKED)}
+
     def maker(self, artifact: str) -> Stage | None:
         """The stage that makes artifacts/NAME, or None."""
         path = f"artifacts/{artifact}"
@@ -227,9 +233,9 @@ class Pipeline:
         return list(dict.fromkeys(self.stages[name].section for name in wanted if name not in above))
 
     def _wanted(self, params: Mapping[str, Any]) -> list[str]:
-        """The stages that make what a run is for: scores, the candidate, the list of leaked items."""
+        """The stages that make what a run is for: scores, answers to read, the candidate, the list of leaked items."""
         makers = [stage.name for name in (params["candidate"], LEAKS) if (stage := self.maker(name))]
-        return [*(cell.stage.name for cell in self.cells), *makers]
+        return [*(cell.stage.name for cell in self.cells), *(stage.name for stage in self.answers.values()), *makers]
 
     def _above(self, names: Iterable[str]) -> set[str]:
         """All stages upstream of these."""

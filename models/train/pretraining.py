@@ -97,7 +97,7 @@ def fit(
         loss = _loss(model, batch.to(model.device), reading.precision)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        learning_rate = schedules[0].get_last_lr()[0]
+        learning_rate = float(schedules[0].get_last_lr()[0])
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
 from models.core.errors import StageError
 from models.core.lines import read_rows
 from models.core.work import Work
-from models.train import chat, policy, preference
+from models.train import policy, preference
 from models.train.chat import Messages
+from models.train.generation import Batch, batches, prompt_ids
 from models.train.settings import Reinforcement
 from models.train.training import Progress, logits_in_pieces, options, quiet, run
 
@@ -28,10 +28,10 @@ def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None, le
     kept, dropped = [], 0
     for number, record in enumerate(read_rows(path), 1):
         try:
-            text = chat.rendered(tokenizer, record["prompt"], prompt=True)
+            tokens = len(prompt_ids(tokenizer, record["prompt"]))
         except StageError as error:
             raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}: mend or remove the record") from error
-        if room is not None and len(tokenizer(text, add_special_tokens=False)["input_ids"]) > room:
+        if room is not None and tokens > room:
             dropped += 1
         else:
             kept.append(record["prompt"])
@@ -91,15 +91,6 @@ def fit(
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Sampled answers: token ids [answers, tokens] with the prompt on the left, and which tokens are the answer's own."""
-
-    ids: torch.Tensor
-    attention: torch.Tensor
-    said: torch.Tensor
-
-
-@dataclass(frozen=True)
 class Answers:
     """Sampled answers in the batches in which they were made, and each with its prompt as a conversation."""
 
@@ -112,43 +103,14 @@ class Answers:
         return np.concatenate([batch.said.sum(1).cpu().numpy() for batch in self.batches])
 
 
-@torch.no_grad()
 def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: list[Messages], plan: Reinforcement, seed: int) -> Answers:
     """`plan.measured_answers` answers to each prompt, one prompt's after another's."""
-    model.eval()
     torch.manual_seed(seed)
-    ends = chat.ends(tokenizer)
-    settings = GenerationConfig(
-        do_sample=True,
-        temperature=plan.temperature,
-        top_k=0,
-        max_new_tokens=plan.max_new_tokens,
-        eos_token_id=ends,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     repeated = [prompt for prompt in asked for _ in range(plan.measured_answers)]
-    batches, conversations = [], []
-    for start in range(0, len(repeated), plan.answers_per_batch):
-        prompts = repeated[start : start + plan.answers_per_batch]
-        ids, attention = _prompts(tokenizer, prompts, model.device)
-        written = model.generate(input_ids=ids, attention_mask=attention, generation_config=settings)
-        new = written[:, ids.shape[1] :]
-        over = torch.isin(new, torch.tensor(ends, device=new.device)).int()
-        own = over.cumsum(-1) - over == 0
-        said = torch.cat([torch.zeros_like(ids, dtype=torch.bool), own], dim=1)
-        batches.append(Batch(written, torch.cat([attention, own.int()], 1), said))
-        replies = tokenizer.batch_decode(new, skip_special_tokens=True)
-        conversations += [[*prompt, {"role": "assistant", "content": reply}] for prompt, reply in zip(prompts, replies, strict=True)]
-    return Answers(batches, conversations)
-
-
-def _prompts(tokenizer: PreTrainedTokenizerBase, asked: list[Messages], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids of prompts, padded on the left [prompts, tokens], and which of them are the prompts' own."""
-    texts = [chat.rendered(tokenizer, prompt, prompt=True) for prompt in asked]
-    rows = [torch.tensor(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    ids = pad_sequence(rows, True, float(tokenizer.pad_token_id), padding_side="left")
-    attention = pad_sequence([torch.ones_like(row) for row in rows], True, padding_side="left")
-    return ids.to(device), attention.to(device)
+    made = list(batches(model, tokenizer, repeated, plan.answers_per_batch, plan.max_new_tokens, plan.temperature))
+    replies = [reply for batch in made for reply in batch.texts]
+    conversations = [[*prompt, {"role": "assistant", "content": reply}] for prompt, reply in zip(repeated, replies, strict=True)]
+    return Answers(made, conversations)
 
 
 @torch.no_grad()

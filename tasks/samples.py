@@ -1,0 +1,94 @@
+"""Samples stage: what one model answers to the questions, greedily, so that people can read it beside what another answers."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from models.core.files import write_lines
+from models.core.lines import read_rows
+from tasks.stage import Inputs, Metrics, Outputs, Params, Work
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LOADS = ("torch", "transformers")
+TIMES, LONGEST_PIECE = 4, 400  # how often a piece of so many characters at most must come at the end of an answer that repeats itself
+
+
+class SamplesParams(Params):
+    max_new_tokens: int = Field(ge=1, le=8192, description="a longer answer is cut")
+    batch_size: int = Field(ge=1, le=4096, description="questions that are answered at once")
+
+
+class SamplesInputs(Inputs):
+    model: Path
+    questions: Path
+
+
+class SamplesOutputs(Outputs):
+    answers: Path
+
+
+class SamplesMetrics(Metrics):
+    answers: int
+    cut: int = Field(description="answers that were not over after max_new_tokens")
+    empty: int
+    repeating: int = Field(description="answers that end in the same words again and again")
+    mean_tokens: float = Field(description="of an answer, the token that ends it included")
+    too_long: int = Field(description="questions that leave no room for an answer: not asked")
+
+
+def samples(params: SamplesParams, inputs: SamplesInputs, outputs: SamplesOutputs, work: Work) -> SamplesMetrics:
+    """Write {id, from, prompt, answer, tokens, flags}, a line a question."""
+    from models.train import policy, training, vocabulary
+
+    training.make_repeatable(0)
+    tokenizer, model = vocabulary.load(inputs.model), policy.load(inputs.model).to(work.device)
+    rows = list(read_rows(inputs.questions))
+    answered = _answers(params, model, tokenizer, rows, work)
+    found = [{**row, **answered.get(row["id"], {"answer": "", "tokens": 0, "flags": ["too-long"]})} for row in rows]
+    write_lines(outputs.answers, found)
+    tokens = [answer["tokens"] for answer in answered.values()]
+    return SamplesMetrics(
+        answers=len(tokens),
+        **{
+            name: sum(flag in row["flags"] for row in found)
+            for name, flag in (("cut", "cut"), ("empty", "empty"), ("repeating", "repeats"))
+        },
+        mean_tokens=sum(tokens) / len(tokens) if tokens else 0.0,
+        too_long=len(rows) - len(tokens),
+    )
+
+
+def _answers(
+    params: SamplesParams, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: list[dict[str, Any]], work: Work
+) -> dict[str, dict[str, Any]]:
+    """What the model answers, by question; the shortest prompts first, so that a batch is padded little."""
+    from models.train import generation, policy
+
+    most, sizes = policy.positions(model), {row["id"]: len(generation.prompt_ids(tokenizer, row["prompt"])) for row in rows}
+    fits = sorted(
+        (row for row in rows if most is None or sizes[row["id"]] + params.max_new_tokens <= most), key=lambda row: sizes[row["id"]]
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for batch in generation.batches(model, tokenizer, [row["prompt"] for row in fits], params.batch_size, params.max_new_tokens):
+        written = zip(fits[len(found) :], batch.texts, batch.said.sum(1).tolist(), batch.ended.tolist(), strict=False)
+        found |= {
+            row["id"]: {"answer": text.strip(), "tokens": tokens, "flags": flags(text, ended)} for row, text, tokens, ended in written
+        }
+        work.progress(len(found), len(fits), {})
+    return found
+
+
+def flags(text: str, ended: bool) -> list[str]:
+    """What is wrong with an answer at first sight."""
+    found = {"cut": not ended, "empty": not text.strip(), "repeats": _repeats(text.strip())}
+    return [name for name, holds in found.items() if holds]
+
+
+def _repeats(text: str) -> bool:
+    """Whether the text ends in the same piece again and again; where it was cut within one, another piece is the one."""
+    sizes = range(2, min(LONGEST_PIECE, len(text) // TIMES) + 1)
+    return any(text.endswith(text[-size:] * TIMES) and re.search(r"\w", text[-size:]) for size in sizes)
