@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from models.core.errors import StageError, UserError
-from models.core.files import write_lines
+from models.core.files import write_json, write_lines
 from models.core.given import read_lines
-from models.data import decontaminate, kinds
+from models.data import decontaminate, kinds, portrait
 from models.data.cleaning import normalise, without_spacing
 from models.data.dedupe import Nearness, first_equal, first_near
 from models.data.redact import redact
@@ -84,6 +84,7 @@ class PrepareOutputs(Outputs):
     preferences: Path | None = None
     prompts: Path | None = None
     dropped: Path
+    portrait: Path
 
 
 class PrepareMetrics(Metrics):
@@ -98,7 +99,7 @@ class PrepareMetrics(Metrics):
 
 
 def prepare(params: PrepareParams, inputs: PrepareInputs, outputs: PrepareOutputs) -> PrepareMetrics:
-    """Write what may be trained on, in two splits a kind, and one line for each record that may not.
+    """Write what may be trained on, in two splits a kind, one line for each record that may not, and what all that looks like.
 
     Prepared are the kinds that have an output. Raises UserError where one of them is not among the records, StageError where a kind has no
     two records left, or a written file still holds a suite item.
@@ -106,15 +107,18 @@ def prepare(params: PrepareParams, inputs: PrepareInputs, outputs: PrepareOutput
     wanted = _wanted(params, inputs.records, outputs)
     benchmark = _benchmark(params, inputs.suites)
     read, kept, held_out, dropped, redacted = dict[str, int](), dict[str, int](), dict[str, int](), Rows(), Counter[str]()
+    portraits, examples = dict[str, Any](), portrait.Examples(partial(_redacted, regions=params.phone_regions, counts=Counter()))
     for kind in wanted:
         records = list(read_lines(inputs.records / f"{kind}.jsonl"))
-        rows, lost = _clean(kind, records, params, benchmark, redacted)
+        rows, lost = _clean(kind, records, params, benchmark, redacted, examples)
         splits = _split(kind, rows, params)
         for name, part in splits.items():
             write_lines(getattr(outputs, kind) / f"{name}.jsonl", part)
+        portraits[kind] = portrait.of_kind(kind, splits)
         dropped += lost
         read[kind], kept[kind], held_out[kind] = len(records), len(rows), len(splits["held_out"])
     write_lines(outputs.dropped, dropped)
+    write_json(outputs.portrait, {"kinds": portraits, "dropped": examples.found})
     return PrepareMetrics(
         kept=sum(kept.values()),
         read=read,
@@ -151,31 +155,40 @@ def _benchmark(params: PrepareParams, folder: Path) -> decontaminate.Benchmark:
 
 
 def _clean(
-    kind: str, records: Rows, params: PrepareParams, benchmark: decontaminate.Benchmark, redacted: Counter[str]
+    kind: str,
+    records: Rows,
+    params: PrepareParams,
+    benchmark: decontaminate.Benchmark,
+    redacted: Counter[str],
+    examples: portrait.Examples,
 ) -> tuple[Rows, Rows]:
     """Return the records that stay, cleaned, and a line for each that does not: {kind, id, reason} and `by`, what it is too near to."""
     kept, dropped = Rows(), Rows()
+
+    def drop(record: Mapping[str, Any], name: str, reason: str, by: str = "") -> None:
+        dropped.append({"kind": kind, "id": name, "reason": reason, **({"by": by} if by else {})})
+        examples.add(kind, dropped[-1], record)
+
     for number, record in enumerate(records, 1):
-        drop = {"kind": kind, "id": kinds.name_of(record, number)}
+        name = kinds.name_of(record, number)
         if kinds.is_broken(kind, record):
-            dropped.append(drop | {"reason": "broken"})
+            drop(record, name, "broken")
             continue
         record = kinds.rewritten(kind, kinds.without_empty_system(kind, record), normalise)
         texts = [text for _, text in kinds.texts(kind, record)]
-        reason = _unusable(kind, record, texts, getattr(params.characters, kind))
-        if reason:
-            dropped.append(drop | {"reason": reason})
+        if reason := _unusable(kind, record, texts, getattr(params.characters, kind)):
+            drop(record, name, reason)
         elif items := benchmark.hits(texts):
-            dropped.append(drop | {"reason": "contaminated", "by": min(items)})
+            drop(record, name, "contaminated", min(items))
         else:
             counts = Counter[str]()
             record = kinds.rewritten(kind, record, partial(_redacted, regions=params.phone_regions, counts=counts))
             if _is_without_signal(kind, record):
-                dropped.append(drop | {"reason": "same-answers"})
+                drop(record, name, "same-answers")
                 continue
             redacted += counts
             kept.append(record)
-    return _without_repeats(kind, kept, params.near_duplicates, dropped), dropped
+    return _without_repeats(kind, kept, params.near_duplicates, drop), dropped
 
 
 def _unusable(kind: str, record: Mapping[str, Any], texts: Sequence[str], characters: Characters) -> str | None:
@@ -201,13 +214,13 @@ def _redacted(text: str, regions: Sequence[str], counts: Counter[str]) -> str:
     return redact(text, regions, counts)
 
 
-def _without_repeats(kind: str, records: Rows, near: NearDuplicates, dropped: Rows) -> Rows:
-    """Return the records without equal and nearly equal later ones, which go to `dropped`."""
+def _without_repeats(kind: str, records: Rows, near: NearDuplicates, drop: Callable[[Mapping[str, Any], str, str, str], None]) -> Rows:
+    """Return the records without equal and nearly equal later ones, which `drop` takes."""
     nearness = Nearness(near.shingle_words, near.min_words, near.threshold)
     for reason, repeats in (("duplicate", first_equal), ("near-duplicate", lambda fields: first_near(fields, nearness))):
         found = repeats([list(kinds.texts(kind, record)) for record in records])
         for later, earlier in sorted(found.items()):
-            dropped.append({"kind": kind, "id": records[later]["id"], "reason": reason, "by": records[earlier]["id"]})
+            drop(records[later], records[later]["id"], reason, records[earlier]["id"])
         records = [record for place, record in enumerate(records) if place not in found]
     return records
 

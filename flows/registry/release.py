@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from flows.host import web
 from flows.host.tracking import Tracker, unavailable
 from flows.registry.decisions import Registry
@@ -44,6 +46,7 @@ class Release(Record):
     version: str
     aliases: dict[str, str]
     gate: GateResult | None = None
+    against: str = Field(default="", description="the version that it was compared with; empty where nothing was champion")
 
 
 class Comparison(Record):
@@ -273,7 +276,8 @@ def carry_out(session: Session, found: Comparison, version: str, parent: str | N
     else:
         decision = Decision(result.decision, result.reason, "", version, found.champion, inputs=found.inputs)
         registry.note(decision, parent, result, found.items)
-    return Release(decision=result.decision, reason=result.reason, version=version, aliases=registry.aliases(), gate=result)
+    aliases, against = registry.aliases(), found.champion or ""
+    return Release(decision=result.decision, reason=result.reason, version=version, aliases=aliases, gate=result, against=against)
 
 
 def register_candidate(session: Session, parent: str | None) -> str:

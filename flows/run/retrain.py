@@ -25,7 +25,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.urls import url_for
 
 from flows.host import courier, processes
-from flows.host.failures import told
+from flows.host.failures import one_line, told
 from flows.host.masking import masked
 from flows.host.services import shared_api
 from flows.host.spool import Run
@@ -69,8 +69,11 @@ def run_stage(place: Place, stage: Stage, env: Mapping[str, str]) -> StageResult
     return done
 
 
-def _execute(session: Session, place: Place, parent: str | None, started: float) -> list[StageResult]:
-    """Run what changed, siblings at once; the rest is `unchanged`. Raises the first failure after all that can end has ended."""
+def _execute(session: Session, place: Place, parent: str | None, started: float, results: list[StageResult]) -> list[StageResult]:
+    """Run what changed, siblings at once; the rest is `unchanged`. How each ended goes to `results`, which is returned.
+
+    Raises the first failure after all that can end has ended.
+    """
     futures: dict[str, PrefectFuture[Any]] = {}
     env = {**session.env, FLOW_RUN: str(flow_run.id), **({PARENT: parent} if parent else {})}
     for name, stage in session.pipeline.stages.items():
@@ -79,7 +82,6 @@ def _execute(session: Session, place: Place, parent: str | None, started: float)
             upstream = [futures[up] for up in stage.upstream if up in futures]
             futures[name] = options.submit(place=place, stage=stage, env=env, return_state=False, wait_for=upstream)
     failures: list[Exception] = []
-    results = []
     for name, stage in session.pipeline.stages.items():
         if name in session.left_out:
             continue
@@ -220,23 +222,49 @@ def _retrain(session: Session, started: float) -> RunResult:
                 same = release.recorded_decision(session)
         if same is not None:
             _unsettled(session).unlink(missing_ok=True)
-            return _finish(session, same, _execute(session, Local(session.workspace), None, started), started, None)
+            return _finish(session, same, _execute(session, Local(session.workspace), None, started, []), started, None)
     session.warm_up()
     _unsettled(session).touch()
     parent = Run(session.workspace, session.model, f"retrain {flow_run.name}", _tags(session))
     with courier.at_work(session.workspace, _say) as post:
+        results: list[StageResult] = []
         try:
             parent.params(session.params)
             with contextlib.suppress(Unavailable), tracker.answering():  # the stages do not need it: what they report waits
                 release.settle(tracker)
-            results = _execute(session, Local(session.workspace), parent.key, started)
+            _execute(session, Local(session.workspace), parent.key, started, results)
             outcome, url = _publish(session, tracker, parent, post.id_of(parent))
+            _report(session, parent, results, started, outcome, "", url)
         except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt) and not processes.stopping():
+                _report(session, parent, results, started, None, str(error), None)
             parent.end("KILLED" if processes.stopping() or isinstance(error, KeyboardInterrupt) else "FAILED", str(error))
             raise
         parent.end("FINISHED")
     _unsettled(session).unlink(missing_ok=True)
     return _finish(session, outcome, results, started, url)
+
+
+def _report(
+    session: Session,
+    parent: Run,
+    results: list[StageResult],
+    started: float,
+    outcome: release.Release | None,
+    failure: str,
+    url: str | None,
+) -> None:
+    """Make the run's report and keep it with its run; no run fails for its report."""
+    from flows.pages import facts, report
+
+    links = {"MLflow run": url, "Prefect run": url_for("flow-run", obj_id=str(flow_run.id)) if shared_api(session.workspace) else None}
+    registry = None if outcome is None else Registry(Tracker(session.workspace, session.model))
+    try:
+        known = {name: masked(link) for name, link in links.items() if link}
+        found = facts.collect(session, results, time.monotonic() - started, outcome, failure, known, registry)
+        parent.reports(report.keep(session.workspace, found))
+    except Exception as error:
+        get_run_logger().warning("the report was not made: %s", one_line(error, 300), extra=SHOWN)
 
 
 def _publish(session: Session, tracker: Tracker, parent: Run, run_id: str) -> tuple[release.Release, str]:

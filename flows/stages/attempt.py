@@ -20,12 +20,16 @@ BUSY = ("is busy", CUT_OFF, "Unable to acquire lock", "another DVC command holds
 
 
 class StageResult(Record):
-    """How one stage ended: ran, restored (from DVC's run-cache) or unchanged."""
+    """How one stage ended: ran, restored (from DVC's run-cache) or unchanged; where it ran when (seconds since 1970), on which host, and
+    how much memory its process had at most."""
 
     name: str
     state: str
     seconds: float
     metric: str
+    started: float = 0.0
+    host: str = ""
+    peak_mib: float = 0.0
 
 
 def main_metric(metrics: Mapping[str, Any]) -> str:
@@ -58,7 +62,8 @@ def attempt(place: Place, stage: Stage, env: Mapping[str, str], on_line: Callabl
     if outcome.code != 0:
         raise failure(stage, outcome, lines)
     seconds, metric = float(outcome.left.get("seconds", 0)), main_metric(outcome.metrics)
-    return StageResult(name=stage.name, state=_state(stage.name, outcome.left, lines), seconds=seconds, metric=metric)
+    about = {key: outcome.left[key] for key in ("started", "host", "peak_mib") if key in outcome.left}
+    return StageResult(name=stage.name, state=_state(stage.name, outcome.left, lines), seconds=seconds, metric=metric, **about)
 
 
 def _state(name: str, left: Mapping[str, Any], lines: list[str]) -> str:

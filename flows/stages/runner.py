@@ -4,8 +4,10 @@ import contextlib
 import csv
 import errno
 import os
+import resource
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -55,10 +57,11 @@ def run_stage(workspace: Workspace, name: str, bindings: Mapping[str, str], regi
         with _slots(workspace, stage):
             print(started_line(name), flush=True)
             started = time.monotonic()
+            outcome |= {"started": round(time.time(), 3), "host": socket.gethostname()}
             try:
                 _execute(pipeline, stage, registry_of)
             finally:
-                outcome["seconds"] = round(time.monotonic() - started, 3)
+                outcome |= {"seconds": round(time.monotonic() - started, 3), "peak_mib": round(_peak_mib())}
         outcome["exit_code"] = 0
     except SluiceError as error:
         outcome |= {"exit_code": error.exit_code, "reason": masked(str(error)), "passing": _passes(error)}
@@ -71,6 +74,12 @@ def run_stage(workspace: Workspace, name: str, bindings: Mapping[str, str], regi
     finally:
         with contextlib.suppress(OSError):
             write_json(outcome_file(workspace, name), outcome)
+
+
+def _peak_mib() -> float:
+    """The most memory that this process and the largest of those that it waited for had; Linux counts KiB, macOS bytes."""
+    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return most / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def _passes(error: BaseException | None) -> bool:

@@ -1,0 +1,286 @@
+"""What the report of a retraining says, as plain values: read from what the stages left, from the gate's result, and of an older version
+from the report that was kept with its run. A page is made of nothing else."""
+
+import contextlib
+import csv
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.host.masking import masked
+from flows.pages.words import next_steps, sentence
+from flows.registry.decisions import Registry
+from flows.registry.release import Release, candidate_folder
+from flows.stages.attempt import StageResult
+from flows.stages.pipeline import LEAKS, Pipeline, git_commit, read_metrics
+from flows.stages.session import Session
+from models.core.content import folder_md5
+from models.core.errors import SluiceError, UserError
+from models.core.files import read_json
+from models.core.given import read_lines
+from models.score import suite as suites
+from tasks.gate.evidence import leaks
+from tasks.gate.health import answer, health_sheet
+
+FORMAT = 1
+FILE = "report.json"
+PREPARED = "artifacts/prepared"
+FLIPS, TEXT = 20, 600  # questions shown of a suite whose answers flipped, characters of a text
+UNSHOWN = "its authors ask that no text of it is shown"
+
+Facts = dict[str, Any]
+
+
+def collect(
+    session: Session,
+    results: Sequence[StageResult],
+    seconds: float,
+    outcome: Release | None,
+    failure: str = "",
+    links: Mapping[str, str] | None = None,
+    registry: Registry | None = None,
+) -> Facts:
+    """All that the report of a run says. `outcome` is None where a stage failed: `failure` says why then; without a registry nothing is
+    known of the champion."""
+    pipeline, params = session.pipeline, session.params
+    rival = _rival(registry, outcome)
+    old = {} if rival is None or registry is None else of_version(registry, rival)
+    judged = {} if outcome is None or outcome.gate is None else {one.suite: one.model_dump(mode="json") for one in outcome.gate.suites}
+    found = {
+        "format": FORMAT,
+        "model": session.model,
+        "candidate": str(params["candidate"]),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "verdict": {
+            "decision": outcome.decision if outcome else "failed",
+            "reason": masked(outcome.reason if outcome else failure),
+            "version": outcome.version if outcome else "",
+            "champion": "" if rival is None else str(rival.version),
+            "aliases": dict(outcome.aliases) if outcome else {},
+        },
+        "gate": judged,
+        "suites": _suites(session),
+        "scores": _scores(pipeline),
+        "flips": {} if registry is None or rival is None else _flips(session, registry.items_of(rival)),
+        "samples": _samples(pipeline),
+        "curves": _curves(pipeline),
+        "metrics": {name: _metrics(pipeline, name) for name, stage in pipeline.stages.items() if stage.curve_file},
+        "data": _data(pipeline),
+        "health": _health(pipeline),
+        "subjects": _subjects(pipeline),
+        "time": {"seconds": round(seconds, 1), "stages": [one.model_dump(mode="json") for one in results]},
+        "lineage": _lineage(session, links or {}),
+        "champion": {key: old.get(key) for key in ("samples", "data", "scores", "curves", "metrics", "candidate")} if old else {},
+    }
+    return found | {"said": sentence(found), "next": next_steps(found)}
+
+
+def of_version(registry: Registry, version: Any) -> Facts:
+    """The report that was kept with the run that made a version; empty where there is none."""
+    run = registry.client.get_run(version.run_id)
+    parent = run.data.tags.get("mlflow.parentRunId")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.suppress(Exception),
+    ):  # whatever the store's library raises: no report is no loss
+        if parent and any(entry.path.endswith(FILE) for entry in registry.client.list_artifacts(parent, "reports")):
+            found = read_json(registry.tracker.fetch(parent, "reports", Path(folder)) / FILE, {})
+            return found if isinstance(found, dict) and found.get("format") == FORMAT else {}
+    return {}
+
+
+def _rival(registry: Registry | None, outcome: Release | None) -> Any | None:
+    """The version that the candidate was compared with."""
+    if registry is None or outcome is None or not outcome.against:
+        return None
+    with contextlib.suppress(UserError):
+        return registry.version(outcome.against)
+    return None
+
+
+def _metrics(pipeline: Pipeline, name: str) -> dict[str, Any]:
+    return read_metrics(pipeline.workspace.root, pipeline.stages[name])
+
+
+def _scores(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    """By suite and model what was measured."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell in pipeline.cells:
+        if measured := read_metrics(pipeline.workspace.root, cell.stage):
+            found.setdefault(cell.suite, {})[cell.model] = measured
+    return found
+
+
+def _suites(session: Session) -> dict[str, dict[str, Any]]:
+    """What each scored suite is: about, target, whether its text may be shown."""
+    found = dict[str, dict[str, Any]]()
+    for suite, one in _described(session.pipeline).items():
+        rules = session.policy.suites.get(suite)
+        found[suite] = {
+            "about": one.about if one else "",
+            "target": getattr(one, "target", None),
+            "secret": one is None or one.secret,
+            "margin": rules.margin if rules else None,
+        }
+    return found
+
+
+def _described(pipeline: Pipeline) -> dict[str, suites.Suite | None]:
+    """Every scored suite; None where its folder is not here or broken."""
+    found: dict[str, suites.Suite | None] = {}
+    for cell in pipeline.cells:
+        found[cell.suite] = None
+        with contextlib.suppress(UserError):
+            found[cell.suite] = suites.load(pipeline.workspace.root / cell.suite_path)
+    return found
+
+
+def _items(pipeline: Pipeline, model: str) -> dict[str, list[dict[str, Any]]]:
+    """The item records of a model by suite, as they lie here; without those of a suite that could not be read."""
+    found = {}
+    for cell in pipeline.cells:
+        path = pipeline.workspace.root / cell.items_path / "items.jsonl"
+        if cell.model == model and path.is_file():
+            with contextlib.suppress(SluiceError):
+                found[cell.suite] = list(read_lines(path))
+    return found
+
+
+def _flips(session: Session, before: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """By suite how many items only one of candidate and champion gets right, and some of them, with both answers."""
+    described, found = _described(session.pipeline), {}
+    for suite, ours in _items(session.pipeline, str(session.params["candidate"])).items():
+        theirs = {item["id"]: item for item in before.get(suite, ())}
+        flipped = [item for item in ours if item["id"] in theirs and theirs[item["id"]]["score"] != item["score"]]
+        one = described.get(suite)
+        secret = one is None or one.secret
+        texts = {} if secret else _questions(session, suite, {item["id"] for item in flipped[:FLIPS]})
+        found[suite] = {
+            "gained": sum(item["score"] > theirs[item["id"]]["score"] for item in flipped),
+            "lost": sum(item["score"] < theirs[item["id"]]["score"] for item in flipped),
+            "shown": [
+                {
+                    "id": item["id"],
+                    "question": UNSHOWN if secret else texts.get(item["id"], ""),
+                    "before": _short(answer(theirs[item["id"]])),
+                    "after": _short(answer(item)),
+                    "gained": item["score"] > theirs[item["id"]]["score"],
+                }
+                for item in flipped[:FLIPS]
+            ],
+        }
+    return found
+
+
+def _questions(session: Session, suite: str, wanted: set[str]) -> dict[str, str]:
+    """The first text of each of these items."""
+    from models.score import items as kinds
+
+    folder = session.workspace.root / session.cell(suite).suite_path
+    with contextlib.suppress(SluiceError, OSError):
+        found: dict[str, str] = {}
+        for name, text in kinds.texts(suites.load(folder), kinds.read(folder)):
+            if name in wanted:
+                found.setdefault(name, _short(text))
+        return found
+    return {}
+
+
+def _samples(pipeline: Pipeline) -> dict[str, list[dict[str, Any]]]:
+    """By model its answers to the questions."""
+    found = {}
+    for model, stage in pipeline.answers.items():
+        path = pipeline.workspace.root / stage.given["answers"]
+        if path.is_file():
+            found[model] = list(read_lines(path))
+    return found
+
+
+def _curves(pipeline: Pipeline) -> dict[str, dict[str, list[float | None]]]:
+    """By stage the columns of its curve; blank cells are null."""
+    found = {}
+    for name, stage in pipeline.stages.items():
+        path = pipeline.workspace.root / stage.curve_file
+        if stage.curve_file and path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            found[name] = {column: [float(row[column]) if row[column] else None for row in rows] for column in (rows[0] if rows else ())}
+    return found
+
+
+def _data(pipeline: Pipeline) -> dict[str, Any]:
+    """What was read, kept and dropped, what the records look like, and which items of a suite training text holds, by source."""
+    root, maker = pipeline.workspace.root, pipeline.maker("prepared/portrait.json")
+    if maker is None or not (root / PREPARED / "portrait.json").is_file():
+        return {}
+    portrait, measured = read_json(root / PREPARED / "portrait.json", {}), read_metrics(root, maker)
+    validated = read_json(root / "artifacts" / "validation.json", {})
+    return {
+        **{key: measured.get(key, {}) for key in ("read", "kept_by_kind", "held_out", "dropped", "redacted", "suite_items")},
+        **portrait,
+        "examples": portrait.get("dropped", {}),
+        "dropped": measured.get("dropped", {}),
+        "contamination": _contamination(root / "artifacts" / LEAKS),
+        "expectations": validated.get("expectations", []),
+    }
+
+
+def _contamination(folder: Path) -> dict[str, dict[str, int]]:
+    """By suite how many of its items stand in training text of which kind and source."""
+    found = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        with contextlib.suppress(UserError):
+            found[path.stem] = dict(Counter(place for places in leaks(path).values() for place in set(places)).most_common())
+    return found
+
+
+def _health(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    """By suite and model what the answers look like."""
+    found: dict[str, dict[str, Any]] = {}
+    for model in {cell.model: None for cell in pipeline.cells}:
+        for suite, items in _items(pipeline, model).items():
+            found.setdefault(suite, {})[model] = health_sheet(items).model_dump(mode="json")
+    return found
+
+
+def _subjects(pipeline: Pipeline) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """By suite with a target, by model and subject: [items, their sum]. More is not better there: which way they lean is what tells."""
+    described, found = _described(pipeline), dict[str, Any]()
+    for model in {cell.model: None for cell in pipeline.cells}:
+        for suite, items in _items(pipeline, model).items():
+            if getattr(described.get(suite), "target", None) is None:
+                continue
+            table = found.setdefault(suite, {}).setdefault(model, {})
+            for item in items:
+                entry = table.setdefault(item["subject"], [0, 0.0])
+                entry[0], entry[1] = entry[0] + 1, entry[1] + item["score"]
+    return found
+
+
+def _lineage(session: Session, links: Mapping[str, str]) -> dict[str, Any]:
+    """What led here: commit, params, data, and the runs; and the command that makes it again."""
+    root, folder = session.workspace.root, candidate_folder(session.workspace.root, session.params)
+    commit = git_commit(root)
+    recorded = session.pipeline.recorded()
+    data = {
+        dep["path"]: dep.get("md5", "")
+        for entry in recorded.values()
+        for dep in entry.get("deps", [])
+        if dep["path"].startswith(("data/", "artifacts/records", "artifacts/suites"))
+    }
+    again = f"git checkout {commit.removesuffix('-dirty')} && dvc checkout && sluice run" if commit else "sluice run"
+    return {
+        "commit": commit,
+        "model_md5": folder_md5(folder) if folder.is_dir() else "",
+        "seed": session.params.get("seed"),
+        "data": data,
+        "links": dict(links),
+        "again": again,
+    }
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= TEXT else f"{text[:TEXT]}…"

@@ -1,0 +1,43 @@
+"""The report of a run, made and kept: in the workspace, and with the run in MLflow."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.host.workspace import Workspace
+from flows.pages import facts, page
+from flows.registry.decisions import Registry
+from models.core.errors import UserError
+from models.core.files import read_json, write_json, write_whole
+
+PAGE = "report.html"
+
+
+def folder(workspace: Workspace) -> Path:
+    """Where the report of the last run is."""
+    return workspace.state / "report"
+
+
+def keep(workspace: Workspace, found: Mapping[str, Any]) -> Path:
+    """Write the facts and the page; return their folder."""
+    place = folder(workspace)
+    write_json(place / facts.FILE, found)
+    write_whole(place / PAGE, page.render(found).encode())
+    return place
+
+
+def last(workspace: Workspace) -> facts.Facts:
+    """The facts of the last run here. Raises UserError where there was none."""
+    found = read_json(folder(workspace) / facts.FILE, None)
+    if not isinstance(found, dict) or found.get("format") != facts.FORMAT:
+        raise UserError("no run of this workspace has left a report: 'sluice run' makes one, 'sluice report VERSION' fetches a version's")
+    return found
+
+
+def of(registry: Registry, which: str) -> facts.Facts:
+    """The facts of the run that made a version. Raises UserError where none are kept."""
+    version = registry.version(which)
+    found = facts.of_version(registry, version)
+    if not found:
+        raise UserError(f"version {version.version} has no report: the run that made it left none, or it was deleted from MLflow")
+    return found
