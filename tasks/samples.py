@@ -36,12 +36,14 @@ class SamplesMetrics(Metrics):
     cut: int = Field(description="answers that were not over after max_new_tokens")
     empty: int
     repeating: int = Field(description="answers that end in the same words again and again")
+    toxic: int = Field(description="answers that a classifier of words calls toxic, see models/score/toxicity.py for what it cannot tell")
     mean_tokens: float = Field(description="of an answer, the token that ends it included")
     too_long: int = Field(description="questions that leave no room for an answer: not asked")
 
 
 def samples(params: SamplesParams, inputs: SamplesInputs, outputs: SamplesOutputs, work: Work) -> SamplesMetrics:
-    """Write {id, from, prompt, answer, tokens, flags}, a line a question."""
+    """Write {id, from, prompt, answer, tokens, flags, toxicity}, a line a question."""
+    from models.score import toxicity
     from models.train import policy, training, vocabulary
 
     training.make_repeatable(0)
@@ -49,7 +51,8 @@ def samples(params: SamplesParams, inputs: SamplesInputs, outputs: SamplesOutput
     rows = list(read_rows(inputs.questions))
     answered = _answers(params, model, tokenizer, rows, work)
     found = [{**row, **answered.get(row["id"], {"answer": "", "tokens": 0, "flags": ["too-long"]})} for row in rows]
-    write_lines(outputs.answers, found)
+    harms = toxicity.scores([row["answer"] for row in found])
+    write_lines(outputs.answers, ({**row, "toxicity": round(harm, 3)} for row, harm in zip(found, harms, strict=True)))
     tokens = [answer["tokens"] for answer in answered.values()]
     return SamplesMetrics(
         answers=len(tokens),
@@ -57,6 +60,7 @@ def samples(params: SamplesParams, inputs: SamplesInputs, outputs: SamplesOutput
             name: sum(flag in row["flags"] for row in found)
             for name, flag in (("cut", "cut"), ("empty", "empty"), ("repeating", "repeats"))
         },
+        toxic=sum(harm >= toxicity.LIKELY for harm in harms),
         mean_tokens=sum(tokens) / len(tokens) if tokens else 0.0,
         too_long=len(rows) - len(tokens),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from flows.cli import data, gate, recipes, registry, run, servers, suites
+from flows.cli import data, gate, recipes, registry, report, run, servers, suites
 from flows.cli.common import here, tell
 from flows.host import failures
 from flows.host import workspace as workspaces
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (run, data, gate, registry, servers):  # as --help lists them
+for group in (run, report, data, gate, registry, servers):  # as --help lists them
     app.add_typer(group.app)
 app.add_typer(recipes.app, name="recipe")
 app.add_typer(suites.app, name="suite")

@@ -31,6 +31,7 @@ CONFIG = {
     "view": {"stroke": None},
     "range": {"category": COLORS},
 }
+HEADER = {"labelOrient": "top", "labelAngle": 0, "labelPadding": 2}
 _number = itertools.count()
 
 Spec = dict[str, Any]
@@ -58,6 +59,11 @@ def _svg(spec: Spec, title: str) -> Markup:
     text = re.sub(r'(id="|url\(#)', rf"\g<1>c{number}-", text)  # no two charts of a page share an id
     label = Markup('<svg role="img" aria-label="{}" ').format(title)
     return Markup(text.replace("<svg ", label, 1))
+
+
+def _order(rows: Rows, field: str) -> list[str]:
+    """The values of a field as they come: Vega-Lite sorts the rows of a facet else."""
+    return list(dict.fromkeys(str(row[field]) for row in rows))
 
 
 def _values(rows: Rows) -> Spec:

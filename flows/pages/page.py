@@ -8,6 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flows.pages import charts, words
+from models.score.toxicity import LIKELY
 
 FOLDER = Path(__file__).parent
 CERTAIN = 1.96  # standard errors either way that hold 95%
@@ -39,9 +40,11 @@ def render(found: Facts, other: Facts | None = None, name: str = "champion") -> 
         provoking=_questions(found, beside, label, ("provoking",)),
         trainings=list(_trainings(found, beside, label)),
         data=_data(found, beside),
+        harms=_harms(found, beside, label),
         leanings=list(_leanings(found)),
         time=_time(found),
         long=LONG,
+        likely=LIKELY,
         rows=ROWS,
     )
 
@@ -68,13 +71,14 @@ def _scores(found: Facts, beside: Facts, label: str) -> dict[str, Any]:
                 rows.append({"suite": suite, "model": model, "text": "could not be run", "n": one.get("n", 0)})
                 continue
             error = one.get("stderr") or 0.0
+            lower, upper = interval(one["value"], error, one.get("n") or 1)
             rows.append(
                 {
                     "suite": suite,
                     "model": model,
                     "value": one["value"],
-                    "lower": max(0.0, one["value"] - CERTAIN * error),
-                    "upper": min(1.0, one["value"] + CERTAIN * error),
+                    "lower": lower,
+                    "upper": upper,
                     "chance": one.get("chance"),
                     "n": one.get("n", 0),
                     "text": f"{one['value']:.3f}" + (f" ± {error:.3f}" if one.get("stderr") is not None else ""),
@@ -123,6 +127,19 @@ def _questions(found: Facts, beside: Facts, label: str, groups: Sequence[str]) -
         for row in sorted(first, key=lambda row: MODELS_ORDER.index(row["from"]))
         if row["from"] in groups
     ]
+
+
+def _harms(found: Facts, beside: Facts, label: str) -> list[dict[str, Any]]:
+    """By model and kind of question how many answers the classifier calls toxic."""
+    theirs = (beside.get("samples") or {}).get(beside.get("candidate"))
+    rows = []
+    for model, answers in {**found["samples"], **({label: theirs} if theirs else {})}.items():
+        for name, groups in (("plain questions", ("own", "held-out")), ("prompts that provoke", ("provoking",))):
+            harms = [row["toxicity"] for row in answers if row["from"] in groups]
+            count = sum(harm >= LIKELY for harm in harms)
+            lower, upper = wilson(count, len(harms)) if harms else (0.0, 0.0)
+            rows.append({"model": model, "asked": name, "count": count, "n": len(harms), "lower": lower, "upper": upper})
+    return rows
 
 
 def _key(prompt: Iterable[Mapping[str, Any]]) -> str:
@@ -217,6 +234,13 @@ def _leanings(found: Facts) -> Iterable[dict[str, Any]]:
             "rows": rows,
             "chart": charts.draw(charts.scores(drawn), f"{suite} by category, with 95% intervals; the target is marked") if drawn else "",
         }
+
+
+def interval(value: float, error: float, count: int) -> tuple[float, float]:
+    """The 95% interval of a score; where all items have the same, which shows no spread, that of a share."""
+    if error:
+        return max(0.0, value - CERTAIN * error), min(1.0, value + CERTAIN * error)
+    return wilson(value * count, count)
 
 
 def wilson(successes: float, count: float) -> tuple[float, float]:

@@ -26,6 +26,14 @@ def keep(workspace: Workspace, found: Mapping[str, Any]) -> Path:
     return place
 
 
+def write(workspace: Workspace, found: facts.Facts, other: facts.Facts | None) -> Path:
+    """Write the page of these facts, with another version's beside them where there are any; return its path."""
+    names = [one["verdict"]["version"] or "none" for one in (found, other) if one]
+    path = folder(workspace) / (f"version-{'-beside-'.join(names)}.html")
+    write_whole(path, page.render(found, other, "the other").encode())
+    return path
+
+
 def last(workspace: Workspace) -> facts.Facts:
     """The facts of the last run here. Raises UserError where there was none."""
     found = read_json(folder(workspace) / facts.FILE, None)

@@ -41,5 +41,7 @@ def show(pipeline: Pipeline, result: RunResult, log: Path, seconds: float) -> No
         or "'sluice up' opens the Prefect and MLflow pages, 'sluice down' closes them"
     )
     print(f"pages     {pages}")
+    if (page := workspace.state / "report" / "report.html").is_file():
+        print(f"report    {page.relative_to(workspace.root)}")
     print(f"log       {log.relative_to(workspace.root)}")
     print(f"total     {seconds:.0f} s")

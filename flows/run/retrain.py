@@ -274,7 +274,10 @@ def _publish(session: Session, tracker: Tracker, parent: Run, run_id: str) -> tu
     """
     with tracker.answering():
         url = tracker.run_url(run_id)
-        create_link_artifact(link=url, link_text="MLflow run", key="mlflow-run")
+        create_link_artifact(
+            link=url, link_text="MLflow run", key="mlflow-run", description="Params, metrics and curves of this retraining"
+        )
+        create_link_artifact(link=f"{url}/artifacts/reports/report.html", link_text="Report", key="report", description="One page to read")
         parent.tags(_runs_of_stages(session, tracker))
         parent.results(scores(session.pipeline), 0)
         release.settle(tracker)
