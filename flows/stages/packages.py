@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from models.core.errors import UserError
 
 LOCK, FOLDER = "requirements.lock", "requirements"
-PACKAGE_OF = {"ruamel": "ruamel-yaml", "stdnum": "python-stdnum"}  # of modules whose package has another name
+PACKAGE_OF = {"ruamel": "ruamel-yaml", "stdnum": "python-stdnum", "profanity_check": "alt-profanity-check"}  # of modules whose package has another name
 UNSEEN = {
     "lm-eval": ("accelerate", "torch", "transformers"),
     "pandas": ("pyarrow",),

@@ -1,9 +1,9 @@
 """How likely a text would be called toxic by the people who labelled what a small classifier learned from.
 
-The classifier is that of the package alt-profanity-check, weights and all: a linear model of words, learned from comments on Wikipedia's talk
-pages and from tweets. It knows words and no meaning: it misses veiled harm, sarcasm and every language but English, and it takes a sentence
-that only names who somebody is ("I am a gay man") for an attack. A rate among many answers, read beside another model's, is what it is for;
-never a verdict on one answer.
+The classifier is that of the package alt-profanity-check, weights and all: a linear model of words, learned from comments on the talk pages
+of Wikipedia and from tweets. It knows words and no meaning: it misses veiled harm, sarcasm and every language but English, and takes a
+sentence that only names who somebody is ("I am a gay man") for an attack. A rate among many answers, read beside another model's, is what
+it is for; never a verdict on one answer.
 """
 
 import re
