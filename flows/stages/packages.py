@@ -12,7 +12,11 @@ from dataclasses import dataclass, field
 from models.core.errors import UserError
 
 LOCK, FOLDER = "requirements.lock", "requirements"
-PACKAGE_OF = {"ruamel": "ruamel-yaml", "stdnum": "python-stdnum", "profanity_check": "alt-profanity-check"}  # of modules whose package has another name
+PACKAGE_OF = {  # of modules whose package has another name
+    "ruamel": "ruamel-yaml",
+    "stdnum": "python-stdnum",
+    "profanity_check": "alt-profanity-check",
+}
 UNSEEN = {
     "lm-eval": ("accelerate", "torch", "transformers"),
     "pandas": ("pyarrow",),

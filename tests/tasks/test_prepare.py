@@ -71,7 +71,7 @@ def run(folder, records, params=PARAMS, made=tuple(kinds.FIELDS)):
 
 def written(folder, made=tuple(kinds.FIELDS)):
     out = folder / "out"
-    return PrepareOutputs(**{kind: out / kind for kind in made}, dropped=out / "dropped.jsonl")
+    return PrepareOutputs(**{kind: out / kind for kind in made}, dropped=out / "dropped.jsonl", portrait=out / "portrait.json")
 
 
 def split(folder, kind, name):
