@@ -139,6 +139,8 @@ class Courier:
                 return run_id, line
             if "reports" in line:
                 tracker.client.log_artifacts(run_id, str(folder / line["reports"]), "reports")
+            if "inputs" in line:
+                tracker.log_inputs(run_id, line["inputs"])
             batch.add(line, after)
         send()
         return run_id, None

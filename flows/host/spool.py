@@ -76,6 +76,10 @@ class Run:
         for part in _parts({key: value for key, value in flatten(nested, text=False).items() if isinstance(value, int | float)}):
             self.step(step, part)
 
+    def inputs(self, data: Mapping[str, str]) -> None:
+        """What the run read: md5 by path."""
+        self._append({"inputs": [{"name": path, "digest": md5, "source": f"{path}@{md5}"} for path, md5 in data.items()]})
+
     def tags(self, tags: Mapping[str, str]) -> None:
         self._append({"tags": {key: masked(value)[:8000] for key, value in tags.items()}})
 

@@ -1,6 +1,7 @@
 """MLflow's runs: one parent a retraining, one child an executed stage, one record a decision."""
 
 import contextlib
+import getpass
 import json
 import math
 import os
@@ -17,6 +18,11 @@ from flows.host.workspace import Workspace, alive, locked, start_time
 from models.core.errors import SluiceError, StageError, UserError
 
 PIPELINE, PROMOTIONS = "pipeline", "promotions"
+TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's page takes runs without a word about it for judged traces
+ABOUT = {
+    PIPELINE: "One run a retraining, and under it one a stage that was executed: params, curves (train/...), results, data.",
+    PROMOTIONS: "One run a decision, chained: 'sluice history' lists them, 'sluice audit' checks them.",
+}
 PAGE = 1000  # entries asked for at once
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "INVALID_STATE")  # asking again is answered the same way
 
@@ -24,6 +30,18 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST",
 def owner_tags() -> dict[str, str]:
     """Tags that name this process for good, so that its run can be closed when it dies."""
     return {"sluice.host": socket.gethostname(), "sluice.pid": f"{os.getpid()}:{start_time(os.getpid())}"}
+
+
+def _about(workspace: Workspace, tags: Mapping[str, str]) -> dict[str, str]:
+    """What MLflow's page shows of a run under Created by, Source and Version."""
+    with contextlib.suppress(Exception):  # a user without a name
+        return {
+            "mlflow.user": getpass.getuser(),
+            "mlflow.source.name": f"{workspace.root.name}: sluice {tags.get('sluice.stage', 'run')}",
+            "mlflow.source.type": "LOCAL",
+            **({"mlflow.source.git.commit": commit.removesuffix("-dirty")} if (commit := tags.get("git.commit", "")) else {}),
+        }
+    return {}
 
 
 def preload(workspace: Workspace) -> None:
@@ -115,11 +133,16 @@ class Tracker:
 
     def _ensure_experiment(self, client: Any, kind: str) -> None:
         name = f"{self.model}/{kind}"
-        if client.get_experiment_by_name(name) is None:
+        known = client.get_experiment_by_name(name)
+        if known is None:
             local = self.workspace.servers().get("mlflow", {}).get("url")
             own = not web.is_web(self.uri) or self.uri == local  # elsewhere the server says where artifacts go
             location = Path(os.path.realpath(self.workspace.state / "mlartifacts"), kind).as_uri() if own else None
-            client.create_experiment(name, artifact_location=location)
+            client.create_experiment(name, artifact_location=location, tags={**TRAINING_VIEW, "mlflow.note.content": ABOUT[kind]})
+        elif known.lifecycle_stage == "active" and not TRAINING_VIEW.items() <= known.tags.items():
+            with contextlib.suppress(Exception):  # who may only log may not say how a page looks
+                for key, value in TRAINING_VIEW.items():
+                    client.set_experiment_tag(known.experiment_id, key, value)
 
     def _experiment(self, kind: str) -> Any:
         return self.client.get_experiment_by_name(f"{self.model}/{kind}")
@@ -153,7 +176,8 @@ class Tracker:
         """Open a run and return its id. Raises UserError where somebody deleted the experiment."""
         from mlflow.exceptions import MlflowException
 
-        tags = {**owner_tags(), **masked_values(tags), **({"mlflow.parentRunId": parent} if parent else {})}
+        about = _about(self.workspace, tags) if kind == PIPELINE else {}
+        tags = {**owner_tags(), **about, **masked_values(tags), **({"mlflow.parentRunId": parent} if parent else {})}
         try:
             run = self.client.create_run(self.experiment_id(kind), time_ms, tags, name)
         except MlflowException:
@@ -182,6 +206,13 @@ class Tracker:
         self.client.log_batch(
             run_id, [Metric(*one) for one in metrics], [Param(*one) for one in params.items()], [RunTag(*one) for one in tags.items()]
         )
+
+    def log_inputs(self, run_id: str, data: Sequence[Mapping[str, str]]) -> None:
+        """Log what a run read, {name, digest, source}, as MLflow's lineage shows it. To log them again changes nothing."""
+        from mlflow.entities import Dataset, DatasetInput
+
+        entries = [Dataset(one["name"][:500], one["digest"][:36], "dvc", json.dumps({"path": one["source"]})) for one in data]
+        self.client.log_inputs(run_id, [DatasetInput(entry) for entry in entries])
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, Any]) -> None:
         """Log the numbers among nested metrics under dotted names."""

@@ -26,6 +26,14 @@ def keep(workspace: Workspace, found: Mapping[str, Any]) -> Path:
     return place
 
 
+def verdict(found: Mapping[str, Any], link: str) -> str:
+    """The verdict, what to do next and each suite's outcome, as Markdown."""
+    rows = [f"| {suite} | {one['verdict']} | {page.number(one['candidate'])} | {one['reason']} |" for suite, one in found["gate"].items()]
+    table = ["| suite | verdict | score | why |", "|---|---|---|---|", *rows] if rows else []
+    steps = [f"- {step}" for step in found["next"]]
+    return "\n".join([f"**{found['said']}**", "", *steps, "", *table, *(["", f"[The whole report]({link})"] if link else [])])
+
+
 def write(workspace: Workspace, found: facts.Facts, other: facts.Facts | None) -> Path:
     """Write the page of these facts, with another version's beside them where there are any; return its path."""
     names = [one["verdict"]["version"] or "none" for one in (found, other) if one]

@@ -31,11 +31,12 @@ from flows.host.services import shared_api
 from flows.host.spool import Run
 from flows.host.tracking import Tracker
 from flows.host.workspace import find, prepare_environment
+from flows.pages.report import PAGE
 from flows.registry import identity, release
 from flows.registry.decisions import Registry, registry_of
 from flows.registry.record import CHAMPION
 from flows.screen.tables import score_rows, scores, stage_rows
-from flows.stages.attempt import StageResult, attempt, main_metric
+from flows.stages.attempt import StageResult, attempt, is_news, main_metric
 from flows.stages.pipeline import Stage, git_commit, read_metrics
 from flows.stages.place import Local, Place
 from flows.stages.runner import FLOW_RUN, PARENT
@@ -64,7 +65,7 @@ def _retryable(_task: Any, _run: Any, state: State[Any]) -> bool:
 def run_stage(place: Place, stage: Stage, env: Mapping[str, str]) -> StageResult:
     """Make one attempt at one stage where its place is, its output in this task's log."""
     logger = get_run_logger()
-    done = attempt(place, stage, env, lambda line: line.strip() and logger.info("%s", line, extra=SHOWN))
+    done = attempt(place, stage, env, lambda line: is_news(line) and logger.info("%s", line, extra=SHOWN))
     logger.info("%s  %s in %.1f s  %s", stage.name, done.state, done.seconds, done.metric, extra=SHOWN)
     return done
 
@@ -222,7 +223,7 @@ def _retrain(session: Session, started: float) -> RunResult:
                 same = release.recorded_decision(session)
         if same is not None:
             _unsettled(session).unlink(missing_ok=True)
-            return _finish(session, same, _execute(session, Local(session.workspace), None, started, []), started, None)
+            return _finish(session, same, _execute(session, Local(session.workspace), None, started, []), started, "")
     session.warm_up()
     _unsettled(session).touch()
     parent = Run(session.workspace, session.model, f"retrain {flow_run.name}", _tags(session))
@@ -234,7 +235,7 @@ def _retrain(session: Session, started: float) -> RunResult:
                 release.settle(tracker)
             _execute(session, Local(session.workspace), parent.key, started, results)
             outcome, url = _publish(session, tracker, parent, post.id_of(parent))
-            _report(session, parent, results, started, outcome, "", url)
+            said = _report(session, parent, results, started, outcome, "", url)
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt) and not processes.stopping():
                 _report(session, parent, results, started, None, str(error), None)
@@ -242,7 +243,7 @@ def _retrain(session: Session, started: float) -> RunResult:
             raise
         parent.end("FINISHED")
     _unsettled(session).unlink(missing_ok=True)
-    return _finish(session, outcome, results, started, url)
+    return _finish(session, outcome, results, started, said)
 
 
 def _report(
@@ -253,8 +254,8 @@ def _report(
     outcome: release.Release | None,
     failure: str,
     url: str | None,
-) -> None:
-    """Make the run's report and keep it with its run; no run fails for its report."""
+) -> str:
+    """Make the run's report and keep it with its run; return its verdict as Markdown, "" where none was made: no run fails for its report."""
     from flows.pages import facts, report
 
     links = {"MLflow run": url, "Prefect run": url_for("flow-run", obj_id=str(flow_run.id)) if shared_api(session.workspace) else None}
@@ -263,8 +264,13 @@ def _report(
         known = {name: masked(link) for name, link in links.items() if link}
         found = facts.collect(session, results, time.monotonic() - started, outcome, failure, known, registry)
         parent.reports(report.keep(session.workspace, found))
+        said = report.verdict(found, f"{url}/artifacts/reports/{report.PAGE}" if url else "")
+        if registry is not None and outcome is not None:
+            registry.client.update_model_version(registry.name, outcome.version, description=said)
     except Exception as error:
         get_run_logger().warning("the report was not made: %s", one_line(error, 300), extra=SHOWN)
+        return ""
+    return said
 
 
 def _publish(session: Session, tracker: Tracker, parent: Run, run_id: str) -> tuple[release.Release, str]:
@@ -277,7 +283,7 @@ def _publish(session: Session, tracker: Tracker, parent: Run, run_id: str) -> tu
         create_link_artifact(
             link=url, link_text="MLflow run", key="mlflow-run", description="Params, metrics and curves of this retraining"
         )
-        create_link_artifact(link=f"{url}/artifacts/reports/report.html", link_text="Report", key="report", description="One page to read")
+        create_link_artifact(link=f"{url}/artifacts/reports/{PAGE}", link_text="Report", key="report", description="One page to read")
         parent.tags(_runs_of_stages(session, tracker))
         parent.results(scores(session.pipeline), 0)
         release.settle(tracker)
@@ -352,10 +358,11 @@ def _runs_of_stages(session: Session, tracker: Tracker) -> dict[str, str]:
     return {f"sluice.run.{name.replace('@', '/')}": run_id for name, run_id in found.items() if run_id}
 
 
-def _finish(session: Session, outcome: release.Release, results: list[StageResult], started: float, url: str | None) -> RunResult:
+def _finish(session: Session, outcome: release.Release, results: list[StageResult], started: float, said: str) -> RunResult:
+    """Leave the run's artifacts on Prefect's page; `said` is the verdict in Markdown."""
     if session.changes:
         create_table_artifact(table=stage_rows(results), key="stages", description="What ran, and its main metric")
         create_table_artifact(table=score_rows(session.pipeline), key="scores", description="Score ± standard error (items)")
-    lines = [f"**{outcome.decision}**: {masked(outcome.reason)}", *([f"[MLflow run]({url})"] if url else [])]
-    create_markdown_artifact(markdown="\n\n".join(lines), key="verdict", description="The gate's decision")
+    words = said or f"**{outcome.decision}**: {masked(outcome.reason)}"
+    create_markdown_artifact(markdown=words, key="verdict", description="The gate's decision")
     return RunResult(**outcome.model_dump(), stages=results, seconds=_remember(session, results, started))

@@ -19,6 +19,12 @@ CUT_OFF = "Unable to read RWLock-file"  # a reader was killed while it wrote the
 BUSY = ("is busy", CUT_OFF, "Unable to acquire lock", "another DVC command holds")
 
 
+HINTS = re.compile(  # of DVC's, to a person who types its commands
+    r"\s*$|Use `dvc |To (track the changes|enable auto staging)|\s+(git add|dvc config) "
+    r"|Updating lock file|Generating lock file|Running stage |> sluice "
+)
+
+
 class StageResult(Record):
     """How one stage ended: ran, restored (from DVC's run-cache) or unchanged; where it ran when (seconds since 1970), on which host, and
     how much memory its process had at most."""
@@ -39,6 +45,11 @@ def main_metric(metrics: Mapping[str, Any]) -> str:
             return f"{key} {value:,}"
         return f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value if value is not None else 'n/a'}"
     return ""
+
+
+def is_news(line: str) -> bool:
+    """Whether a line of a stage's output tells something about the stage."""
+    return HINTS.match(line) is None
 
 
 def attempt(place: Place, stage: Stage, env: Mapping[str, str], on_line: Callable[[str], object]) -> StageResult:

@@ -408,6 +408,11 @@ def signature(entry: Mapping[str, Any]) -> str:
     return hashlib.md5(json.dumps(identity, sort_keys=True, default=str).encode(), usedforsecurity=False).hexdigest()
 
 
+def data_of(entry: Mapping[str, Any], stage: Stage) -> dict[str, str]:
+    """The md5 of each artifact that a stage reads, by an entry of dvc.lock."""
+    return {dep["path"]: str(dep.get("md5", "")) for dep in entry.get("deps", []) if dep["path"] in stage.artifacts}
+
+
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
     """Turn DVC's own errors into ours, in one line."""

@@ -21,7 +21,8 @@ from flows.host.masking import masked
 from flows.host.workspace import Workspace
 from flows.stages import finished, pretrained
 from flows.stages.parameters import load, stage_params
-from flows.stages.pipeline import Contract, Pipeline, Stage, contract, git_commit
+from flows.stages.pipeline import Contract, Pipeline, Stage, contract, data_of, git_commit
+from flows.stages.pipeline import signature as signature_of
 from flows.stages.pretrained import RegistryOf
 from models.core.errors import SluiceError, StageError, Unavailable, UserError
 from models.core.files import write_json
@@ -125,13 +126,15 @@ def _execute(pipeline: Pipeline, stage: Stage, registry_of: RegistryOf) -> None:
     params = stage_params(values, stage, spec)
     if pretrained.PLACE in stage.deps:
         pretrained.bring(workspace, values, registry_of, ask=False)  # as it is: DVC hashes it when the stage has ended
-    signature = pipeline.signature(name)
+    entry = pipeline.entries([name])[name]
+    signature, read = signature_of(entry), data_of(entry, stage)
     tags = {"sluice.stage": name, "sluice.stage_hash": signature, "git.commit": git_commit(workspace.root)}
     if not _by_hand():
         tags["prefect.flow_run_id"] = os.environ[FLOW_RUN]
     run = spool.Run(workspace, values["model"], name, tags, os.environ.get(PARENT))
     with _delivered(workspace, run), _closing(run):
         run.params(params.model_dump())
+        run.inputs(read)
         reports, progress = workspace.state / "reports" / name, Progress(run, name)
         work = Work(workspace.work / name / signature, reports, prepare_device(stage.pool), progress)
         if finished.is_saved(work.folder) and not (_by_dvc() and pipeline.recorded_signatures().get(name) != signature):
