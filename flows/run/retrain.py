@@ -255,7 +255,7 @@ def _report(
     failure: str,
     url: str | None,
 ) -> str:
-    """Make the run's report and keep it with its run; return its verdict as Markdown, "" where none was made: no run fails for its report."""
+    """Make the run's report and keep it with its run; return the verdict as Markdown, "" where none was made: no run fails for it."""
     from flows.pages import facts, report
 
     links = {"MLflow run": url, "Prefect run": url_for("flow-run", obj_id=str(flow_run.id)) if shared_api(session.workspace) else None}
