@@ -1,5 +1,5 @@
 # One vocabulary for people, hooks and CI.
-.PHONY: setup run quick test test-all check wire demo-refusal bench lock clean
+.PHONY: setup run quick test test-all check wire example demo-refusal bench lock clean
 BIN = .venv/bin
 PARALLEL = --dist loadfile --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE =  # where it is set, as in containers, each of the many processes of a test would compile again what it imports
@@ -28,6 +28,9 @@ check: setup  ## style, types, import contracts
 wire: setup  ## write into dvc.yaml the code that each stage can reach, into requirements/ the packages, into docs/params.md the keys
 	@$(BIN)/python -m flows.stages.wiring
 	@$(BIN)/python -m flows.stages.reference
+
+example: setup  ## docs/example-report.html, of the facts beside it
+	@$(BIN)/python -m flows.pages.report
 
 demo-refusal: setup  ## an honest candidate is promoted, what must not be is refused; half an hour
 	@$(BIN)/python -m tests.refusals

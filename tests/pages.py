@@ -26,7 +26,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "data": data(),
         "health": {"quiz": {model: sheet() for model in MODELS}},
         "subjects": {},
-        "time": {"seconds": 60.5, "stages": [stage("sft", 10.0), {**stage("base", 0), "state": "unchanged", "started": 0.0}]},
+        "time": {"seconds": 60.5, "cost": None, "stages": [stage("sft", 10.0), {**stage("base", 0), "state": "unchanged", "started": 0.0}]},
         "lineage": {
             "commit": "a" * 40,
             "model_md5": "b" * 32,
@@ -126,4 +126,14 @@ def sheet() -> dict[str, Any]:
 
 
 def stage(name: str, seconds: float) -> dict[str, Any]:
-    return {"name": name, "state": "ran", "seconds": seconds, "metric": "", "started": 1000.0, "host": "worker-1", "peak_mib": 800.0}
+    return {
+        "name": name,
+        "state": "ran",
+        "seconds": seconds,
+        "metric": "",
+        "started": 1000.0,
+        "host": "worker-1",
+        "peak_mib": 800.0,
+        "pool": "gpu",
+        "cost": None,
+    }

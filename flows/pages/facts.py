@@ -15,6 +15,7 @@ from flows.pages.words import next_steps, sentence
 from flows.registry.decisions import Registry
 from flows.registry.release import Release, candidate_folder
 from flows.stages.attempt import StageResult
+from flows.stages.parameters import PRICES
 from flows.stages.pipeline import LEAKS, Pipeline, git_commit, read_metrics
 from flows.stages.session import Session
 from models.core.content import folder_md5
@@ -31,6 +32,7 @@ PREPARED = "artifacts/prepared"
 FLIPS, TEXT = 20, 600  # questions shown of a suite whose answers flipped, characters of a text
 UNSHOWN = "its authors ask that no text of it is shown"
 
+BESIDE = ("candidate", "scores", "samples", "curves", "metrics", "data", "health", "time", "lineage")  # of the champion's report
 Facts = dict[str, Any]
 
 
@@ -71,9 +73,9 @@ def collect(
         "data": _data(pipeline),
         "health": _health(pipeline),
         "subjects": _subjects(pipeline),
-        "time": {"seconds": round(seconds, 1), "stages": [one.model_dump(mode="json") for one in results]},
+        "time": _time(session, results, seconds),
         "lineage": _lineage(session, links or {}),
-        "champion": {key: old.get(key) for key in ("samples", "data", "scores", "curves", "metrics", "candidate")} if old else {},
+        "champion": {key: old.get(key) for key in BESIDE} if old else {},
     }
     return found | {"said": sentence(found), "next": next_steps(found)}
 
@@ -258,6 +260,17 @@ def _subjects(pipeline: Pipeline) -> dict[str, dict[str, dict[str, list[float]]]
                 entry = table.setdefault(item["subject"], [0, 0.0])
                 entry[0], entry[1] = entry[0] + 1, entry[1] + item["score"]
     return found
+
+
+def _time(session: Session, results: Sequence[StageResult], seconds: float) -> dict[str, Any]:
+    """What each stage took, where, and what that cost where params.yaml says what an hour of its pool costs."""
+    prices, stages = session.params.get(PRICES) or {}, []
+    for one in results:
+        pool = session.pipeline.stages[one.name].pool
+        cost = one.seconds / 3600 * prices[pool] if one.state == "ran" and pool in prices else None
+        stages.append({**one.model_dump(mode="json"), "pool": pool, "cost": cost})
+    known = [one["cost"] for one in stages if one["cost"] is not None]
+    return {"seconds": round(seconds, 1), "stages": stages, "cost": sum(known) if prices else None}
 
 
 def _lineage(session: Session, links: Mapping[str, str]) -> dict[str, Any]:

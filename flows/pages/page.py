@@ -42,7 +42,9 @@ def render(found: Facts, other: Facts | None = None, name: str = "champion") -> 
         data=_data(found, beside),
         harms=_harms(found, beside, label),
         leanings=list(_leanings(found)),
+        health=_health(found, beside, label),
         time=_time(found),
+        lineage=list(_lineage(found, beside)),
         long=LONG,
         likely=LIKELY,
         rows=ROWS,
@@ -249,6 +251,27 @@ def wilson(successes: float, count: float) -> tuple[float, float]:
     middle, spread = mean + z * z / (2 * count), z * (mean * (1 - mean) / count + z * z / (4 * count * count)) ** 0.5
     scale = 1 + z * z / count
     return (middle - spread) / scale, (middle + spread) / scale
+
+
+def _health(found: Facts, beside: Facts, label: str) -> dict[str, dict[str, Any]]:
+    """By suite and model what the answers look like; the other's candidate among them."""
+    theirs = beside.get("health") or {}
+    return {
+        suite: {**models, **({label: one} if (one := (theirs.get(suite) or {}).get(beside.get("candidate"))) else {})}
+        for suite, models in found["health"].items()
+    }
+
+
+def _lineage(found: Facts, beside: Facts) -> Iterable[tuple[str, str, str]]:
+    """(what, here, in the other) for all that led to the two."""
+    ours, theirs = (_flat_lineage(one.get("lineage") or {}) for one in (found, beside))
+    return ((name, ours.get(name, ""), theirs.get(name, "")) for name in dict.fromkeys([*ours, *theirs]))
+
+
+def _flat_lineage(lineage: Mapping[str, Any]) -> dict[str, str]:
+    plain = {name: lineage.get(key) for name, key in (("commit", "commit"), ("model, md5", "model_md5"), ("seed", "seed"))}
+    rest = {**lineage.get("data", {}), **lineage.get("links", {}), "to make it again": lineage.get("again")}
+    return {name: str(value) for name, value in {**plain, **rest}.items() if value not in (None, "")} if lineage else {}
 
 
 def _time(found: Facts) -> dict[str, Any]:

@@ -57,3 +57,8 @@ def of(registry: Registry, which: str) -> facts.Facts:
     if not found:
         raise UserError(f"version {version.version} has no report: the run that made it left none, or it was deleted from MLflow")
     return found
+
+
+if __name__ == "__main__":  # 'make example': the page that the docs show, of the facts beside it
+    example = Path("docs/example-report.json")
+    write_whole(example.with_suffix(".html"), page.render(read_json(example, {})).encode())

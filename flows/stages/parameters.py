@@ -20,6 +20,7 @@ from tasks.gate.verdicts import Policy
 from tasks.stage import Params
 
 FLOW_KEYS = {"model", "models", "candidate"}  # top-level keys that no stage reads: the flow does, and dvc.yaml's matrix
+PRICES = "prices"  # need not be there: by pool, what an hour costs
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def check(values: Mapping[str, Any], stages: Iterable[Stage], root: Path, name: 
     first_of_section = {stage.section: stage for stage in reversed(stages)}
     faults: list[str] = []
     known = FLOW_KEYS | {"gate"} | {section for stage in first_of_section.values() for section in stage.sections}
-    faults += [_unknown(name, str(key), known, "") for key in values if key not in known]
+    faults += [_unknown(name, str(key), known, "") for key in values if key not in known | {PRICES}]
     faults += [f"{name}: {key} is missing; 'sluice recipe show tiny' prints the default" for key in sorted(known - set(values))]
     for section, stage in sorted(first_of_section.items()):
         if section in values:
@@ -75,12 +76,26 @@ def check(values: Mapping[str, Any], stages: Iterable[Stage], root: Path, name: 
     if not isinstance(values.get("model", ""), str) or values.get("model") == "":
         faults.append(f"{name}: model is {values['model']!r}: must be the registered model's name, e.g. assistant")
     faults += [
+        *_price_faults(values, stages, name),
         *_suite_faults(values, stages, root, name),
         *_policy_faults(values, stages, root, name),
         *_model_faults(values, stages, name),
     ]
     if faults:
         raise UserError("\n".join(dict.fromkeys(faults)))
+
+
+def _price_faults(values: Mapping[str, Any], stages: Sequence[Stage], name: str) -> Iterable[str]:
+    """Prices are numbers by pool."""
+    prices, pools = values.get(PRICES) or {}, sorted({stage.pool for stage in stages})
+    if not isinstance(prices, dict):
+        yield f"{name}: {PRICES} is {prices!r}, must say by pool what an hour costs, e.g. {{{pools[0]}: 0.1}}"
+        return
+    for pool, price in prices.items():
+        if pool not in pools:
+            yield f"{name}: {PRICES}.{pool}: no stage of dvc.yaml has that pool; {_nearest(str(pool), pools, '')}"
+        elif isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < float("inf"):
+            yield f"{name}: {PRICES}.{pool} is {price!r}, must be what an hour costs, a number of at least 0"
 
 
 def _model_faults(values: Mapping[str, Any], stages: Sequence[Stage], name: str) -> Iterable[str]:

@@ -21,6 +21,7 @@ TOP = {
     "model": ("text", "the registered model's name"),
     "models": ("list of text", "the models that are scored on every suite, each made by a stage of dvc.yaml"),
     "candidate": ("text", "the one of them that is offered to the gate"),
+    "prices": ("mapping of number, or not there", "by pool what an hour costs, in any currency: the report says what a run cost"),
 }
 ABOUT = {"seed": "what all random choices of the stages follow from"}
 BOUNDS = (("exclusiveMinimum", "above {}"), ("minimum", "at least {}"), ("exclusiveMaximum", "below {}"), ("maximum", "at most {}"))
