@@ -13,7 +13,7 @@ from tasks.stage import Inputs, Metrics, Outputs, Params, Work
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LOADS = ("torch", "transformers")
+LOADS = ("torch", "transformers", "profanity_check")
 TIMES, LONGEST_PIECE = 4, 400  # how often a piece of so many characters at most must come at the end of an answer that repeats itself
 
 
