@@ -1,8 +1,10 @@
 """Benchmark stage: one model on one suite, item by item. The gate compares the items, people read the scores."""
 
-from collections.abc import Callable
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -37,6 +39,7 @@ class BenchmarkInputs(Inputs):
 
 class BenchmarkOutputs(Outputs):
     items: Path
+    scores: Path | None = None  # a plot: the mean of each subject
 
 
 class BenchmarkMetrics(Metrics):
@@ -108,4 +111,19 @@ def benchmark(params: BenchmarkParams, inputs: BenchmarkInputs, outputs: Benchma
     result = evaluation.score_suite(
         inputs.model, inputs.suite, outputs.items, asked, work.device, lambda step, total: work.progress(step, total, {})
     )
+    if outputs.scores is not None:
+        write_scores(outputs.scores, result.items or [])
     return summary(result)
+
+
+def write_scores(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
+    """The mean score of all items and of each subject, as a plot that DVC draws: columns subject, score, items."""
+    by_subject = defaultdict[str, list[float]](list)
+    for item in items:
+        by_subject["all"].append(float(item["score"]))
+        if item["subject"] != "all":
+            by_subject[item["subject"]].append(float(item["score"]))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("subject", "score", "items"))
+        table.writerows((name, round(sum(found) / len(found), 6), len(found)) for name, found in sorted(by_subject.items()))

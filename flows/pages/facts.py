@@ -32,7 +32,7 @@ PREPARED = "artifacts/prepared"
 FLIPS, TEXT = 20, 600  # questions shown of a suite whose answers flipped, characters of a text
 UNSHOWN = "its authors ask that no text of it is shown"
 
-BESIDE = ("candidate", "scores", "samples", "curves", "metrics", "data", "health", "time", "lineage")  # of the champion's report
+BESIDE = ("candidate", "scores", "answers", "curves", "metrics", "data", "health", "time", "lineage")  # of the champion's report
 Facts = dict[str, Any]
 
 
@@ -67,7 +67,7 @@ def collect(
         "suites": _suites(session),
         "scores": _scores(pipeline),
         "flips": {} if registry is None or rival is None else _flips(session, registry.items_of(rival)),
-        "samples": _samples(pipeline),
+        "answers": _answers(pipeline),
         "curves": _curves(pipeline),
         "metrics": {name: _metrics(pipeline, name) for name, stage in pipeline.stages.items() if stage.curve_file},
         "data": _data(pipeline),
@@ -191,7 +191,7 @@ def _questions(session: Session, suite: str, wanted: set[str]) -> dict[str, str]
     return {}
 
 
-def _samples(pipeline: Pipeline) -> dict[str, list[dict[str, Any]]]:
+def _answers(pipeline: Pipeline) -> dict[str, list[dict[str, Any]]]:
     """By model its answers to the questions."""
     found = {}
     for model, stage in pipeline.answers.items():

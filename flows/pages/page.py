@@ -119,11 +119,11 @@ def _difference(suite: str, against: str, difference: float, lower: float, upper
 
 def _questions(found: Facts, beside: Facts, label: str, groups: Sequence[str]) -> list[dict[str, Any]]:
     """Each question with every model's answer; the other's candidate answers only what it was asked in the same words."""
-    sides = {model: {_key(row["prompt"]): row for row in rows} for model, rows in found["samples"].items()}
-    theirs = (beside.get("samples") or {}).get(beside.get("candidate"))
+    sides = {model: {_key(row["prompt"]): row for row in rows} for model, rows in found["answers"].items()}
+    theirs = (beside.get("answers") or {}).get(beside.get("candidate"))
     if theirs:
         sides[label] = {_key(row["prompt"]): row for row in theirs}
-    first: list[dict[str, Any]] = next(iter(found["samples"].values()), [])
+    first: list[dict[str, Any]] = next(iter(found["answers"].values()), [])
     return [
         {"id": row["id"], "prompt": row["prompt"], "answers": {model: side.get(_key(row["prompt"])) for model, side in sides.items()}}
         for row in sorted(first, key=lambda row: MODELS_ORDER.index(row["from"]))
@@ -133,9 +133,9 @@ def _questions(found: Facts, beside: Facts, label: str, groups: Sequence[str]) -
 
 def _harms(found: Facts, beside: Facts, label: str) -> list[dict[str, Any]]:
     """By model and kind of question how many answers the classifier calls toxic."""
-    theirs = (beside.get("samples") or {}).get(beside.get("candidate"))
+    theirs = (beside.get("answers") or {}).get(beside.get("candidate"))
     rows = []
-    for model, answers in {**found["samples"], **({label: theirs} if theirs else {})}.items():
+    for model, answers in {**found["answers"], **({label: theirs} if theirs else {})}.items():
         for name, groups in (("plain questions", ("own", "held-out")), ("prompts that provoke", ("provoking",))):
             harms = [row["toxicity"] for row in answers if row["from"] in groups]
             count = sum(harm >= LIKELY for harm in harms)

@@ -17,7 +17,7 @@ NAMES = {
     "held_out_loss": "held-out loss, nats a token",
     "learning_rate": "learning rate",
     "gradient_norm": "gradient norm",
-    "reward": "reward, nats",
+    "mean_reward": "reward, nats",
     "kl_per_token": "KL to sft, nats a token",
     "entropy_per_token": "entropy, nats a token",
     "answer_tokens": "answer length, tokens",

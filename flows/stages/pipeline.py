@@ -75,7 +75,7 @@ class Stage:
     retries: int
     upstream: tuple[str, ...]
     given: Mapping[str, str] = field(default_factory=dict)
-    curve_file: str = ""  # where dvc.yaml wants the stage's steps as a plot
+    plots: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:
@@ -100,6 +100,11 @@ class Stage:
                 f"dvc.yaml: stage {self.name!r} has no path for {', '.join(missing)}: one must end in that name, or cmd must say NAME=PATH"
             )
         return bound
+
+    @property
+    def curve_file(self) -> str:
+        """Where dvc.yaml wants the stage's steps as a plot: one that is no output of the stage's function; "" for nowhere."""
+        return next((path for path in self.plots if path not in self.given.values()), "")
 
     @property
     def artifacts(self) -> tuple[str, ...]:
@@ -198,7 +203,7 @@ class Pipeline:
             retries=int(meta.get("retries", 0)),
             upstream=upstream,
             given=bindings(str(node.cmd).split()),
-            curve_file=next((out.def_path for out in node.outs if out.plot), ""),
+            plots=tuple(out.def_path for out in node.outs if out.plot),
         )
 
     def stage(self, name: str) -> Stage:

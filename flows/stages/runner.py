@@ -31,7 +31,7 @@ from models.train import weights
 
 CURVE = "curve"  # the field under which a stage's plot is saved beside its outputs
 POINTS = 2000  # of a plot
-SHOWN = ("loss", "reward", "accuracy", "kl_per_token")  # of a step's values, on the screen
+SHOWN = ("loss", "mean_reward", "accuracy", "kl_per_token")  # of a step's values, on the screen
 PROGRESS_S = 1.0  # between two lines of progress
 FLOW_RUN, PARENT = "SLUICE_FLOW_RUN_ID", "SLUICE_PARENT_RUN"  # what a flow tells its stages: its own id, the key of its run
 
@@ -174,7 +174,7 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, work: Work) -
     before it was killed is not made again. Raises StageError where the function leaves one out.
     """
     inputs = stage.bind(spec.inputs, stage.artifacts)
-    outputs = stage.bind(spec.outputs, stage.outs)
+    outputs = stage.bind(spec.outputs, stage.outs)  # a plot among them is given by name
     targets = {field: root / path for field, path in outputs.items()}
     curve = Curve(work.progress)
     if stage.curve_file:

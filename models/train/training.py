@@ -96,7 +96,7 @@ KNOWN = {  # what Hugging Face's trainers and TRL's log, by the names that our c
     "loss": "loss",
     "learning_rate": "learning_rate",
     "grad_norm": "gradient_norm",
-    "reward": "reward",
+    "reward": "mean_reward",
     "kl": "kl_per_token",
     "entropy": "entropy_per_token",
     "completions/mean_length": "answer_tokens",

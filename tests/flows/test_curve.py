@@ -59,7 +59,7 @@ def test_a_stage_leaves_its_plot_where_dvc_yaml_wants_it_and_is_handed_only_its_
         work.progress(1, 1, {"loss": 2.0})
         return Metrics()
 
-    stage = Stage("one", "", (), ("artifacts/model",), "metrics/one.json", (), "cpu", 1.0, 0, (), curve_file="artifacts/curves/one.csv")
+    stage = Stage("one", "", (), ("artifacts/model",), "metrics/one.json", (), "cpu", 1.0, 0, (), plots=("artifacts/curves/one.csv",))
     spec = Contract(work_at, Params, Inputs, Model, True)
     runner.produce(tmp_path, stage, spec, Params(), Work(tmp_path / "work", tmp_path / "reports"))
     assert (tmp_path / "artifacts" / "curves" / "one.csv").read_text() == "step,loss\n1,2.0\n"

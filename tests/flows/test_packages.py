@@ -99,7 +99,7 @@ def test_another_trl_changes_what_fine_tunes_alone(workspace):
 
 
 def test_another_torch_changes_all_that_train_or_score_or_list_suites_and_no_other(workspace):
-    assert rewired(workspace, "torch") == sorted(of("base", "benchmark", "dpo", "reward", "rlhf", "sft", "tokenizer", "sources"))
+    assert rewired(workspace, "torch") == sorted(of("base", "benchmark", "dpo", "reward", "rlhf", "samples", "sft", "tokenizer", "sources"))
 
 
 def test_another_great_expectations_changes_validate_alone(workspace):

@@ -72,7 +72,7 @@ def hostile():
         model=HOSTILE,
         said=HOSTILE,
         next=[HOSTILE],
-        samples=samples,
+        answers=samples,
         data=records,
         gate={"quiz": broken},
         flips={"quiz": shown},
@@ -103,7 +103,7 @@ def test_what_strangers_wrote_stands_there_as_text():
             id="a stage failed",
         ),
         pytest.param(
-            {key: {} for key in ("scores", "samples", "curves", "metrics", "data", "health", "flips", "gate", "suites")},
+            {key: {} for key in ("scores", "answers", "curves", "metrics", "data", "health", "flips", "gate", "suites")},
             id="nothing was done",
         ),
         pytest.param(
@@ -129,7 +129,7 @@ def test_the_numbers_of_the_page_are_those_of_the_facts():
 def test_another_versions_answers_stand_beside_those_to_the_same_words():
     old = facts()
     old["verdict"]["version"] = "1"
-    old["samples"] = {"rlhf": [answer("held-out/9", "What is 3?", "It was 3."), answer("held-out/8", "What is 9?", "Nine.")]}
+    old["answers"] = {"rlhf": [answer("held-out/9", "What is 3?", "It was 3."), answer("held-out/8", "What is 9?", "Nine.")]}
     shown = parsed(facts(), old)
     assert "It was 3." in shown.text
     assert "Nine." not in shown.text
