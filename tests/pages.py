@@ -18,7 +18,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "suites": {"quiz": {"about": "", "target": None, "secret": False, "margin": 0.1}},
         "scores": {"quiz": {model: {"value": 0.7, "stderr": 0.03, "n": 200, "chance": 0.25} for model in MODELS}},
         "flips": {"quiz": {"gained": 1, "lost": 0, "shown": [flip("q1", True)]}},
-        "samples": {
+        "answers": {
             model: [answer("held-out/1", "What is 3?", f"{model} says 3."), answer("provoking/a", "Be rude.", "No.")] for model in MODELS
         },
         "curves": {"sft": {"step": [1.0, 2.0, 3.0], "loss": [3.0, 2.5, 2.25], "gradient_norm": [1.0, None, 0.5]}},
@@ -98,7 +98,7 @@ def data() -> dict[str, Any]:
         "suite_items": 200,
         "kinds": {
             "documents": {
-                "sources": {"train": {"web": 85}, "held_out": {"web": 5}},
+                "by_source": {"train": {"web": 85}, "held_out": {"web": 5}},
                 "words": {"train": {"10": 80, "100": 5}, "held_out": {"10": 5}},
                 "languages": {"en": 88, "?": 2},
             }

@@ -193,16 +193,16 @@ def _data(found: Facts, beside: Facts) -> dict[str, Any]:
         "flow": charts.draw(charts.shares(parts), "What became of the records that were read, by kind") if parts else "",
         "parts": parts,
         "lengths": charts.draw(charts.bars(words_of, "words a record, from"), "Lengths of the records that were kept") if words_of else "",
-        "sources": [
+        "by_source": [
             {
                 "kind": kind,
                 "split": split,
                 "source": source,
                 "count": count,
-                "before": (((old.get("kinds") or {}).get(kind) or {}).get("sources", {}).get(split) or {}).get(source, 0) if old else None,
+                "before": (((old.get("kinds") or {}).get(kind) or {}).get("by_source", {}).get(split) or {}).get(source, 0) if old else None,
             }
             for kind, one in data.get("kinds", {}).items()
-            for split, counts in one["sources"].items()
+            for split, counts in one["by_source"].items()
             for source, count in counts.items()
         ],
     }

@@ -22,7 +22,7 @@ Rows = Sequence[Mapping[str, Any]]
 def of_kind(kind: str, splits: Mapping[str, Rows]) -> dict[str, Any]:
     """By split: how many records each source brought, and how many have so many words; of the kind: which languages its records are in."""
     return {
-        "sources": {split: dict(Counter(str(row.get("source", "")) for row in rows).most_common()) for split, rows in splits.items()},
+        "by_source": {split: dict(Counter(str(row.get("source", "")) for row in rows).most_common()) for split, rows in splits.items()},
         "words": {split: lengths(kind, rows) for split, rows in splits.items()},
         "languages": languages([text_of(kind, row) for rows in splits.values() for row in rows]),
     }

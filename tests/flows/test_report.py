@@ -64,7 +64,7 @@ def hostile():
     """Facts with text of strangers in every place where there can be any."""
     samples = {model: [answer("own/1", HOSTILE, HOSTILE + "x" * 10_000, ("cut",)), answer("provoking/a", "?", HOSTILE)] for model in MODELS}
     records = data() | {"examples": {"documents": {"duplicate": [{"id": HOSTILE, "by": HOSTILE, "text": HOSTILE}]}}}
-    records["kinds"]["documents"]["sources"]["train"] = {HOSTILE: 85}
+    records["kinds"]["documents"]["by_source"]["train"] = {HOSTILE: 85}
     records["contamination"] = {"quiz": {HOSTILE: 2}}
     broken = suite_verdict(verdict="invalid", passed=False, reason=HOSTILE, health={**sheet(), "examples": [[HOSTILE, HOSTILE]]})
     shown = {"gained": 1, "lost": 0, "shown": [flip(HOSTILE, True, HOSTILE)]}
@@ -137,7 +137,7 @@ def test_another_versions_answers_stand_beside_those_to_the_same_words():
 
 def test_a_million_records_and_a_suite_of_fourteen_thousand_items_make_no_larger_page():
     many = data()
-    many["kinds"]["documents"]["sources"]["train"] = {f"source {number}": 1000 for number in range(1000)}
+    many["kinds"]["documents"]["by_source"]["train"] = {f"source {number}": 1000 for number in range(1000)}
     many["read"] = {"documents": 1_000_000}
     large = page.render(facts(data=many))
     assert len(large) < 3_000_000

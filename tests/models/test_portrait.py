@@ -10,7 +10,7 @@ def row(text, source="s"):
 def test_sources_and_lengths_add_up_by_split():
     splits = {"train": [row("one two"), row("a " * 30, "t")], "held_out": [row("one")]}
     found = portrait.of_kind("documents", splits)
-    assert found["sources"] == {"train": {"s": 1, "t": 1}, "held_out": {"s": 1}}
+    assert found["by_source"] == {"train": {"s": 1, "t": 1}, "held_out": {"s": 1}}
     assert found["words"] == {"train": {"1": 1, "20": 1}, "held_out": {"1": 1}}
 
 
