@@ -71,6 +71,9 @@ def test_a_run_whose_candidate_is_refused_ends_with_exit_code_3_and_has_it_on_re
     assert (found["version"], found["alias"], found["verdict"]) == ("2", None, "refuse")
     assert f"sluice: the gate said refuse: {found['reason']}" in done.stderr
     assert json.loads(call(workspace, "status", "--json").stdout)["aliases"] == {"champion": "1"}
+    told = json.loads(call(workspace, "report", "--json").stdout)
+    assert (told["verdict"]["decision"], told["verdict"]["version"], told["verdict"]["champion"]) == ("refuse", "2", "1")
+    assert told["champion"]["answers"]["rlhf"], "the champion's answers stand beside the candidate's"
     assert snapshot(finished / ".sluice" / "mlartifacts") == stored  # what a copy registers stays with it
 
 
