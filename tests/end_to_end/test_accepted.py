@@ -55,7 +55,7 @@ def later(finished, tmp_path_factory):
     assert accept(workspace).returncode == 0
     edit(workspace, "params.yaml", lambda values: values["rlhf"].update(learning_rate=0.0002))
     assert {name for name, state in stages(workspace).items() if state == "changed"} == {
-        name for name in stages(workspace) if name == "rlhf" or name.startswith("benchmark@rlhf")
+        name for name in stages(workspace) if name in ("rlhf", "samples@rlhf") or name.startswith("benchmark@rlhf")
     }
     offer(workspace, 2, {"mmlu-mini": 0.25, "gpqa-mini": 0.25, "humaneval-mini": 0.0})
     change_params(workspace, BETTER)
