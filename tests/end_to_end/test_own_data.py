@@ -78,7 +78,7 @@ def test_a_team_with_its_own_data_goes_from_sft_to_dpo_and_to_its_documents(tmp_
     assert (first["version"], first["verdict"]) == ("1", "promote")
     assert last_run(workspace) == {
         *("sources", "validate", "prepare", "contamination", "tokenizer", "base", "sft"),
-        *("benchmark@base-desk", "benchmark@sft-desk"),
+        *("benchmark@base-desk", "benchmark@sft-desk", "questions", "samples@base", "samples@sft"),
     }
 
     sluice(workspace, "import", str(mine / "preferences.jsonl"))

@@ -21,7 +21,7 @@ def test_a_pipeline_without_rewards_that_fine_tunes_twice_reaches_the_gate(finis
     assert done.returncode in (0, 3), done.stdout + done.stderr
     status = json.loads(run(workspace, "sluice", "status", "--json").stdout)
     ran = {stage["name"] for stage in status["last_run"]["stages"] if stage["state"] == "ran"}
-    assert ran == {"polish"} | {f"benchmark@polish-{suite}" for suite in ("mmlu-mini", "gpqa-mini", "humaneval-mini")}
+    assert ran == {"polish", "samples@polish"} | {f"benchmark@polish-{suite}" for suite in ("mmlu-mini", "gpqa-mini", "humaneval-mini")}
     found = json.loads(run(workspace, "sluice", "lineage", "2", "--json").stdout)
     assert found["model_md5"] == folder_md5(workspace / "artifacts" / "polish")
     assert "polish" in found["runs"]["stages"]
@@ -51,7 +51,7 @@ def test_the_phase_of_ones_own_that_the_docs_show_is_trained_scored_and_gated(fi
     assert done.returncode in (0, 3), done.stdout + done.stderr
     status = json.loads(run(workspace, "sluice", "status", "--json").stdout)
     ran = {stage["name"] for stage in status["last_run"]["stages"] if stage["state"] == "ran"}
-    assert ran == {"average"} | {f"benchmark@average-{suite}" for suite in ("mmlu-mini", "gpqa-mini", "humaneval-mini")}
+    assert ran == {"average", "samples@average"} | {f"benchmark@average-{suite}" for suite in ("mmlu-mini", "gpqa-mini", "humaneval-mini")}
     assert json.loads((workspace / "metrics" / "average.json").read_text())["moved"] > 0
     assert run(workspace, "sluice", "verify", "2").returncode == 0
 

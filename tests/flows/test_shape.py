@@ -44,7 +44,7 @@ def test_kinds_that_nobody_reads_are_in_no_stage(workspace):
     pipeline, params = of(workspace)
     check(params, pipeline.stages.values(), workspace.root)
     stage = pipeline.stage("prepare")
-    assert set(stage.bind(contract(stage).outputs, stage.outs)) == {"documents", "instructions", "dropped"}
+    assert set(stage.bind(contract(stage).outputs, stage.outs)) == {"documents", "instructions", "dropped", "portrait"}
     assert set(pipeline.stages) == pipeline.needed(params)
     assert release.candidate_folder(workspace.root, params).name == "sft"
 
@@ -54,7 +54,7 @@ def test_what_neither_the_candidate_nor_a_score_needs_is_left_out(workspace, mon
     pipeline, params = of(workspace)
     check(params, pipeline.stages.values(), workspace.root)
     assert set(pipeline.stages) - pipeline.needed(params) == {"reward", "rlhf"}
-    assert pipeline.targets(params) == ["benchmark", "contamination"]
+    assert pipeline.targets(params) == ["benchmark", "samples", "contamination"]
     monkeypatch.chdir(workspace.root)
     collected = [node for target in pipeline.targets(params) for node in pipeline.repo.stage.collect(target, with_deps=True)]
     assert {node.name for node in collected} - {None} == pipeline.needed(params)  # what 'dvc repro TARGETS' looks at
