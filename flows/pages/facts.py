@@ -7,7 +7,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flows.host.masking import masked
@@ -16,7 +16,7 @@ from flows.registry.decisions import Registry
 from flows.registry.release import Release, candidate_folder
 from flows.stages.attempt import StageResult
 from flows.stages.parameters import PRICES
-from flows.stages.pipeline import LEAKS, Pipeline, git_commit, read_metrics
+from flows.stages.pipeline import LEAKS, Cell, Pipeline, Stage, git_commit, read_metrics
 from flows.stages.session import Session
 from models.core.content import folder_md5
 from models.core.errors import SluiceError, UserError
@@ -47,14 +47,17 @@ def collect(
 ) -> Facts:
     """All that the report of a run says. `outcome` is None where a stage failed: `failure` says why then; without a registry nothing is
     known of the champion."""
-    pipeline, params = session.pipeline, session.params
+    pipeline, params, done = session.pipeline, session.params, {one.name for one in results if one.state != "failed"}
+    cells = [cell for cell in pipeline.cells if cell.stage.name in done]  # of a stage that failed an older result may lie here
+    trained = [stage for name, stage in pipeline.stages.items() if name in done and stage.curve_file]
+    root, candidate = session.workspace.root, str(params["candidate"])
     rival = _rival(registry, outcome)
     old = {} if rival is None or registry is None else of_version(registry, rival)
     judged = {} if outcome is None or outcome.gate is None else {one.suite: one.model_dump(mode="json") for one in outcome.gate.suites}
     found = {
         "format": FORMAT,
         "model": session.model,
-        "candidate": str(params["candidate"]),
+        "candidate": candidate,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "verdict": {
             "decision": outcome.decision if outcome else "failed",
@@ -65,14 +68,14 @@ def collect(
         },
         "gate": judged,
         "suites": _suites(session),
-        "scores": _scores(pipeline),
-        "flips": {} if registry is None or rival is None else _flips(session, registry.items_of(rival)),
-        "answers": _answers(pipeline),
-        "curves": _curves(pipeline),
-        "metrics": {name: _metrics(pipeline, name) for name, stage in pipeline.stages.items() if stage.curve_file},
+        "scores": _scores(root, cells),
+        "flips": {} if registry is None or rival is None else _flips(root, cells, candidate, registry.items_of(rival)),
+        "answers": _answers(root, [stage for stage in pipeline.answers.values() if stage.name in done]),
+        "curves": {stage.name: _curve(root / stage.curve_file) for stage in trained},
+        "metrics": {stage.name: read_metrics(root, stage) for stage in trained},
         "data": _data(pipeline),
-        "health": _health(pipeline),
-        "subjects": _subjects(pipeline),
+        "health": _health(root, cells),
+        "subjects": _subjects(root, cells),
         "time": _time(session, results, seconds),
         "lineage": _lineage(session, links or {}),
         "champion": {key: old.get(key) for key in BESIDE} if old else {},
@@ -103,23 +106,18 @@ def _rival(registry: Registry | None, outcome: Release | None) -> Any | None:
     return None
 
 
-def _metrics(pipeline: Pipeline, name: str) -> dict[str, Any]:
-    return read_metrics(pipeline.workspace.root, pipeline.stages[name])
-
-
-def _scores(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+def _scores(root: Path, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     """By suite and model what was measured."""
     found: dict[str, dict[str, Any]] = {}
-    for cell in pipeline.cells:
-        if measured := read_metrics(pipeline.workspace.root, cell.stage):
-            found.setdefault(cell.suite, {})[cell.model] = measured
+    for cell in cells:
+        found.setdefault(cell.suite, {})[cell.model] = read_metrics(root, cell.stage)
     return found
 
 
 def _suites(session: Session) -> dict[str, dict[str, Any]]:
     """What each scored suite is: about, target, whether its text may be shown."""
     found = dict[str, dict[str, Any]]()
-    for suite, one in _described(session.pipeline).items():
+    for suite, one in _described(session.workspace.root, session.pipeline.cells).items():
         rules = session.policy.suites.get(suite)
         found[suite] = {
             "about": one.about if one else "",
@@ -130,37 +128,36 @@ def _suites(session: Session) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _described(pipeline: Pipeline) -> dict[str, suites.Suite | None]:
+def _described(root: Path, cells: Sequence[Cell]) -> dict[str, suites.Suite | None]:
     """Every scored suite; None where its folder is not here or broken."""
     found: dict[str, suites.Suite | None] = {}
-    for cell in pipeline.cells:
+    for cell in cells:
         found[cell.suite] = None
         with contextlib.suppress(UserError):
-            found[cell.suite] = suites.load(pipeline.workspace.root / cell.suite_path)
+            found[cell.suite] = suites.load(root / cell.suite_path)
     return found
 
 
-def _items(pipeline: Pipeline, model: str) -> dict[str, list[dict[str, Any]]]:
-    """The item records of a model by suite, as they lie here; without those of a suite that could not be read."""
-    found = {}
-    for cell in pipeline.cells:
-        path = pipeline.workspace.root / cell.items_path / "items.jsonl"
-        if cell.model == model and path.is_file():
-            with contextlib.suppress(SluiceError):
-                found[cell.suite] = list(read_lines(path))
-    return found
+def _items(root: Path, cell: Cell) -> list[dict[str, Any]]:
+    """The item records of a cell; none where they cannot be read."""
+    with contextlib.suppress(SluiceError):
+        return list(read_lines(root / cell.items_path / "items.jsonl"))
+    return []
 
 
-def _flips(session: Session, before: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _flips(root: Path, cells: Sequence[Cell], candidate: str, before: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """By suite how many items only one of candidate and champion gets right, and some of them, with both answers."""
-    described, found = _described(session.pipeline), {}
-    for suite, ours in _items(session.pipeline, str(session.params["candidate"])).items():
-        theirs = {item["id"]: item for item in before.get(suite, ())}
+    described, found = _described(root, cells), {}
+    for cell in cells:
+        if cell.model != candidate:
+            continue
+        theirs = {item["id"]: item for item in before.get(cell.suite, ())}
+        ours = _items(root, cell)
         flipped = [item for item in ours if item["id"] in theirs and theirs[item["id"]]["score"] != item["score"]]
-        one = described.get(suite)
+        one = described[cell.suite]
         secret = one is None or one.secret
-        texts = {} if secret else _questions(session, suite, {item["id"] for item in flipped[:FLIPS]})
-        found[suite] = {
+        texts = {} if secret else _questions(root / cell.suite_path, {item["id"] for item in flipped[:FLIPS]})
+        found[cell.suite] = {
             "gained": sum(item["score"] > theirs[item["id"]]["score"] for item in flipped),
             "lost": sum(item["score"] < theirs[item["id"]]["score"] for item in flipped),
             "shown": [
@@ -177,40 +174,29 @@ def _flips(session: Session, before: Mapping[str, list[dict[str, Any]]]) -> dict
     return found
 
 
-def _questions(session: Session, suite: str, wanted: set[str]) -> dict[str, str]:
-    """The first text of each of these items."""
+def _questions(folder: Path, wanted: set[str]) -> dict[str, str]:
+    """The first text of each of these items of a suite."""
     from models.score import items as kinds
 
-    folder = session.workspace.root / session.cell(suite).suite_path
+    found: dict[str, str] = {}
     with contextlib.suppress(SluiceError, OSError):
-        found: dict[str, str] = {}
         for name, text in kinds.texts(suites.load(folder), kinds.read(folder)):
             if name in wanted:
                 found.setdefault(name, _short(text))
-        return found
-    return {}
+    return found
 
 
-def _answers(pipeline: Pipeline) -> dict[str, list[dict[str, Any]]]:
+def _answers(root: Path, stages: Sequence[Stage]) -> dict[str, list[dict[str, Any]]]:
     """By model its answers to the questions."""
-    found = {}
-    for model, stage in pipeline.answers.items():
-        path = pipeline.workspace.root / stage.given["answers"]
-        if path.is_file():
-            found[model] = list(read_lines(path))
-    return found
+    paths = {PurePosixPath(stage.given["model"]).name: root / stage.given["answers"] for stage in stages}
+    return {model: list(read_lines(path)) for model, path in paths.items() if path.is_file()}
 
 
-def _curves(pipeline: Pipeline) -> dict[str, dict[str, list[float | None]]]:
-    """By stage the columns of its curve; blank cells are null."""
-    found = {}
-    for name, stage in pipeline.stages.items():
-        path = pipeline.workspace.root / stage.curve_file
-        if stage.curve_file and path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
-            found[name] = {column: [float(row[column]) if row[column] else None for row in rows] for column in (rows[0] if rows else ())}
-    return found
+def _curve(path: Path) -> dict[str, list[float | None]]:
+    """The columns of a curve; blank cells are null."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {column: [float(row[column]) if row[column] else None for row in rows] for column in (rows[0] if rows else ())}
 
 
 def _data(pipeline: Pipeline) -> dict[str, Any]:
@@ -239,26 +225,24 @@ def _contamination(folder: Path) -> dict[str, dict[str, int]]:
     return found
 
 
-def _health(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+def _health(root: Path, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     """By suite and model what the answers look like."""
     found: dict[str, dict[str, Any]] = {}
-    for model in {cell.model: None for cell in pipeline.cells}:
-        for suite, items in _items(pipeline, model).items():
-            found.setdefault(suite, {})[model] = health_sheet(items).model_dump(mode="json")
+    for cell in cells:
+        found.setdefault(cell.suite, {})[cell.model] = health_sheet(_items(root, cell)).model_dump(mode="json")
     return found
 
 
-def _subjects(pipeline: Pipeline) -> dict[str, dict[str, dict[str, list[float]]]]:
+def _subjects(root: Path, cells: Sequence[Cell]) -> dict[str, dict[str, dict[str, list[float]]]]:
     """By suite with a target, by model and subject: [items, their sum]. More is not better there: which way they lean is what tells."""
-    described, found = _described(pipeline), dict[str, Any]()
-    for model in {cell.model: None for cell in pipeline.cells}:
-        for suite, items in _items(pipeline, model).items():
-            if getattr(described.get(suite), "target", None) is None:
-                continue
-            table = found.setdefault(suite, {}).setdefault(model, {})
-            for item in items:
-                entry = table.setdefault(item["subject"], [0, 0.0])
-                entry[0], entry[1] = entry[0] + 1, entry[1] + item["score"]
+    described, found = _described(root, cells), dict[str, Any]()
+    for cell in cells:
+        if getattr(described[cell.suite], "target", None) is None:
+            continue
+        table = found.setdefault(cell.suite, {}).setdefault(cell.model, {})
+        for item in _items(root, cell):
+            entry = table.setdefault(item["subject"], [0, 0.0])
+            entry[0], entry[1] = entry[0] + 1, entry[1] + item["score"]
     return found
 
 

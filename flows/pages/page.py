@@ -176,14 +176,17 @@ def _data(found: Facts, beside: Facts) -> dict[str, Any]:
     data, old = found["data"], beside.get("data") or {}
     if not data:
         return {}
-    parts = []
-    for kind, read in data["read"].items():
-        held = data["held_out"].get(kind, 0)
-        counts = {"trained on": data["kept_by_kind"].get(kind, 0) - held, "held out": held, **(data["dropped"].get(kind) or {})}
-        parts += [
-            {"kind": f"{kind} ({read:,})", "part": part, "count": count, "place": place}
-            for place, (part, count) in enumerate(counts.items())
-        ]
+    parts = [
+        {
+            "kind": f"{kind} ({read:,})",
+            "part": part,
+            "count": count,
+            "place": place,
+            "before": _fates(old, kind).get(part, 0) if old else None,
+        }
+        for kind, read in data["read"].items()
+        for place, (part, count) in enumerate(_fates(data, kind).items())
+    ]
     words_of = [
         {"group": kind, "label": f"{bound}+", "count": count}
         for kind, one in data.get("kinds", {}).items()
@@ -199,13 +202,22 @@ def _data(found: Facts, beside: Facts) -> dict[str, Any]:
                 "split": split,
                 "source": source,
                 "count": count,
-                "before": (((old.get("kinds") or {}).get(kind) or {}).get("by_source", {}).get(split) or {}).get(source, 0) if old else None,
+                "before": (((old.get("kinds") or {}).get(kind) or {}).get("by_source", {}).get(split) or {}).get(source, 0)
+                if old
+                else None,
             }
             for kind, one in data.get("kinds", {}).items()
             for split, counts in one["by_source"].items()
             for source, count in counts.items()
         ],
     }
+
+
+def _fates(data: Mapping[str, Any], kind: str) -> dict[str, int]:
+    """What became of the records of a kind: how many are trained on, held out, or were dropped for each reason."""
+    held = data["held_out"].get(kind, 0)
+    kept = {"trained on": data["kept_by_kind"].get(kind, 0) - held, "held out": held}
+    return {**kept, **(data["dropped"].get(kind) or {})}
 
 
 def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
