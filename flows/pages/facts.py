@@ -69,7 +69,7 @@ def collect(
         "gate": judged,
         "suites": _suites(session),
         "scores": _scores(root, cells),
-        "flips": {} if registry is None or rival is None else _flips(root, cells, candidate, registry.items_of(rival)),
+        "flips": _flips(root, cells, candidate, _stored_items(registry, rival)),
         "answers": _answers(root, [stage for stage in pipeline.answers.values() if stage.name in done]),
         "curves": {stage.name: _curve(root / stage.curve_file) for stage in trained},
         "metrics": {stage.name: read_metrics(root, stage) for stage in trained},
@@ -143,6 +143,13 @@ def _items(root: Path, cell: Cell) -> list[dict[str, Any]]:
     with contextlib.suppress(SluiceError):
         return list(read_lines(root / cell.items_path / "items.jsonl"))
     return []
+
+
+def _stored_items(registry: Registry | None, version: Any | None) -> Mapping[str, list[dict[str, Any]]]:
+    """The item records that were registered with a version; none where they are not those any more, which the gate has said then."""
+    with contextlib.suppress(SluiceError):
+        return {} if registry is None or version is None else registry.items_of(version)
+    return {}
 
 
 def _flips(root: Path, cells: Sequence[Cell], candidate: str, before: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
