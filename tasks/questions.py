@@ -4,6 +4,7 @@ A team's own prompts, held-out ones, and some that provoke.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,10 @@ def questions(params: QuestionsParams, inputs: QuestionsInputs, outputs: Questio
 
 def _own(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A team's own prompts: {prompt} or {id, prompt}, a text or messages that end with the user's."""
+    if not os.path.lexists(path) and (pointer := path.with_name(f"{path.name}.dvc")).is_file():
+        raise UserError(f"{path} is missing, and {pointer.name} says that it must be there: 'dvc pull' brings it")
     known = set[str]()
-    for number, row in enumerate(read_lines(path) if path.exists() else (), 1):
+    for number, row in enumerate(read_lines(path) if os.path.lexists(path) else (), 1):
         prompt, name = row.get("prompt"), str(row.get("id") or number)
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) and prompt.strip() else prompt
         fault = kinds.fault("prompts", {"id": name, "prompt": messages})
