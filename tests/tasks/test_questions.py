@@ -86,7 +86,7 @@ def test_an_own_prompt_that_is_none_is_one_line(inputs, tmp_path, row, said_of_i
 
 def test_own_prompts_that_were_not_pulled_are_asked_for(inputs, tmp_path):
     (inputs.raw / f"{OWN}.dvc").write_text("outs:\n- path: samples.jsonl\n")
-    with pytest.raises(UserError, match="samples.jsonl is missing, and samples.jsonl.dvc says .* 'dvc pull' brings it"):
+    with pytest.raises(UserError, match=r"samples\.jsonl is missing, and samples\.jsonl\.dvc says .* 'dvc pull' brings it"):
         asked(inputs, tmp_path)
 
 
