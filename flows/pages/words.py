@@ -13,7 +13,7 @@ SENTENCES = {
     "failed": "The run failed before there was anything to decide: {reason}",
 }
 NAMES = {
-    "loss": "loss, nats a token",
+    "loss": "loss that is trained on",
     "held_out_loss": "held-out loss, nats a token",
     "learning_rate": "learning rate",
     "gradient_norm": "gradient norm",

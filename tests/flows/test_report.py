@@ -1,5 +1,6 @@
 """The page of a report: whole, closed, and plain text whatever stands in the facts."""
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -7,6 +8,7 @@ import pytest
 
 from flows.pages import page, words
 from tests.pages import MODELS, answer, data, facts, flip, sheet, suite_verdict
+from tests.workspaces import ROOT
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & "quoted" {{ 7 * 7 }} ]]> \u202eright to left'
 SECTIONS = ("verdict", "scores", "answers", "training", "data", "harm", "health", "time", "lineage")
@@ -188,6 +190,12 @@ def test_the_verdict_is_a_sentence_with_a_next_step(decision, gate, said):
 )
 def test_what_a_training_shows_is_said_in_words(metrics, columns, said):
     assert said in words.learning("sft", columns, metrics)
+
+
+def test_the_example_of_the_docs_is_the_page_of_the_facts_beside_it():
+    docs = ROOT / "docs"
+    found = json.loads((docs / "example-report.json").read_text(encoding="utf-8"))
+    assert (docs / "example-report.html").read_text(encoding="utf-8") == page.render(found), "'make example' makes it anew"
 
 
 def test_wilsons_interval_of_none_of_ten_is_not_nothing():
