@@ -1,7 +1,10 @@
 """A stage's steps as a plot: what goes by is kept, without a time, and in no more rows than a page can draw."""
 
 import csv
+import signal
 from pathlib import Path
+
+import pytest
 
 from flows.stages import runner
 from flows.stages.pipeline import Contract, Stage
@@ -48,10 +51,20 @@ def test_a_stage_without_a_step_leaves_a_plot_without_a_row(tmp_path):
     assert (tmp_path / "curve.csv").read_text() == "step\n"
 
 
+@pytest.fixture
+def signals():
+    """Those that a stage heeds no more once it publishes are heeded again after the test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 class Model(Outputs):
     model: Path
 
 
+@pytest.mark.usefixtures("signals")
 def test_a_stage_leaves_its_plot_where_dvc_yaml_wants_it_and_is_handed_only_its_outputs(tmp_path):
     def work_at(_params, _inputs, outputs, work):
         assert set(outputs.model_fields_set) == {"model"}

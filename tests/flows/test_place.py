@@ -124,7 +124,7 @@ def retrained(session, place, monkeypatch):
     @flow(task_runner=ThreadPoolTaskRunner(max_workers=4))
     def stages():
         try:
-            results.extend(retrain._execute(session, place, "a run's key", 0.0))
+            retrain._execute(session, place, "a run's key", 0.0, results)
         except Exception as error:
             raised.append(error)
 
