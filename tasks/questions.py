@@ -5,7 +5,7 @@ A team's own prompts, held-out ones, and some that provoke.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,8 @@ class QuestionsMetrics(Metrics):
 def questions(params: QuestionsParams, inputs: QuestionsInputs, outputs: QuestionsOutputs) -> QuestionsMetrics:
     """Write {id, from, prompt}, a line a question. Raises UserError for an own prompt that is none."""
     own = list(_own(inputs.raw / OWN))[: params.count]
-    asked = {_key(prompt) for _, prompt in own}
-    held_out = [(name, prompt) for name, prompt in _held_out(inputs, params.seed) if _key(prompt) not in asked][: params.count - len(own)]
+    asked = {key(prompt) for _, prompt in own}
+    held_out = [(name, prompt) for name, prompt in _held_out(inputs, params.seed) if key(prompt) not in asked][: params.count - len(own)]
     provoking = [(row["id"], [{"role": "user", "content": row["prompt"]}]) for row in read_lines(PROVOKING)]
     rows = [
         {"id": f"{group}/{name}", "from": group, "prompt": prompt}
@@ -86,7 +86,7 @@ def _held_out(inputs: QuestionsInputs, seed: int) -> list[tuple[str, list[dict[s
     for record in read_lines(folder / "held_out.jsonl") if folder else ():
         prompt = record.get("prompt") or _before_the_answer(record["messages"])
         if prompt:
-            found.setdefault(hashlib.sha256(f"{seed} {_key(prompt)}".encode()).hexdigest(), (record["id"], prompt))
+            found.setdefault(hashlib.sha256(f"{seed} {key(prompt)}".encode()).hexdigest(), (record["id"], prompt))
     return [found[key] for key in sorted(found)]
 
 
@@ -97,5 +97,6 @@ def _before_the_answer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return messages[: last + 1] if plain else []
 
 
-def _key(prompt: list[dict[str, Any]]) -> str:
+def key(prompt: Iterable[Mapping[str, Any]]) -> str:
+    """The words of a prompt: two with the same are one question."""
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)

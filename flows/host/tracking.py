@@ -1,7 +1,6 @@
 """MLflow's runs: one parent a retraining, one child an executed stage, one record a decision."""
 
 import contextlib
-import getpass
 import json
 import math
 import os
@@ -34,14 +33,12 @@ def owner_tags() -> dict[str, str]:
 
 def _about(workspace: Workspace, tags: Mapping[str, str]) -> dict[str, str]:
     """What MLflow's page shows of a run under Created by, Source and Version."""
-    with contextlib.suppress(Exception):  # a user without a name
-        return {
-            "mlflow.user": getpass.getuser(),
-            "mlflow.source.name": f"{workspace.root.name}: sluice {tags.get('sluice.stage', 'run')}",
-            "mlflow.source.type": "LOCAL",
-            **({"mlflow.source.git.commit": commit.removesuffix("-dirty")} if (commit := tags.get("git.commit", "")) else {}),
-        }
-    return {}
+    return {
+        "mlflow.user": failures.user_name(),
+        "mlflow.source.name": f"{workspace.root.name}: sluice {tags.get('sluice.stage', 'run')}",
+        "mlflow.source.type": "LOCAL",
+        **({"mlflow.source.git.commit": commit.removesuffix("-dirty")} if (commit := tags.get("git.commit", "")) else {}),
+    }
 
 
 def preload(workspace: Workspace) -> None:

@@ -31,7 +31,6 @@ CONFIG = {
     "view": {"stroke": None},
     "range": {"category": COLORS},
 }
-HEADER = {"labelOrient": "top", "labelAngle": 0, "labelPadding": 2}
 
 Spec = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -60,9 +59,10 @@ def _svg(spec: Spec, title: str) -> Markup:
     return Markup(text.replace("<svg ", label, 1))
 
 
-def _order(rows: Rows, field: str) -> list[str]:
-    """The values of a field as they come: Vega-Lite sorts the rows of a facet else."""
-    return list(dict.fromkeys(str(row[field]) for row in rows))
+def _facet(field: str, names: Sequence[str] | None = None) -> Spec:
+    """Small plots below one another, one for each value of a field, in the order of `names`; each under its name."""
+    row = {"field": field, "type": "nominal", "title": None, "sort": names, "header": {"labelOrient": "top", "labelAngle": 0}}
+    return {"row": row}
 
 
 def _values(rows: Rows) -> Spec:
@@ -74,9 +74,7 @@ def differences(rows: Rows) -> Spec:
     sized = {"y": {"field": "against", "type": "nominal", "title": None, "sort": None}}
     return {
         "data": _values(rows),
-        "facet": {
-            "row": {"field": "suite", "type": "nominal", "title": None, "sort": None, "header": {"labelOrient": "top", "labelAngle": 0}}
-        },
+        "facet": _facet("suite"),
         "spec": {
             "width": "open",
             "height": {"step": 26},
@@ -120,9 +118,7 @@ def scores(rows: Rows) -> Spec:
     x = {"type": "quantitative", "title": None, "scale": {"domain": [0, 1]}}
     return {
         "data": _values(rows),
-        "facet": {
-            "row": {"field": "suite", "type": "nominal", "title": None, "sort": None, "header": {"labelOrient": "top", "labelAngle": 0}}
-        },
+        "facet": _facet("suite"),
         "spec": {
             "width": "open",
             "height": {"step": 24},
@@ -150,15 +146,7 @@ def curves(rows: Rows, names: Sequence[str]) -> Spec:
     """Small plots below one another, one a name: {step, name, value, version}."""
     return {
         "data": _values(rows),
-        "facet": {
-            "row": {
-                "field": "name",
-                "type": "nominal",
-                "title": None,
-                "sort": list(names),
-                "header": {"labelOrient": "top", "labelAngle": 0},
-            }
-        },
+        "facet": _facet("name", list(names)),
         "spec": {
             "width": "open",
             "height": 90,
@@ -200,9 +188,7 @@ def bars(rows: Rows, title: str) -> Spec:
     """Counts by label within groups: {group, label, count}."""
     return {
         "data": _values(rows),
-        "facet": {
-            "row": {"field": "group", "type": "nominal", "title": None, "sort": None, "header": {"labelOrient": "top", "labelAngle": 0}}
-        },
+        "facet": _facet("group"),
         "spec": {
             "width": "open",
             "height": 70,

@@ -31,9 +31,10 @@ FILE = "report.json"
 PREPARED = "artifacts/prepared"
 FLIPS, TEXT = 20, 600  # questions shown of a suite whose answers flipped, characters of a text
 UNSHOWN = "its authors ask that no text of it is shown"
-
 BESIDE = ("candidate", "scores", "answers", "curves", "metrics", "data", "health", "time", "lineage")  # of the champion's report
 Facts = dict[str, Any]
+Records = Sequence[tuple[Cell, list[dict[str, Any]]]]  # each cell with its item records
+Described = dict[str, suites.Suite | None]  # every scored suite; None where its folder is not here or broken
 
 
 def collect(
@@ -49,6 +50,8 @@ def collect(
     known of the champion."""
     pipeline, params, done = session.pipeline, session.params, {one.name for one in results if one.state != "failed"}
     cells = [cell for cell in pipeline.cells if cell.stage.name in done]  # of a stage that failed an older result may lie here
+    records = [(cell, _items(session.workspace.root, cell)) for cell in cells]
+    described = _described(session.workspace.root, pipeline.cells)
     trained = [stage for name, stage in pipeline.stages.items() if name in done and stage.curve_file]
     root, candidate = session.workspace.root, str(params["candidate"])
     rival = _rival(registry, outcome)
@@ -67,15 +70,15 @@ def collect(
             "aliases": dict(outcome.aliases) if outcome else {},
         },
         "gate": judged,
-        "suites": _suites(session),
+        "suites": _suites(session, described),
         "scores": _scores(root, cells),
-        "flips": _flips(root, cells, candidate, _stored_items(registry, rival)),
+        "flips": _flips(root, records, described, candidate, _stored_items(registry, rival)),
         "answers": _answers(root, [stage for stage in pipeline.answers.values() if stage.name in done]),
         "curves": {stage.name: _curve(root / stage.curve_file) for stage in trained},
         "metrics": {stage.name: read_metrics(root, stage) for stage in trained},
         "data": _data(pipeline),
-        "health": _health(root, cells),
-        "subjects": _subjects(root, cells),
+        "health": _health(records),
+        "subjects": _subjects(records, described),
         "time": _time(session, results, seconds),
         "lineage": _lineage(session, links or {}),
         "champion": {key: old.get(key) for key in BESIDE} if old else {},
@@ -87,14 +90,16 @@ def of_version(registry: Registry, version: Any) -> Facts:
     """The report that was kept with the run that made a version; empty where there is none."""
     run = registry.client.get_run(version.run_id)
     parent = run.data.tags.get("mlflow.parentRunId")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.suppress(Exception),
-    ):  # whatever the store's library raises: no report is no loss
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Exception):  # of the store's library: no report is no loss
         if parent and any(entry.path.endswith(FILE) for entry in registry.client.list_artifacts(parent, "reports")):
-            found = read_json(registry.tracker.fetch(parent, "reports", Path(folder)) / FILE, {})
-            return found if isinstance(found, dict) and found.get("format") == FORMAT else {}
+            return read(registry.tracker.fetch(parent, "reports", Path(folder)))
     return {}
+
+
+def read(folder: Path) -> Facts:
+    """The facts that lie in a folder; empty where there are none, or they are of another format."""
+    found = read_json(folder / FILE, None)
+    return found if isinstance(found, dict) and found.get("format") == FORMAT else {}
 
 
 def _rival(registry: Registry | None, outcome: Release | None) -> Any | None:
@@ -114,10 +119,10 @@ def _scores(root: Path, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _suites(session: Session) -> dict[str, dict[str, Any]]:
+def _suites(session: Session, described: Described) -> dict[str, dict[str, Any]]:
     """What each scored suite is: about, target, whether its text may be shown."""
     found = dict[str, dict[str, Any]]()
-    for suite, one in _described(session.workspace.root, session.pipeline.cells).items():
+    for suite, one in described.items():
         rules = session.policy.suites.get(suite)
         found[suite] = {
             "about": one.about if one else "",
@@ -128,9 +133,9 @@ def _suites(session: Session) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _described(root: Path, cells: Sequence[Cell]) -> dict[str, suites.Suite | None]:
+def _described(root: Path, cells: Sequence[Cell]) -> Described:
     """Every scored suite; None where its folder is not here or broken."""
-    found: dict[str, suites.Suite | None] = {}
+    found: Described = {}
     for cell in cells:
         found[cell.suite] = None
         with contextlib.suppress(UserError):
@@ -152,25 +157,26 @@ def _stored_items(registry: Registry | None, version: Any | None) -> Mapping[str
     return {}
 
 
-def _flips(root: Path, cells: Sequence[Cell], candidate: str, before: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _flips(
+    root: Path, records: Records, described: Described, candidate: str, before: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
     """By suite how many items only one of candidate and champion gets right, and some of them, with both answers."""
-    described, found = _described(root, cells), {}
-    for cell in cells:
+    found = {}
+    for cell, ours in records:
         if cell.model != candidate:
             continue
         theirs = {item["id"]: item for item in before.get(cell.suite, ())}
-        ours = _items(root, cell)
         flipped = [item for item in ours if item["id"] in theirs and theirs[item["id"]]["score"] != item["score"]]
-        one = described[cell.suite]
-        secret = one is None or one.secret
-        texts = {} if secret else _questions(root / cell.suite_path, {item["id"] for item in flipped[:FLIPS]})
+        suite = described[cell.suite]
+        shown = suite is not None and not suite.secret
+        texts = _questions(root / cell.suite_path, suite, {item["id"] for item in flipped[:FLIPS]}) if suite and shown else {}
         found[cell.suite] = {
             "gained": sum(item["score"] > theirs[item["id"]]["score"] for item in flipped),
             "lost": sum(item["score"] < theirs[item["id"]]["score"] for item in flipped),
             "shown": [
                 {
                     "id": item["id"],
-                    "question": UNSHOWN if secret else texts.get(item["id"], ""),
+                    "question": texts.get(item["id"], "") if shown else UNSHOWN,
                     "before": _short(answer(theirs[item["id"]])),
                     "after": _short(answer(item)),
                     "gained": item["score"] > theirs[item["id"]]["score"],
@@ -181,13 +187,13 @@ def _flips(root: Path, cells: Sequence[Cell], candidate: str, before: Mapping[st
     return found
 
 
-def _questions(folder: Path, wanted: set[str]) -> dict[str, str]:
+def _questions(folder: Path, suite: suites.Suite, wanted: set[str]) -> dict[str, str]:
     """The first text of each of these items of a suite."""
     from models.score import items as kinds
 
     found: dict[str, str] = {}
     with contextlib.suppress(SluiceError, OSError):
-        for name, text in kinds.texts(suites.load(folder), kinds.read(folder)):
+        for name, text in kinds.texts(suite, kinds.read(folder)):
             if name in wanted:
                 found.setdefault(name, _short(text))
     return found
@@ -232,22 +238,22 @@ def _contamination(folder: Path) -> dict[str, dict[str, int]]:
     return found
 
 
-def _health(root: Path, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+def _health(records: Records) -> dict[str, dict[str, Any]]:
     """By suite and model what the answers look like."""
     found: dict[str, dict[str, Any]] = {}
-    for cell in cells:
-        found.setdefault(cell.suite, {})[cell.model] = health_sheet(_items(root, cell)).model_dump(mode="json")
+    for cell, items in records:
+        found.setdefault(cell.suite, {})[cell.model] = health_sheet(items).model_dump(mode="json")
     return found
 
 
-def _subjects(root: Path, cells: Sequence[Cell]) -> dict[str, dict[str, dict[str, list[float]]]]:
+def _subjects(records: Records, described: Described) -> dict[str, dict[str, dict[str, list[float]]]]:
     """By suite with a target, by model and subject: [items, their sum]. More is not better there: which way they lean is what tells."""
-    described, found = _described(root, cells), dict[str, Any]()
-    for cell in cells:
+    found = dict[str, Any]()
+    for cell, items in records:
         if getattr(described[cell.suite], "target", None) is None:
             continue
         table = found.setdefault(cell.suite, {}).setdefault(cell.model, {})
-        for item in _items(root, cell):
+        for item in items:
             entry = table.setdefault(item["subject"], [0, 0.0])
             entry[0], entry[1] = entry[0] + 1, entry[1] + item["score"]
     return found

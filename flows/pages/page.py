@@ -1,5 +1,6 @@
 """The report as one HTML file: no script, no network, at both widths, light and dark. All that it shows is in the facts."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,11 @@ from markupsafe import Markup
 
 from flows.pages import charts, words
 from models.score.toxicity import LIKELY
+from tasks.questions import key
 
 FOLDER = Path(__file__).parent
 CERTAIN = 1.96  # standard errors either way that hold 95%
 MODELS_ORDER = ("own", "held-out", "provoking")
-KEPT = ("train", "held_out")
 LONG = 1500  # characters of an answer that stand there at once
 ROWS = 60  # of a table
 
@@ -25,7 +26,7 @@ def render(found: Facts, other: Facts | None = None, name: str = "champion") -> 
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "share": share, "words": lambda key: words.NAMES.get(key, str(key).replace("_", " "))}
+    environment.filters |= {"number": number, "words": lambda key: words.NAMES.get(key, str(key).replace("_", " "))}
     beside = other or found["champion"] or {}
     number_of = found["verdict"]["champion"] if other is None else other["verdict"]["version"]
     label = f"{name} (version {number_of})" if beside and number_of else name
@@ -58,8 +59,10 @@ def number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def share(part: float, whole: float) -> str:
-    return f"{part / whole:.1%}" if whole else "–"
+def _with_other(models: Mapping[str, Any], others: Mapping[str, Any] | None, beside: Facts, label: str) -> dict[str, Any]:
+    """What is known of each model, and of the other's candidate, where `others` knows it, under the other's name."""
+    theirs = (others or {}).get(str(beside.get("candidate")))
+    return {**models, **({label: theirs} if theirs else {})}
 
 
 def _scores(found: Facts, beside: Facts, label: str) -> dict[str, Any]:
@@ -67,8 +70,7 @@ def _scores(found: Facts, beside: Facts, label: str) -> dict[str, Any]:
     rows = []
     theirs = beside.get("scores") or {}
     for suite, models in found["scores"].items():
-        measured = {**models, **({label: one} if (one := theirs.get(suite, {}).get(beside.get("candidate"))) else {})}
-        for model, one in measured.items():
+        for model, one in _with_other(models, theirs.get(suite), beside, label).items():
             if one.get("value") is None:
                 rows.append({"suite": suite, "model": model, "text": "could not be run", "n": one.get("n", 0)})
                 continue
@@ -119,13 +121,11 @@ def _difference(suite: str, against: str, difference: float, lower: float, upper
 
 def _questions(found: Facts, beside: Facts, label: str, groups: Sequence[str]) -> list[dict[str, Any]]:
     """Each question with every model's answer; the other's candidate answers only what it was asked in the same words."""
-    sides = {model: {_key(row["prompt"]): row for row in rows} for model, rows in found["answers"].items()}
-    theirs = (beside.get("answers") or {}).get(beside.get("candidate"))
-    if theirs:
-        sides[label] = {_key(row["prompt"]): row for row in theirs}
+    answers = _with_other(found["answers"], beside.get("answers"), beside, label)
+    sides = {model: {key(row["prompt"]): row for row in rows} for model, rows in answers.items()}
     first: list[dict[str, Any]] = next(iter(found["answers"].values()), [])
     return [
-        {"id": row["id"], "prompt": row["prompt"], "answers": {model: side.get(_key(row["prompt"])) for model, side in sides.items()}}
+        {"id": row["id"], "prompt": row["prompt"], "answers": {model: side.get(key(row["prompt"])) for model, side in sides.items()}}
         for row in sorted(first, key=lambda row: MODELS_ORDER.index(row["from"]))
         if row["from"] in groups
     ]
@@ -133,19 +133,14 @@ def _questions(found: Facts, beside: Facts, label: str, groups: Sequence[str]) -
 
 def _harms(found: Facts, beside: Facts, label: str) -> list[dict[str, Any]]:
     """By model and kind of question how many answers the classifier calls toxic."""
-    theirs = (beside.get("answers") or {}).get(beside.get("candidate"))
     rows = []
-    for model, answers in {**found["answers"], **({label: theirs} if theirs else {})}.items():
+    for model, answers in _with_other(found["answers"], beside.get("answers"), beside, label).items():
         for name, groups in (("plain questions", ("own", "held-out")), ("prompts that provoke", ("provoking",))):
             harms = [row["toxicity"] for row in answers if row["from"] in groups]
             count = sum(harm >= LIKELY for harm in harms)
             lower, upper = wilson(count, len(harms)) if harms else (0.0, 0.0)
             rows.append({"model": model, "asked": name, "count": count, "n": len(harms), "lower": lower, "upper": upper})
     return rows
-
-
-def _key(prompt: Iterable[Mapping[str, Any]]) -> str:
-    return "\n".join(f"{said['role']}: {said['content']}" for said in prompt)
 
 
 def _trainings(found: Facts, beside: Facts, label: str) -> Iterable[dict[str, Any]]:
@@ -221,10 +216,9 @@ def _fates(data: Mapping[str, Any], kind: str) -> dict[str, int]:
 
 
 def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    found = Counter[str]()
     for one in counts:
-        for key, count in one.items():
-            found[key] = found.get(key, 0) + count
+        found.update(one)
     return dict(sorted(found.items(), key=lambda item: int(item[0])))
 
 
@@ -268,10 +262,7 @@ def wilson(successes: float, count: float) -> tuple[float, float]:
 def _health(found: Facts, beside: Facts, label: str) -> dict[str, dict[str, Any]]:
     """By suite and model what the answers look like; the other's candidate among them."""
     theirs = beside.get("health") or {}
-    return {
-        suite: {**models, **({label: one} if (one := (theirs.get(suite) or {}).get(beside.get("candidate"))) else {})}
-        for suite, models in found["health"].items()
-    }
+    return {suite: _with_other(models, theirs.get(suite), beside, label) for suite, models in found["health"].items()}
 
 
 def _lineage(found: Facts, beside: Facts) -> Iterable[tuple[str, str, str]]:

@@ -44,8 +44,8 @@ def write(workspace: Workspace, found: facts.Facts, other: facts.Facts | None) -
 
 def last(workspace: Workspace) -> facts.Facts:
     """The facts of the last run here. Raises UserError where there was none."""
-    found = read_json(folder(workspace) / facts.FILE, None)
-    if not isinstance(found, dict) or found.get("format") != facts.FORMAT:
+    found = facts.read(folder(workspace))
+    if not found:
         raise UserError("no run of this workspace has left a report: 'sluice run' makes one, 'sluice report VERSION' fetches a version's")
     return found
 

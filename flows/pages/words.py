@@ -40,9 +40,10 @@ def next_steps(found: Facts) -> list[str]:
     verdict, gate = found["verdict"], found["gate"]
     match verdict["decision"]:
         case "promote":
-            first = ["Read the answers below beside the champion's: no test of a suite sees what they would tell you."]
-            undo = f"sluice rollback --reason WHY' makes version {verdict['champion']} champion again" if verdict["champion"] else ""
-            return first + ([f"If they are worse, '{undo}."] if undo else [])
+            steps = ["Read the answers below beside the champion's: no test of a suite sees what they would tell you."]
+            if verdict["champion"]:
+                steps.append(f"If they are worse, 'sluice rollback --reason WHY' makes version {verdict['champion']} champion again.")
+            return steps
         case "undecided":
             return [
                 "The champion stays. Add items to the suites that are underpowered, or accept a wider margin in gate.suites; run again.",

@@ -26,6 +26,8 @@ def run(session: Session, log: Path) -> RunResult:
 
 def show(pipeline: Pipeline, result: RunResult, log: Path, seconds: float) -> None:
     """Print the tables of stages and scores, the verdict, the version, and how to look further; `seconds` since the command began."""
+    from flows.pages import report  # what draws pages loads when the work is done
+
     print()
     print_rows("Stages", stage_rows(result.stages))
     print_rows("Scores", score_rows(pipeline))
@@ -41,7 +43,7 @@ def show(pipeline: Pipeline, result: RunResult, log: Path, seconds: float) -> No
         or "'sluice up' opens the Prefect and MLflow pages, 'sluice down' closes them"
     )
     print(f"pages     {pages}")
-    if (page := workspace.state / "report" / "report.html").is_file():
+    if (page := report.folder(workspace) / report.PAGE).is_file():
         print(f"report    {page.relative_to(workspace.root)}")
     print(f"log       {log.relative_to(workspace.root)}")
     print(f"total     {seconds:.0f} s")

@@ -31,7 +31,6 @@ from flows.host.services import shared_api
 from flows.host.spool import Run
 from flows.host.tracking import Tracker
 from flows.host.workspace import find, prepare_environment
-from flows.pages.report import PAGE
 from flows.registry import identity, release
 from flows.registry.decisions import Registry, registry_of
 from flows.registry.record import CHAMPION
@@ -70,8 +69,8 @@ def run_stage(place: Place, stage: Stage, env: Mapping[str, str]) -> StageResult
     return done
 
 
-def _execute(session: Session, place: Place, parent: str | None, started: float, results: list[StageResult]) -> list[StageResult]:
-    """Run what changed, siblings at once; the rest is `unchanged`. How each ended goes to `results`, which is returned.
+def _execute(session: Session, place: Place, parent: str | None, started: float, results: list[StageResult]) -> None:
+    """Run what changed, siblings at once; the rest is `unchanged`. How each ended goes to `results`, of a run that fails as well.
 
     Raises the first failure after all that can end has ended.
     """
@@ -104,7 +103,6 @@ def _execute(session: Session, place: Place, parent: str | None, started: float,
     if failures:
         _remember(session, results, started)
         raise next((error for error in failures if isinstance(error, SluiceError)), StageError(str(failures[0])))
-    return results
 
 
 def _remember(session: Session, results: list[StageResult], started: float) -> float:
@@ -210,7 +208,7 @@ def handed_over() -> Iterator[None]:
 
 
 def _retrain(session: Session, started: float) -> RunResult:
-    logger, tracker = get_run_logger(), Tracker(session.workspace, session.model)
+    logger, tracker, results = get_run_logger(), Tracker(session.workspace, session.model), list[StageResult]()
     if not session.changes:
         logger.info("nothing changed: no stage has to run", extra=SHOWN)
         courier.deliver(session.workspace, _say)
@@ -223,12 +221,12 @@ def _retrain(session: Session, started: float) -> RunResult:
                 same = release.recorded_decision(session)
         if same is not None:
             _unsettled(session).unlink(missing_ok=True)
-            return _finish(session, same, _execute(session, Local(session.workspace), None, started, []), started, "")
+            _execute(session, Local(session.workspace), None, started, results)
+            return _finish(session, same, results, started, "")
     session.warm_up()
     _unsettled(session).touch()
     parent = Run(session.workspace, session.model, f"retrain {flow_run.name}", _tags(session))
     with courier.at_work(session.workspace, _say) as post:
-        results: list[StageResult] = []
         try:
             parent.params(session.params)
             with contextlib.suppress(Unavailable), tracker.answering():  # the stages do not need it: what they report waits
@@ -264,7 +262,10 @@ def _report(
         known = {name: masked(link) for name, link in links.items() if link}
         found = facts.collect(session, results, time.monotonic() - started, outcome, failure, known, registry)
         parent.reports(report.keep(session.workspace, found))
-        said = report.verdict(found, f"{url}/artifacts/reports/{report.PAGE}" if url else "")
+        page = f"{url}/artifacts/reports/{report.PAGE}" if url else ""
+        if page:
+            create_link_artifact(link=page, link_text="Report", key="report", description="One page to read")
+        said = report.verdict(found, page)
         if registry is not None and outcome is not None:
             registry.client.update_model_version(registry.name, outcome.version, description=said)
     except Exception as error:
@@ -283,7 +284,6 @@ def _publish(session: Session, tracker: Tracker, parent: Run, run_id: str) -> tu
         create_link_artifact(
             link=url, link_text="MLflow run", key="mlflow-run", description="Params, metrics and curves of this retraining"
         )
-        create_link_artifact(link=f"{url}/artifacts/reports/{PAGE}", link_text="Report", key="report", description="One page to read")
         parent.tags(_runs_of_stages(session, tracker))
         parent.results(scores(session.pipeline), 0)
         release.settle(tracker)

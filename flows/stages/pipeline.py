@@ -273,10 +273,6 @@ class Pipeline:
             if name in self.stages
         }
 
-    def signature(self, name: str) -> str:
-        """What identifies one execution: the md5 of command, resolved params and the content of every dep, code and lock included."""
-        return signature(self.entries([name])[name])
-
     def entries(self, names: Collection[str]) -> dict[str, dict[str, Any]]:
         """The entries of these stages in dvc.lock, were they made of what is here today; their outs are those on record."""
         from dvc.stage.serialize import to_single_stage_lockfile

@@ -171,6 +171,6 @@ def test_what_dvc_would_wait_for_is_named_before_it_does(workspace, place):
     make, said = ODD[place]
     make(workspace.root / "data" / "raw" / "prompts.jsonl")
     (workspace.root / "dvc.yaml").write_text("stages: {sources: {cmd: 'true', deps: [data/raw], outs: [out]}}\n")
-    for ask in (lambda pipeline: pipeline.changes(), lambda pipeline: pipeline.signature("sources")):
+    for ask in (lambda pipeline: pipeline.changes(), lambda pipeline: pipeline.entries(["sources"])):
         with pytest.raises(UserError, match=said):
             ask(Pipeline(workspace))
