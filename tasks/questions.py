@@ -13,7 +13,7 @@ from pydantic import Field
 
 from models.core.errors import UserError
 from models.core.files import write_lines
-from models.core.given import read_lines
+from models.core.given import read_lines, require_pulled
 from models.data import kinds
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed
 
@@ -65,8 +65,7 @@ def questions(params: QuestionsParams, inputs: QuestionsInputs, outputs: Questio
 
 def _own(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A team's own prompts: {prompt} or {id, prompt}, a text or messages that end with the user's."""
-    if not os.path.lexists(path) and (pointer := path.with_name(f"{path.name}.dvc")).is_file():
-        raise UserError(f"{path} is missing, and {pointer.name} says that it must be there: 'dvc pull' brings it")
+    require_pulled(path)
     known = set[str]()
     for number, row in enumerate(read_lines(path) if os.path.lexists(path) else (), 1):
         prompt, name = row.get("prompt"), str(row.get("id") or number)

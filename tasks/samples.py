@@ -1,6 +1,7 @@
 """Samples stage: what one model answers to the questions, greedily, so that people can read it beside what another answers."""
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,13 +78,27 @@ def _answers(
         (row for row in rows if most is None or sizes[row["id"]] + params.max_new_tokens <= most), key=lambda row: sizes[row["id"]]
     )
     found: dict[str, dict[str, Any]] = {}
-    for batch in generation.batches(model, tokenizer, [row["prompt"] for row in fits], params.batch_size, params.max_new_tokens):
-        written = zip(fits[len(found) :], batch.texts, batch.said.sum(1).tolist(), batch.ended.tolist(), strict=False)
+    for group in _alike(fits, sizes, params.batch_size):
+        [batch] = generation.batches(model, tokenizer, [row["prompt"] for row in group], len(group), params.max_new_tokens)
+        written = zip(group, batch.texts, batch.said.sum(1).tolist(), batch.ended.tolist(), strict=True)
         found |= {
             row["id"]: {"answer": text.strip(), "tokens": tokens, "flags": flags(text, ended)} for row, text, tokens, ended in written
         }
         work.progress(len(found), len(fits), {})
     return found
+
+
+def _alike(rows: list[dict[str, Any]], sizes: Mapping[str, int], most: int) -> Iterator[list[dict[str, Any]]]:
+    """Up to `most` questions at a time, of rows sorted by size, none of which is padded to more than twice its tokens: beside a page of
+    text, each token of a short question's answer would look back at as much padding."""
+    group: list[dict[str, Any]] = []
+    for row in rows:
+        if group and (len(group) == most or sizes[row["id"]] > 2 * sizes[group[0]["id"]]):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
 
 
 def flags(text: str, ended: bool) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from models.core.errors import UserError
 from models.core.files import write_lines
-from models.core.given import read_lines, require_file
+from models.core.given import read_lines, require_file, require_pulled
 from models.data.kinds import FIELDS
 from models.score import suite
 from models.world.world import SUITES, Size, generate
@@ -84,8 +84,7 @@ def _files(raw: Path, kind: str) -> list[Path]:
     """KIND.jsonl and KIND/*.jsonl, as far as they are there. Raises UserError for what is there as DVC's pointer only, or packed."""
     folder = raw / kind
     for pointer in (*raw.glob(f"{kind}.jsonl.dvc"), *raw.glob(f"{kind}.dvc"), *sorted(folder.glob("*.jsonl.dvc"))):
-        if not os.path.lexists(pointer.with_suffix("")):
-            raise UserError(f"{pointer.with_suffix('')} is missing, and {pointer.name} says that it must be there: 'dvc pull' brings it")
+        require_pulled(pointer.with_suffix(""))
     for packed in sorted((*folder.glob("*.jsonl.gz"), *folder.glob("*.jsonl.zst"))):
         raise UserError(f"{packed} is packed, and only *.jsonl is read there: unpack it, or move it elsewhere and import it")
     return record_files(raw, kind)

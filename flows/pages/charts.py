@@ -59,8 +59,9 @@ def _svg(spec: Spec, title: str) -> Markup:
     return Markup(text.replace("<svg ", label, 1))
 
 
-def _facet(field: str, names: Sequence[str] | None = None) -> Spec:
-    """Small plots below one another, one for each value of a field, in the order of `names`; each under its name."""
+def _facet(field: str, rows: Rows) -> Spec:
+    """Small plots below one another, one for each value of a field, in the order in which they come; each under its name."""
+    names = list(dict.fromkeys(row[field] for row in rows))
     row = {"field": field, "type": "nominal", "title": None, "sort": names, "header": {"labelOrient": "top", "labelAngle": 0}}
     return {"row": row}
 
@@ -74,7 +75,7 @@ def differences(rows: Rows) -> Spec:
     sized = {"y": {"field": "against", "type": "nominal", "title": None, "sort": None}}
     return {
         "data": _values(rows),
-        "facet": _facet("suite"),
+        "facet": _facet("suite", rows),
         "spec": {
             "width": "open",
             "height": {"step": 26},
@@ -118,7 +119,7 @@ def scores(rows: Rows) -> Spec:
     x = {"type": "quantitative", "title": None, "scale": {"domain": [0, 1]}}
     return {
         "data": _values(rows),
-        "facet": _facet("suite"),
+        "facet": _facet("suite", rows),
         "spec": {
             "width": "open",
             "height": {"step": 24},
@@ -142,11 +143,11 @@ def _model() -> Spec:
     return {"field": "model", "type": "nominal", "legend": None, "sort": None}
 
 
-def curves(rows: Rows, names: Sequence[str]) -> Spec:
+def curves(rows: Rows) -> Spec:
     """Small plots below one another, one a name: {step, name, value, version}."""
     return {
         "data": _values(rows),
-        "facet": _facet("name", list(names)),
+        "facet": _facet("name", rows),
         "spec": {
             "width": "open",
             "height": 90,
@@ -188,7 +189,7 @@ def bars(rows: Rows, title: str) -> Spec:
     """Counts by label within groups: {group, label, count}."""
     return {
         "data": _values(rows),
-        "facet": _facet("group"),
+        "facet": _facet("group", rows),
         "spec": {
             "width": "open",
             "height": 70,

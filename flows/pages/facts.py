@@ -19,6 +19,7 @@ from flows.stages.parameters import PRICES
 from flows.stages.pipeline import LEAKS, Cell, Pipeline, Stage, git_commit, read_metrics
 from flows.stages.session import Session
 from models.core.content import folder_md5
+from models.core.display import shortened
 from models.core.errors import SluiceError, UserError
 from models.core.files import read_json
 from models.core.given import read_lines
@@ -177,8 +178,8 @@ def _flips(
                 {
                     "id": item["id"],
                     "question": texts.get(item["id"], "") if shown else UNSHOWN,
-                    "before": _short(answer(theirs[item["id"]])),
-                    "after": _short(answer(item)),
+                    "before": shortened(answer(theirs[item["id"]]), TEXT),
+                    "after": shortened(answer(item), TEXT),
                     "gained": item["score"] > theirs[item["id"]]["score"],
                 }
                 for item in flipped[:FLIPS]
@@ -195,7 +196,7 @@ def _questions(folder: Path, suite: suites.Suite, wanted: set[str]) -> dict[str,
     with contextlib.suppress(SluiceError, OSError):
         for name, text in kinds.texts(suite, kinds.read(folder)):
             if name in wanted:
-                found.setdefault(name, _short(text))
+                found.setdefault(name, shortened(text, TEXT))
     return found
 
 
@@ -290,7 +291,3 @@ def _lineage(session: Session, links: Mapping[str, str]) -> dict[str, Any]:
         "links": dict(links),
         "again": again,
     }
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= TEXT else f"{text[:TEXT]}…"

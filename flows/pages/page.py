@@ -156,7 +156,7 @@ def _trainings(found: Facts, beside: Facts, label: str) -> Iterable[dict[str, An
             if value is not None
         ]
         metrics = found["metrics"].get(stage) or {}
-        chart = charts.draw(charts.curves(rows, [words.NAMES.get(name, name) for name in names]), f"Curves of {stage}") if rows else ""
+        chart = charts.draw(charts.curves(rows), f"Curves of {stage}") if rows else ""
         yield {
             "stage": stage,
             "chart": chart,

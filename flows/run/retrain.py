@@ -261,7 +261,10 @@ def _report(
     try:
         known = {name: masked(link) for name, link in links.items() if link}
         found = facts.collect(session, results, time.monotonic() - started, outcome, failure, known, registry)
-        parent.reports(report.keep(session.workspace, found))
+        kept = report.keep(session.workspace, found)
+        parent.reports(kept)
+        if failure:  # its last word is the failure itself; a run that ended well names its report beside its tables
+            get_run_logger().info("what there is to look at: %s", (kept / report.PAGE).relative_to(session.workspace.root), extra=SHOWN)
         page = f"{url}/artifacts/reports/{report.PAGE}" if url else ""
         if page:
             create_link_artifact(link=page, link_text="Report", key="report", description="One page to read")

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 import models
 from flows.host import git
+from models.core.display import shortened
 from models.core.errors import UserError
 from models.core.files import write_whole
 from models.score.suite import FILE as SUITE
@@ -178,4 +179,4 @@ def _only(sign: str, these: Sequence[Any], others: Sequence[Any]) -> list[str]:
 
 def _brief(value: Any) -> str:
     said = json.dumps(value, ensure_ascii=False, default=str)
-    return said if len(said) <= SHOWN else f"{said[:SHOWN]}…"
+    return shortened(said, SHOWN)

@@ -79,6 +79,13 @@ def require_file(path: Path, missing: str = "a file must be there; bring it in w
         raise UserError(f"{path} is {NOT_PLAIN.get(stat.S_IFMT(mode), 'no file')}, must be a plain file: name or put the file itself")
 
 
+def require_pulled(path: Path) -> None:
+    """Raise UserError where DVC's pointer to `path` is there, and what it points to is not."""
+    pointer = path.with_name(f"{path.name}.dvc")
+    if not os.path.lexists(path) and pointer.is_file():
+        raise UserError(f"{path} is missing, and {pointer.name} says that it must be there: 'dvc pull' brings it")
+
+
 def unreadable(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} cannot be read ({error.strerror or error}): it must be readable; see its owner and mode")
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from models.core.display import shortened
 from models.data import kinds
 
 EXAMPLES, EXAMPLE_CHARACTERS = 10, 240  # of each reason, of each example
@@ -62,14 +63,10 @@ class Examples:
         """Keep a record that was dropped, where there is room: {id, by, text}, the text empty where it may not be shown."""
         kept = self.found.setdefault(kind, {}).setdefault(drop["reason"], [])
         if len(kept) < EXAMPLES:
-            text = "" if drop["reason"] in HIDDEN else _short(self.hide(_shown(kind, record)[: 10 * EXAMPLE_CHARACTERS]))
-            kept.append({"id": str(drop["id"]), "by": str(drop.get("by", "")), "text": text})
+            text = "" if drop["reason"] in HIDDEN else self.hide(_shown(kind, record)[: 10 * EXAMPLE_CHARACTERS])
+            kept.append({"id": str(drop["id"]), "by": str(drop.get("by", "")), "text": shortened(text, EXAMPLE_CHARACTERS)})
 
 
 def _shown(kind: str, record: Mapping[str, Any]) -> str:
     """The record's texts; all of it, as JSON, where it is broken."""
     return json.dumps(record, ensure_ascii=False) if kinds.is_broken(kind, record) else text_of(kind, record)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]}…"

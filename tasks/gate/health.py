@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
+from models.core.display import shortened
 from tasks.stage import Record
 
 LETTERS = string.ascii_uppercase
@@ -70,8 +71,7 @@ def health_sheet(items: Sequence[Mapping[str, Any]]) -> Health:
 def answer(item: Mapping[str, Any]) -> str:
     """The raw answer of a per-item record: what was written, cut where it is long, or the chosen letter."""
     if "response" in item:
-        text = item["response"]
-        return text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]} …"
+        return shortened(item["response"], EXAMPLE_CHARACTERS)
     return "none" if item.get("predicted") is None else letter(item["predicted"])
 
 

@@ -1,12 +1,13 @@
 """The report of a whole run: made by the run, kept with it in MLflow, and its numbers those that the stages left."""
 
 import json
+import re
 import sqlite3
 
 import pytest
 
 from models.core.given import read_lines
-from tests.workspaces import call, copy_of
+from tests.workspaces import call, copy_of, run
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +91,21 @@ def test_before_any_run_there_is_no_report(workspace, tmp_path):
     done = call(empty, "report")
     assert (done.returncode, done.stdout) == (2, "")
     assert "no run of this workspace has left a report" in done.stderr
+
+
+def test_of_a_run_that_a_stage_ended_the_report_says_which_and_why_and_shows_no_older_result_of_it(finished, tmp_path):
+    workspace = copy_of(finished, tmp_path / "sluice")
+    text = (workspace / "params.yaml").read_text()
+    (workspace / "params.yaml").write_text(re.sub(r"(?m)^  max_kl: \S+", "  max_kl: 0.0000001", text))
+    done = run(workspace, "sluice", "run")
+    assert done.returncode == 1
+    found = json.loads(call(workspace, "report", "--json").stdout)
+    assert found["verdict"]["decision"] == "failed"
+    assert "rlhf" in found["verdict"]["reason"]
+    assert "max_kl" in found["verdict"]["reason"]
+    assert {model for models in found["scores"].values() for model in models} == set(found["answers"]) == {"base", "sft"}
+    assert "rlhf" not in found["metrics"]
+    assert [one["name"] for one in found["time"]["stages"] if one["state"] == "failed"] == ["rlhf"]
+    text = (workspace / ".sluice" / "report" / "report.html").read_text()
+    assert "The run failed before there was anything to decide" in text
+    assert "what there is to look at: .sluice/report/report.html" in done.stdout

@@ -5,6 +5,7 @@ import pytest
 from models.core.files import write_lines
 from models.core.given import read_lines
 from models.core.work import Work
+from models.train import generation
 from tasks.samples import SamplesInputs, SamplesOutputs, SamplesParams, flags, samples
 from tests.tiny import tiny_model
 
@@ -43,6 +44,15 @@ def test_a_question_without_room_for_an_answer_is_not_asked(model, tmp_path):
     found, metrics = answers(model, tmp_path, [*rows(1), long])
     assert found[1]["flags"] == ["too-long"]
     assert (metrics.answers, metrics.too_long) == (1, 1)
+
+
+def test_a_short_question_is_not_padded_to_a_page_of_text(model, tmp_path, monkeypatch):
+    asked, plain = [], generation.batches
+    monkeypatch.setattr(generation, "batches", lambda *given: asked.append(len(given[2])) or plain(*given))
+    page = {"id": "page", "from": "own", "prompt": [{"role": "user", "content": "word " * 90}]}
+    found, _ = answers(model, tmp_path, [page, *rows(2)])
+    assert [row["id"] for row in found] == ["page", "q0", "q1"]
+    assert asked == [2, 1]
 
 
 @pytest.mark.parametrize(

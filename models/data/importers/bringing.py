@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from models.core.display import shortened
 from models.core.errors import UserError
 from models.core.given import require_file, unreadable
 from models.core.importing import replacing
@@ -243,5 +244,4 @@ def _renamed(rows: Iterator[Row], columns: Mapping[str, str]) -> Iterator[Row]:
 
 def _short(value: Mapping[str, Any]) -> str:
     """A record as one line that a screen has room for."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    return shortened(json.dumps(value, ensure_ascii=False, default=str), SHOWN)
