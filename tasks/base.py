@@ -72,7 +72,7 @@ def base(params: BaseParams, inputs: BaseInputs, outputs: BaseOutputs, work: Wor
         policy.require_positions(model, reading.tokens, "base.blocks.tokens")
         if plan is not None:
             packed = pretraining.pack(training.texts(documents / "train.jsonl"), tokenizer, reading.tokens)
-            train_loss = pretraining.fit(model, packed, plan, reading, params.seed, work.progress)
+            train_loss = pretraining.fit(model, packed, plan, reading, params.seed, work)
         held_out = pretraining.pack(training.texts(documents / "held_out.jsonl"), tokenizer, reading.tokens)
         held_out_loss = pretraining.loss(model, held_out, reading)
     policy.save(model, tokenizer, outputs.base)

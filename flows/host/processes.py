@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 GUARD = Path(__file__).with_name("guard.py")
-GRACE_S = 3.0  # from SIGTERM to SIGKILL: time for a stage to close its MLflow run
+GRACE_S = 20.0  # from SIGTERM to SIGKILL: time for a training to end its step, write a checkpoint and close its run; others need none
 
 _groups: dict[int, subprocess.Popen[str]] = {}  # by the leader's process, which is the group's name
 _stopping = threading.Event()

@@ -18,6 +18,7 @@ from models.core.errors import SluiceError, StageError, UserError
 
 PIPELINE, PROMOTIONS = "pipeline", "promotions"
 TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}  # MLflow's page takes runs without a word about it for judged traces
+AS_TRAINING = "?workflowType=machine_learning"  # of an address: else a run opens among judges and traces, whatever its experiment says
 ABOUT = {
     PIPELINE: "One run a retraining, and under it one a stage that was executed: params, curves (train/...), results, data.",
     PROMOTIONS: "One run a decision, chained: 'sluice history' lists them, 'sluice audit' checks them.",
@@ -35,7 +36,7 @@ def _about(workspace: Workspace, tags: Mapping[str, str]) -> dict[str, str]:
     """What MLflow's page shows of a run under Created by, Source and Version."""
     return {
         "mlflow.user": failures.user_name(),
-        "mlflow.source.name": f"{workspace.root.name}: sluice {tags.get('sluice.stage', 'run')}",
+        "mlflow.source.name": f"{workspace.root.name}: sluice {tags.get('sluice.stage') or tags.get('sluice.verdict') or 'run'}",
         "mlflow.source.type": "LOCAL",
         **({"mlflow.source.git.commit": commit.removesuffix("-dirty")} if (commit := tags.get("git.commit", "")) else {}),
     }
@@ -173,8 +174,7 @@ class Tracker:
         """Open a run and return its id. Raises UserError where somebody deleted the experiment."""
         from mlflow.exceptions import MlflowException
 
-        about = _about(self.workspace, tags) if kind == PIPELINE else {}
-        tags = {**owner_tags(), **about, **masked_values(tags), **({"mlflow.parentRunId": parent} if parent else {})}
+        tags = {**owner_tags(), **_about(self.workspace, tags), **masked_values(tags), **({"mlflow.parentRunId": parent} if parent else {})}
         try:
             run = self.client.create_run(self.experiment_id(kind), time_ms, tags, name)
         except MlflowException:
@@ -267,10 +267,10 @@ class Tracker:
         )
         return str(found[0].info.run_id) if found else None
 
-    def run_url(self, run_id: str, kind: str = PIPELINE) -> str:
-        """The run's page; for an embedded database, the page that `sluice up` will serve."""
+    def run_url(self, run_id: str, kind: str = PIPELINE, part: str = "") -> str:
+        """The run's page, or that of a part of it, as `/artifacts`; for an embedded database, the page that `sluice up` will serve."""
         base = web.shown(self.uri) if web.is_web(self.uri) else "http://127.0.0.1:5000"
-        return f"{base.rstrip('/')}/#/experiments/{self.experiment_id(kind)}/runs/{run_id}"
+        return f"{base.rstrip('/')}/#/experiments/{self.experiment_id(kind)}/runs/{run_id}{part}{AS_TRAINING}"
 
 
 def all_pages(ask: Callable[[str | None], Any]) -> list[Any]:

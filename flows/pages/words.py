@@ -59,7 +59,7 @@ def next_steps(found: Facts) -> list[str]:
             return ["The champion stays. Look at what was lost, then at the data and the curves.", *worst]
         case "failed":
             return ["Mend what the sentence above names, then 'sluice run': what is done is kept."]
-    return ["Nothing."]
+    return ["There is nothing to do."]
 
 
 def learning(stage: str, columns: Mapping[str, Sequence[float | None]], metrics: Mapping[str, Any]) -> list[str]:

@@ -232,8 +232,9 @@ def _retrain(session: Session, started: float) -> RunResult:
             with contextlib.suppress(Unavailable), tracker.answering():  # the stages do not need it: what they report waits
                 release.settle(tracker)
             _execute(session, Local(session.workspace), parent.key, started, results)
-            outcome, url = _publish(session, tracker, parent, post.id_of(parent))
-            said = _report(session, parent, results, started, outcome, "", url)
+            run_id = post.id_of(parent)
+            outcome = _publish(session, tracker, parent, run_id)
+            said = _report(session, parent, results, started, outcome, "", run_id)
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt) and not processes.stopping():
                 _report(session, parent, results, started, None, str(error), None)
@@ -251,25 +252,27 @@ def _report(
     started: float,
     outcome: release.Release | None,
     failure: str,
-    url: str | None,
+    run_id: str | None,
 ) -> str:
     """Make the run's report and keep it with its run; return the verdict as Markdown, "" where none was made: no run fails for it."""
     from flows.pages import facts, report
 
-    links = {"MLflow run": url, "Prefect run": url_for("flow-run", obj_id=str(flow_run.id)) if shared_api(session.workspace) else None}
-    registry = None if outcome is None else Registry(Tracker(session.workspace, session.model))
+    tracker = Tracker(session.workspace, session.model)
+    registry = Registry(tracker) if outcome else None
     try:
+        url, page = (tracker.run_url(run_id, part=part) if run_id else "" for part in ("", f"/artifacts/reports/{report.PAGE}"))
+        links = {"MLflow run": url, "Prefect run": url_for("flow-run", obj_id=str(flow_run.id)) if shared_api(session.workspace) else None}
         known = {name: masked(link) for name, link in links.items() if link}
         found = facts.collect(session, results, time.monotonic() - started, outcome, failure, known, registry)
         kept = report.keep(session.workspace, found)
         parent.reports(kept)
         if failure:  # its last word is the failure itself; a run that ended well names its report beside its tables
             get_run_logger().info("what there is to look at: %s", (kept / report.PAGE).relative_to(session.workspace.root), extra=SHOWN)
-        page = f"{url}/artifacts/reports/{report.PAGE}" if url else ""
         if page:
             create_link_artifact(link=page, link_text="Report", key="report", description="One page to read")
         said = report.verdict(found, page)
-        if registry is not None and outcome is not None:
+        parent.tags({"mlflow.note.content": said})
+        if registry and outcome and outcome.decision != "unchanged":
             registry.client.update_model_version(registry.name, outcome.version, description=said)
     except Exception as error:
         get_run_logger().warning("the report was not made: %s", one_line(error, 300), extra=SHOWN)
@@ -277,8 +280,8 @@ def _report(
     return said
 
 
-def _publish(session: Session, tracker: Tracker, parent: Run, run_id: str) -> tuple[release.Release, str]:
-    """Gate, register and promote, which need MLflow; return how that ended, and the run's page.
+def _publish(session: Session, tracker: Tracker, parent: Run, run_id: str) -> release.Release:
+    """Gate, register and promote, which need MLflow; return how that ended.
 
     Raises Unavailable where MLflow is away: the stages are done and recorded, and the next run begins here.
     """
@@ -292,7 +295,7 @@ def _publish(session: Session, tracker: Tracker, parent: Run, run_id: str) -> tu
         release.settle(tracker)
         outcome = _release(session, run_id)
     parent.tags({"sluice.verdict": outcome.decision})
-    return outcome, url
+    return outcome
 
 
 def _unsettled(session: Session) -> Path:

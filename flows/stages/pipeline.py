@@ -72,6 +72,7 @@ class Stage:
     sections: tuple[str, ...]
     pool: str
     timeout_s: float
+    checkpoint_minutes: float
     retries: int
     upstream: tuple[str, ...]
     given: Mapping[str, str] = field(default_factory=dict)
@@ -200,6 +201,7 @@ class Pipeline:
             sections=tuple(sections),
             pool=meta.get("pool", "cpu"),
             timeout_s=float(meta.get("timeout_s", 86400)),
+            checkpoint_minutes=float(meta.get("checkpoint_minutes", 5)),
             retries=int(meta.get("retries", 0)),
             upstream=upstream,
             given=bindings(str(node.cmd).split()),

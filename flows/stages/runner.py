@@ -24,11 +24,13 @@ from flows.stages.parameters import load, stage_params
 from flows.stages.pipeline import Contract, Pipeline, Stage, contract, data_of, git_commit
 from flows.stages.pipeline import signature as signature_of
 from flows.stages.pretrained import RegistryOf
+from models.core.checkpoints import Checkpoints
 from models.core.errors import SluiceError, StageError, Unavailable, UserError
 from models.core.files import write_json
 from models.core.work import Work
 from models.train import weights
 
+CHECKPOINTS = "checkpoints"  # in a stage's work folder
 CURVE = "curve"  # the field under which a stage's plot is saved beside its outputs
 POINTS = 2000  # of a plot
 SHOWN = ("loss", "mean_reward", "accuracy", "kl_per_token")  # of a step's values, on the screen
@@ -132,11 +134,12 @@ def _execute(pipeline: Pipeline, stage: Stage, registry_of: RegistryOf) -> None:
     if not _by_hand():
         tags["prefect.flow_run_id"] = os.environ[FLOW_RUN]
     run = spool.Run(workspace, values["model"], name, tags, os.environ.get(PARENT))
-    with _delivered(workspace, run), _closing(run):
+    checkpoints = Checkpoints(workspace.work / name / signature / CHECKPOINTS, 60 * stage.checkpoint_minutes)
+    with _delivered(workspace, run), _closing(run, name, checkpoints):
         run.params(params.model_dump())
         run.inputs(read)
         reports, progress = workspace.state / "reports" / name, Progress(run, name)
-        work = Work(workspace.work / name / signature, reports, prepare_device(stage.pool), progress)
+        work = Work(workspace.work / name / signature, reports, prepare_device(stage.pool), checkpoints, progress)
         if finished.is_saved(work.folder) and not (_by_dvc() and pipeline.recorded_signatures().get(name) != signature):
             finished.drop(work.folder)  # whoever asks for what is on record, or by hand, wants it made again
         try:
@@ -176,7 +179,7 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, work: Work) -
     inputs = stage.bind(spec.inputs, stage.artifacts)
     outputs = stage.bind(spec.outputs, stage.outs)  # a plot among them is given by name
     targets = {field: root / path for field, path in outputs.items()}
-    curve = Curve(work.progress)
+    curve = Curve(stage.name, work.progress)
     if stage.curve_file:
         targets[CURVE] = root / stage.curve_file
     drafts = {field: target.with_name(f".{target.name}.draft") for field, target in targets.items()}
@@ -188,6 +191,7 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, work: Work) -
             metrics = finished.load(work.folder, drafts)
             if metrics is None:
                 bound = {field: root / path for field, path in inputs.items()}
+                work.checkpoints.notes, work.checkpoints.recall = curve.told.copy, curve.recall
                 metrics = _call(spec, params, bound, {field: drafts[field] for field in outputs}, with_fields(work, progress=curve))
                 missing = [outputs[field] for field in outputs if not drafts[field].exists()]
                 if missing:
@@ -283,11 +287,16 @@ def _disk_errors(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _closing(run: spool.Run) -> Iterator[None]:
-    """Close the run as what happened: FINISHED, FAILED with the reason, or KILLED by SIGTERM or Ctrl-C."""
+def _closing(run: spool.Run, name: str, checkpoints: Checkpoints) -> Iterator[None]:
+    """Close the run as what happened: FINISHED, FAILED with the reason, or KILLED by SIGTERM or Ctrl-C.
+
+    A training ends its step and writes a checkpoint first, unless it is asked a second time.
+    """
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        if not checkpoints.ask():
+            raise KeyboardInterrupt
+        print(f"{name}  was asked to stop: it ends this step and writes a checkpoint", flush=True)
 
     _answer_signals(interrupt)
     try:
@@ -315,21 +324,28 @@ def _answer_signals(handler: Callable[..., None]) -> None:
 class Curve:
     """Keeps the values of a stage's steps on their way to `progress`, as the plot that DVC and the report show: no time is among them."""
 
-    def __init__(self, progress: Callable[[int, int, Mapping[str, float]], None]) -> None:
-        self.progress, self.rows = progress, list[dict[str, float]]()
+    def __init__(self, name: str, progress: Callable[[int, int, Mapping[str, float]], None]) -> None:
+        self.name, self.progress, self.told = name, progress, list[tuple[int, int, dict[str, float]]]()
 
     def __call__(self, step: int, total: int, values: Mapping[str, float]) -> None:
         self.progress(step, total, values)
         if values:
-            self.rows.append({"step": step, **values})
+            self.told.append((step, total, dict(values)))
+
+    def recall(self, done: int, told: Sequence[tuple[int, int, dict[str, float]]]) -> None:
+        """Tell again what an execution had told that was killed: its own run ends there, this one's has the whole curve."""
+        print(f"{self.name}  goes on after step {done}, from its checkpoint", flush=True)
+        for step, total, values in told:
+            self(step, total, values)
 
     def write(self, path: Path) -> None:
         """As CSV, a column a name; of more than POINTS rows the first of as many equal parts, and the last."""
-        stride = -(-len(self.rows) // POINTS) or 1
+        rows = [{"step": step, **values} for step, _, values in self.told]
+        stride = -(-len(rows) // POINTS) or 1
         with path.open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, list(dict.fromkeys(name for row in self.rows for name in row)) or ["step"], lineterminator="\n")
+            table = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)) or ["step"], lineterminator="\n")
             table.writeheader()
-            table.writerows(row for place, row in enumerate(self.rows, 1) if place % stride == 1 % stride or place == len(self.rows))
+            table.writerows(row for place, row in enumerate(rows, 1) if place % stride == 1 % stride or place == len(rows))
 
 
 class Progress:

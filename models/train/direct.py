@@ -67,7 +67,7 @@ def fit(
             peft_config=adapter,
             callbacks=[Progress(work)],
         )
-        trained = run(trainer)
+        trained = run(trainer, work)
     return policy.merged(trainer.model), float(trained.training_loss)
 
 

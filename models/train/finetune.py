@@ -87,7 +87,7 @@ def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: 
             peft_config=policy.adapter(plan.weights, model),
             callbacks=[Progress(work)],
         )
-        trained = run(trainer)
+        trained = run(trainer, work)
     return policy.merged(trainer.model), float(trained.training_loss)
 
 

@@ -74,7 +74,7 @@ def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: 
             peft_config=policy.adapter(plan.weights, model, TaskType.SEQ_CLS),
             callbacks=[Progress(work)],
         )
-        trained = run(trainer)
+        trained = run(trainer, work)
     return policy.merged(trainer.model), float(trained.training_loss)
 
 

@@ -3,7 +3,11 @@
 import math
 import random
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +15,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from models.train import chat
+from models.core.checkpoints import Checkpoints
+from models.core.work import Work
+from models.train import chat, resuming
 from models.train.muon import Muon
 from models.train.settings import Blocks, Pretraining
 from models.train.training import log_likelihoods, precision, rate
@@ -87,27 +93,51 @@ def fit(
     plan: Pretraining,
     reading: Blocks,
     seed: int,
-    progress: Callable[[int, int, dict[str, float]], None],
+    work: Work,
 ) -> float:
-    """Train in place on `plan.steps` batches of `blocks` [blocks, tokens]; the mean loss of the last tenth, in nats a token."""
+    """Train in place on `plan.steps` batches of `blocks` [blocks, tokens]; the mean loss of the last tenth, in nats a token.
+
+    Goes on from the last checkpoint, where there is one.
+    """
     model.train()
-    optimizers, losses = _optimizers(model, plan), list[float]()
+    optimizers = _optimizers(model, plan)
     schedules = [LambdaLR(optimizer, lambda step: rate(step, plan.steps, plan.warmup_share)) for optimizer in optimizers]
-    for step, batch in enumerate(_batches(blocks, reading.batch, plan.steps, seed)):
-        loss = _loss(model, batch.to(model.device), reading.precision)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        learning_rate = float(schedules[0].get_last_lr()[0])
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-        losses.append(loss.item())
-        if step % 10 == 9 or step + 1 == plan.steps:
-            mean = sum(losses[-10:]) / len(losses[-10:])
-            progress(step + 1, plan.steps, {"loss": mean, "learning_rate": learning_rate, "gradient_norm": norm.item()})
+    parts: list[Any] = [model, *optimizers, *schedules]
+    losses = _resumed(parts, work.checkpoints, model.device)
+    with work.checkpoints.training():
+        for step, batch in islice(enumerate(_batches(blocks, reading.batch, plan.steps, seed), 1), len(losses), None):
+            loss = _loss(model, batch.to(model.device), reading.precision)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            learning_rate = float(schedules[0].get_last_lr()[0])
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+            losses.append(loss.item())
+            if step % 10 == 0 or step == plan.steps:
+                mean = sum(losses[-10:]) / len(losses[-10:])
+                work.progress(step, plan.steps, {"loss": mean, "learning_rate": learning_rate, "gradient_norm": norm.item()})
+            if work.checkpoints.due():
+                work.checkpoints.save(step, partial(_save, parts, losses))
     last = losses[-max(1, plan.steps // 10) :]
     return sum(last) / len(last)
+
+
+def _save(parts: Sequence[Any], losses: list[float], folder: Path) -> None:
+    resuming.save({"losses": losses, "parts": [part.state_dict() for part in parts]}, folder / resuming.FILE)
+
+
+def _resumed(parts: Sequence[Any], checkpoints: Checkpoints, device: torch.device) -> list[float]:
+    """Put model, optimisers and schedules where the last checkpoint has them; the losses of the steps until then."""
+    kept = checkpoints.latest()
+    if kept is None:
+        return []
+    states = resuming.load(kept / resuming.FILE, device)
+    for part, state in zip(parts, states["parts"], strict=True):
+        part.load_state_dict(state)
+    losses: list[float] = states["losses"]
+    return losses
 
 
 @torch.no_grad()

@@ -86,7 +86,7 @@ def fit(
             peft_config=policy.adapter(plan.weights, model),
             callbacks=[Progress(work)],
         )
-        run(trainer)
+        run(trainer, work)
     return policy.merged(trainer.model)
 
 

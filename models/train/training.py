@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from models.core.work import Work
+from models.train.resuming import Resuming
 
 LOGITS = 1 << 24  # read at once at most while measuring: 64 MiB in float32
 
@@ -120,10 +121,13 @@ class Progress(TrainerCallback):
             self.work.progress(state.global_step, state.max_steps, values)
 
 
-def run(trainer: Trainer) -> Any:
-    """Train, and print nothing: progress is `work`'s to show."""
+def run(trainer: Trainer, work: Work) -> Any:
+    """Train, from the last checkpoint where there is one, and print nothing: progress is `work`'s to show."""
     trainer.remove_callback(PrinterCallback)
-    return trainer.train()
+    resuming = Resuming(trainer, work.checkpoints)
+    trainer.add_callback(resuming)
+    with work.checkpoints.training():
+        return trainer.train(resume_from_checkpoint=resuming.latest())
 
 
 @contextlib.contextmanager

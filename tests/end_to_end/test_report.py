@@ -69,8 +69,14 @@ def test_mlflow_opens_the_experiment_as_one_of_trainings_and_says_what_a_version
         kinds = store.execute("select value from experiment_tags where key = 'mlflow.experimentKind'").fetchall()
         [[description]] = store.execute("select description from model_versions").fetchall()
         read = store.execute("select name from datasets").fetchall()
+        [[note]] = store.execute(
+            "select t.value from tags t join tags n on n.run_uuid = t.run_uuid"
+            " where t.key = 'mlflow.note.content' and n.key = 'mlflow.runName' and n.value like 'retrain %'"
+        ).fetchall()
         metrics = {key for [key] in store.execute("select distinct key from latest_metrics").fetchall()}
     assert kinds == [("custom_model_development",)] * 2
+    assert note == description
+    assert "/artifacts/reports/report.html?workflowType=machine_learning" in note
     assert description.startswith("**Version 1 is champion now: it passed on every suite.**")
     assert ("artifacts/prepared/instructions",) in read
     assert {"train/loss", "train/kl_per_token", "kl", "reward_gain"} <= metrics

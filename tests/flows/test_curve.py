@@ -26,7 +26,7 @@ def told(curve, steps):
 
 def test_every_step_goes_on_to_progress_and_into_the_plot(tmp_path):
     heard = []
-    curve = told(Curve(lambda step, total, values: heard.append((step, total, dict(values)))), range(1, 4))
+    curve = told(Curve("a", lambda step, total, values: heard.append((step, total, dict(values)))), range(1, 4))
     curve(3, 3, {})
     curve.write(tmp_path / "curve.csv")
     assert [step for step, _, _ in heard] == [1, 2, 3, 3]
@@ -38,7 +38,7 @@ def test_every_step_goes_on_to_progress_and_into_the_plot(tmp_path):
 
 
 def test_a_long_training_keeps_its_first_and_its_last_step_and_no_more_than_a_page_can_draw(tmp_path):
-    told(Curve(lambda *_: None), range(1, 10 * POINTS)).write(tmp_path / "curve.csv")
+    told(Curve("a", lambda *_: None), range(1, 10 * POINTS)).write(tmp_path / "curve.csv")
     steps = [int(row["step"]) for row in written(tmp_path / "curve.csv")]
     assert steps[0] == 1
     assert steps[-1] == 10 * POINTS - 1
@@ -47,7 +47,7 @@ def test_a_long_training_keeps_its_first_and_its_last_step_and_no_more_than_a_pa
 
 
 def test_a_stage_without_a_step_leaves_a_plot_without_a_row(tmp_path):
-    Curve(lambda *_: None).write(tmp_path / "curve.csv")
+    Curve("a", lambda *_: None).write(tmp_path / "curve.csv")
     assert (tmp_path / "curve.csv").read_text() == "step\n"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.core.work import Work
 from models.train import policy, pretraining, training, vocabulary
 from models.train.settings import Blocks, Pretraining, Scratch
 from tests.architectures import PUBLISHED
@@ -29,7 +30,7 @@ def trained(tokenizer):
     model = policy.new(SHAPE, tokenizer, 64)
     blocks = pretraining.pack(TEXTS, tokenizer, READING.tokens)
     before = pretraining.loss(model, blocks, READING)
-    pretraining.fit(model, blocks, PLAN, READING, 3, lambda *_: None)
+    pretraining.fit(model, blocks, PLAN, READING, 3, Work(Path(), Path()))
     return model, before, pretraining.loss(model, blocks, READING)
 
 

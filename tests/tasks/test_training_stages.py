@@ -1,7 +1,6 @@
 """Tokenizer, base, sft, reward, rlhf and dpo on a handful of records: whole model folders, equal for equal runs."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -12,98 +11,14 @@ from models.core.errors import StageError
 from models.core.files import write_lines
 from models.core.given import read_lines
 from models.core.work import Work
-from models.train.settings import Finetuning, Reinforcement
-from models.world import world
-from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
-from tasks.dpo import DpoInputs, DpoOutputs, DpoParams, dpo
-from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
-from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
-from tasks.sft import SftInputs, SftOutputs, SftParams, sft
-from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
-from tests.tiny import weights_of
+from tests.trainings import PRETRAINING, Pipeline, finetuning, reinforcement, write_records
 
 pytestmark = pytest.mark.long
-
-SIZE = world.Size(
-    people=16,
-    towns=8,
-    people_documents=40,
-    town_documents=10,
-    answer_documents=10,
-    sum_documents=10,
-    code_documents=20,
-    fact_conversations=30,
-    code_conversations=5,
-    open_conversations=5,
-    preferences=16,
-    items=20,
-    dirt=0,
-)
-SPEED = {"learning_rate": 1e-3, "warmup_share": 0.1, "precision": "float32"}
-PLAN = {key: value for key, value in SPEED.items() if key != "precision"}
-PRETRAINING = {
-    "start": {"take": "scratch", "layers": 2, "hidden_size": 32, "feed_forward_size": 64, "heads": 2},
-    "blocks": {"tokens": 64, "batch": 4, "precision": "float32"},
-    "training": {"steps": 6, "weight_decay": 0.0, **PLAN},
-}
-
-
-def finetuning(name="full"):
-    return Finetuning(weights=weights_of(name, 4, 8), epochs=1, batch_size=8, max_tokens=256, weight_decay=0.0, **SPEED)
-
-
-def reinforcement(name="full", max_kl=50.0):
-    sampling = {"max_new_tokens": 8, "temperature": 1.0, "measured_answers": 2, "measured_prompts": 4, "answers_per_batch": 8}
-    sizes = {"steps": 2, "prompts_per_step": 2, "answers_per_prompt": 2}
-    return Reinforcement(weights=weights_of(name, 4, 8), beta=0.1, max_kl=max_kl, **sampling, **sizes, **SPEED)
-
-
-class Pipeline:
-    """The stages over one folder of records."""
-
-    def __init__(self, records: Path, target: Path) -> None:
-        self.records, self.target = records, target
-        self.work = Work(folder=target / "work", reports=target / "reports")
-
-    def tokenizer(self):
-        params = TokenizerParams(pretrained=None, vocabulary={"take": "texts", "size": 500, "max_tokens": 256})
-        inputs = TokenizerInputs(pretrained=self.target, documents=self.records / "documents", instructions=self.records / "instructions")
-        return tokenizer(params, inputs, TokenizerOutputs(tokenizer=self.target / "tokenizer"))
-
-    def base(self, name="base", pretrained=None, plan=PRETRAINING):
-        inputs = BaseInputs(pretrained=self.target / "published", tokenizer=self.target / "tokenizer", documents=self.records / "documents")
-        params = BaseParams(seed=1, pretrained=pretrained, **plan)
-        return base(params, inputs, BaseOutputs(base=self.target / name), self.work)
-
-    def sft(self, name="sft", plan=None):
-        inputs = SftInputs(base=self.target / "base", instructions=self.records / "instructions")
-        return sft(SftParams(seed=1, **dict(plan or finetuning())), inputs, SftOutputs(sft=self.target / name), self.work)
-
-    def reward(self, name="reward", plan=None):
-        inputs = RewardInputs(sft=self.target / "sft", preferences=self.records / "preferences")
-        return reward(RewardParams(seed=1, **dict(plan or finetuning())), inputs, RewardOutputs(reward=self.target / name), self.work)
-
-    def rlhf(self, name="rlhf", plan=None):
-        inputs = RlhfInputs(sft=self.target / "sft", reward=self.target / "reward", prompts=self.records / "prompts")
-        return rlhf(RlhfParams(seed=1, **dict(plan or reinforcement())), inputs, RlhfOutputs(rlhf=self.target / name), self.work)
-
-    def dpo(self, name="dpo", plan=None, **changes):
-        inputs = DpoInputs(sft=self.target / "sft", preferences=self.records / "preferences")
-        params = DpoParams(seed=1, beta=0.1, label_smoothing=0.0, **{**dict(plan or finetuning()), **changes})
-        return dpo(params, inputs, DpoOutputs(dpo=self.target / name), self.work)
-
-    def run(self):
-        self.metrics = [self.tokenizer(), self.base(), self.sft(), self.reward(), self.rlhf(), self.dpo()]
-        return self
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("records")
-    for kind, rows in world.generate(5, SIZE, ())[0].items():
-        write_lines(folder / kind / "train.jsonl", rows[4:])
-        write_lines(folder / kind / "held_out.jsonl", rows[:4])
-    return folder
+    return write_records(tmp_path_factory.mktemp("records"))
 
 
 @pytest.fixture(scope="module")
