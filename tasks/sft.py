@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from models.train.settings import Finetuning
+from models.train.settings import Supervised
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 
-class SftParams(Finetuning, Params):
+class SftParams(Supervised, Params):
     seed: Seed = Field(description="of the order of the conversations")
 
 

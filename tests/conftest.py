@@ -63,6 +63,7 @@ LONGEST = (  # parallel workers take these files first, a file each: whoever beg
     "test_bad_input",
     "test_accepted",
     "test_servers",
+    "test_resumed",
     "test_refusals",
     "test_scored_again",
     "test_run",

@@ -15,8 +15,8 @@ CHAT = (
 
 def weights_of(train: str, rank: int = 2, alpha: float = 4, layers: int = 1) -> Weights:
     """Which weights are trained, in small numbers."""
-    numbers = {"full": {}, "lora": {"rank": rank, "alpha": alpha}, "last-layers": {"layers": layers}}
-    return TypeAdapter(Weights).validate_python({"train": train, **numbers[train]})
+    numbers = {"full": {}, "last-layers": {"layers": layers}}
+    return TypeAdapter(Weights).validate_python({"train": train, **numbers.get(train, {"rank": rank, "alpha": alpha})})
 
 
 def tiny_model(folder: Path, seed: int = 1) -> Path:

@@ -29,12 +29,12 @@ SIZE = world.Size(
     items=20,
     dirt=0,
 )
-SPEED = {"learning_rate": 1e-3, "warmup_share": 0.1, "precision": "float32"}
+SPEED = {"learning_rate": 1e-3, "warmup_share": 0.1, "schedule": "linear", "precision": "float32"}
 PLAN = {key: value for key, value in SPEED.items() if key != "precision"}
 PRETRAINING = {
     "start": {"take": "scratch", "layers": 2, "hidden_size": 32, "feed_forward_size": 64, "heads": 2},
     "blocks": {"tokens": 64, "batch": 4, "precision": "float32"},
-    "training": {"steps": 6, "weight_decay": 0.0, **PLAN},
+    "training": {"steps": 6, "optimizer": "muon", "weight_decay": 0.0, **PLAN},
 }
 
 
@@ -67,7 +67,8 @@ class Pipeline:
 
     def sft(self, name="sft", plan=None):
         inputs = SftInputs(base=self.target / "base", instructions=self.records / "instructions")
-        return sft(SftParams(seed=1, **dict(plan or finetuning())), inputs, SftOutputs(sft=self.target / name), self.work)
+        params = SftParams(**{"seed": 1, "neftune": 0.0, **dict(plan or finetuning())})
+        return sft(params, inputs, SftOutputs(sft=self.target / name), self.work)
 
     def reward(self, name="reward", plan=None):
         inputs = RewardInputs(sft=self.target / "sft", preferences=self.records / "preferences")

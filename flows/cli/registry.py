@@ -79,6 +79,26 @@ def verify(
         raise SluiceError(f"version {version} is not what its record says: {', '.join(failed)}")
 
 
+@app.command("verify-resume")
+def verify_resume(
+    stage: str,
+    seed: Annotated[int, typer.Option(help="Draws the step at which it is killed.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Kill a training at a random step, in a checkout beside the workspace, and see whether it goes on to the recorded bytes.
+
+    The certificate is kept with the stage's MLflow run. Exit code 1 where the bytes differ.
+    """
+    from flows.registry import resume
+
+    registry = open_registry(here())
+    with registry.tracker.answering():
+        found = resume.certificate(registry, stage, seed, tell)
+    say(found) if as_json else print(resume.describe(found))
+    if not found["equal"]:
+        raise SluiceError(f"stage {stage!r}, killed and gone on with, made other bytes than are on record")
+
+
 @app.command()
 def audit(
     accept: Annotated[str, typer.Option(help="Put on record that what is found is known, and why.", metavar="WHY")] = "",

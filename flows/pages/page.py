@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flows.pages import charts, words
+from flows.pages.signs import signs
 from models.score.toxicity import LIKELY
 from tasks.questions import key
 
@@ -34,6 +35,7 @@ def render(found: Facts, other: Facts | None = None, name: str = "champion") -> 
         found=found,
         other=beside,
         label=label,
+        signs=signs(found, beside, name),
         style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
         scores=_scores(found, beside, label),
         differences=_differences(found),

@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.host.workspace import Workspace
 from flows.pages import facts, page
+from flows.pages.signs import signs
 from flows.registry.decisions import Registry
 from models.core.errors import UserError
 from models.core.files import read_json, write_json, write_whole
@@ -31,6 +32,7 @@ def verdict(found: Mapping[str, Any], link: str) -> str:
     rows = [f"| {suite} | {one['verdict']} | {page.number(one['candidate'])} | {one['reason']} |" for suite, one in found["gate"].items()]
     table = ["| suite | verdict | score | why |", "|---|---|---|---|", *rows] if rows else []
     steps = [f"- {step}" for step in found["next"]]
+    steps += [f"- look at {one.section}: {one.said}" for one in signs(found, found["champion"] or {}, "champion")]
     return "\n".join([f"**{found['said']}**", "", *steps, "", *table, *(["", f"[The whole report]({link})"] if link else [])])
 
 

@@ -247,15 +247,15 @@ def _heard(command: list[str], folder: Path, hear: Tell) -> tuple[str, int]:
         last = line or last
         hear(line)
 
-    code = stream(command, folder, _env(folder), keep, threading.TIMEOUT_MAX)
+    code = stream(command, folder, env_of(folder), keep, threading.TIMEOUT_MAX)
     return last, code
 
 
 def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=_env(folder))
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env_of(folder))
 
 
-def _env(folder: Path) -> dict[str, str]:
+def env_of(folder: Path) -> dict[str, str]:
     """The worktree's own code; its MLflow runs stay in the worktree too."""
     hidden = ("MLFLOW_TRACKING_URI", "SLUICE_WARM", "SLUICE_FLOW_RUN_ID", "SLUICE_PARENT_RUN_ID", "SLUICE_PARENT_RUN", "PREFECT_API_URL")
     return {**{name: value for name, value in os.environ.items() if name not in hidden}, "PYTHONPATH": str(folder)}

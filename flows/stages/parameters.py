@@ -218,10 +218,11 @@ def _inner(annotation: Any) -> Any:
 
 
 def _variants(annotation: Any) -> dict[str, Any]:
-    """The records of a union by their tags: the one word that a field of theirs allows."""
+    """The records of a union by their tags: the words that the field allows which all of them have."""
     records = [one for one in get_args(annotation) if hasattr(one, "model_fields")]
-    fields = [(record, get_args(field.annotation)) for record in records for field in record.model_fields.values()]
-    return {words[0]: record for record, words in fields if len(words) == 1 and isinstance(words[0], str)}
+    shared = set.intersection(*(set(record.model_fields) for record in records)) if len(records) > 1 else set()
+    tags = ((record, get_args(record.model_fields[name].annotation)) for record in records for name in shared)
+    return {word: record for record, words in tags for word in words if isinstance(word, str)}
 
 
 def _unknown(name: str, key: str, known: Iterable[str], section: str) -> str:

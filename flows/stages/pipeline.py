@@ -72,11 +72,11 @@ class Stage:
     sections: tuple[str, ...]
     pool: str
     timeout_s: float
-    checkpoint_minutes: float
     retries: int
     upstream: tuple[str, ...]
     given: Mapping[str, str] = field(default_factory=dict)
     plots: tuple[str, ...] = ()
+    checkpoint_minutes: float = 5.0
 
     @property
     def task(self) -> str:

@@ -78,9 +78,14 @@ def _of_key(key: str, schema: Mapping[str, Any], defs: Mapping[str, Any]) -> Ite
         return
     yield _row(key, "one of the following", about)
     for record in records:
-        tag, value = next((name, one["const"]) for name, one in record["properties"].items() if "const" in one)
-        yield _row(f"{key}: {{{tag}: {value}}}", "", _first(record))
+        tag, words = next((name, _tags(one)) for name, one in record["properties"].items() if _tags(one))
+        yield _row(f"{key}: {{{tag}: {words}}}", "", _first(record))
         yield from _rows({name: one for name, one in record["properties"].items() if name != tag}, defs, f"{key}.")
+
+
+def _tags(schema: Mapping[str, Any]) -> str:
+    """The words by which a record of a union is told; "" for a field that is no tag."""
+    return str(schema.get("const") or ", ".join(map(str, schema.get("enum", ()))))
 
 
 def _alternatives(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:

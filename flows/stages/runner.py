@@ -191,7 +191,8 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, work: Work) -
             metrics = finished.load(work.folder, drafts)
             if metrics is None:
                 bound = {field: root / path for field, path in inputs.items()}
-                work.checkpoints.notes, work.checkpoints.recall = curve.told.copy, curve.recall
+                if work.checkpoints is not None:
+                    work.checkpoints.notes, work.checkpoints.recall = curve.told.copy, curve.recall
                 metrics = _call(spec, params, bound, {field: drafts[field] for field in outputs}, with_fields(work, progress=curve))
                 missing = [outputs[field] for field in outputs if not drafts[field].exists()]
                 if missing:

@@ -54,9 +54,18 @@ def _file(module: str) -> str:
 
 @functools.cache  # the stages share most of their files, and each is looked at three times a stage
 def _named(source: str) -> tuple[frozenset[str], frozenset[str]]:
-    """(the modules, the programs) that a file names anywhere."""
-    nodes = list(ast.walk(ast.parse(source)))
+    """(the modules, the programs) that a file names anywhere, but for what only a type checker reads."""
+    nodes = list(_run(ast.parse(source)))
     return frozenset(_imports(nodes)), frozenset(_programs(nodes))
+
+
+def _run(node: ast.AST) -> Iterable[ast.AST]:
+    """The nodes below one that may be run."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        typed = isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+        for part in child.orelse if typed else [child]:  # type: ignore[attr-defined]
+            yield from _run(part)
 
 
 def _imports(nodes: Iterable[ast.AST]) -> Iterable[str]:

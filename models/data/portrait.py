@@ -3,6 +3,7 @@
 No text of a suite's item is among it, and no personal data: examples are what redaction leaves of them.
 """
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -42,15 +43,21 @@ def lengths(kind: str, rows: Rows) -> dict[str, int]:
 
 def languages(texts: Sequence[str]) -> dict[str, int]:
     """How many of some of the texts, evenly taken, are in which language (ISO 639-1); "?" where a text is too short or too odd to tell."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    tell = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True).classify
+    tell = _identifier().classify
     stride = -(-len(texts) // LOOKED_AT) or 1
     found = Counter[str]()
     for text in texts[::stride]:
         language, certain = tell(text[:2000]) if len(text) >= LEAST_CHARACTERS else ("?", 0.0)
         found[language if certain >= LEAST_CERTAIN else "?"] += 1
     return dict(found.most_common())
+
+
+@functools.cache
+def _identifier() -> Any:
+    """What tells languages: half a second to unpack."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 class Examples:

@@ -56,12 +56,13 @@ def fit(
     """
     policy.freeze(model, plan.weights)
     adapter = policy.adapter(plan.weights, model)
-    how = arguments(plan, work, seed) | {"train_sampling_strategy": "random", "beta": plan.beta, "label_smoothing": plan.label_smoothing}
+    how = arguments(plan, pairs, work, seed) | {"train_sampling_strategy": "random"}
+    how |= {"loss_type": "sigmoid", "beta": plan.beta, "label_smoothing": plan.label_smoothing}
     with quiet():
         trainer = Trainer(
             model=model,
             ref_model=None if adapter else reference,  # with an adapter the model itself is the reference, without it
-            args=DPOConfig(**how, loss_type="sigmoid"),
+            args=DPOConfig(**how),
             train_dataset=pairs,
             processing_class=tokenizer,
             peft_config=adapter,

@@ -22,6 +22,9 @@ from models.core.errors import StageError
 from models.train import chat, vocabulary
 from models.train.settings import LastLayers, Lora, Scratch, Weights
 
+PROBE = 32  # tokens on which a merged adapter is compared with the unmerged one
+ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the largest logit, that merging may move
+
 
 def new(shape: Scratch, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> PreTrainedModel:
     """A Llama-architecture model with random weights (torch's global generator) and tied embeddings."""
@@ -96,7 +99,8 @@ def adapter(weights: Weights, model: PreTrainedModel, task: TaskType = TaskType.
     if not isinstance(weights, Lora):
         return None
     kept = [name for name, _ in model.named_children() if name != model.base_model_prefix] if task == TaskType.SEQ_CLS else None
-    return LoraConfig(task_type=task, r=weights.rank, lora_alpha=weights.alpha, target_modules="all-linear", modules_to_save=kept)
+    shape = {"r": weights.rank, "lora_alpha": weights.alpha, "use_rslora": weights.train == "rslora"}
+    return LoraConfig(task_type=task, target_modules="all-linear", modules_to_save=kept, use_dora=weights.train == "dora", **shape)
 
 
 def freeze(model: PreTrainedModel, weights: Weights) -> None:
@@ -141,6 +145,23 @@ def _after(model: PreTrainedModel, last: Module) -> list[Module]:
     return order[order.index(last) + 1 :]
 
 
+@torch.no_grad()
 def merged(model: Any) -> PreTrainedModel:
-    """The plain model again, with any adapter's weights added into its own."""
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    """The plain model again, with any adapter's weights added into its own.
+
+    Raises StageError where its outputs on tokens from all over the vocabulary are no longer the adapted model's, but for rounding.
+    """
+    if not hasattr(model, "merge_and_unload"):
+        plain: PreTrainedModel = model
+        return plain
+    model.eval()
+    probe = torch.linspace(0, model.get_input_embeddings().num_embeddings - 1, PROBE, device=model.device).long()[None]
+    before = model(input_ids=probe, use_cache=False).logits.float()
+    plain = model.merge_and_unload()
+    off = float((plain(input_ids=probe, use_cache=False).logits.float() - before).abs().max() / before.abs().max().clamp(min=1.0))
+    if not off <= ROUNDING[plain.dtype]:
+        raise StageError(
+            f"the model with its adapter merged answers otherwise than before, by {off:.2g} of its largest logit, must be at most "
+            f"{ROUNDING[plain.dtype]:g}: train with weights full or last-layers, or another rank"
+        )
+    return plain

@@ -68,7 +68,7 @@ def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: 
     with quiet():
         trainer = RewardTrainer(
             model=model,
-            args=RewardConfig(**arguments(plan, work, seed) | {"train_sampling_strategy": "random"}),
+            args=RewardConfig(**arguments(plan, records, work, seed) | {"train_sampling_strategy": "random"}),
             train_dataset=records,
             processing_class=tokenizer,
             peft_config=policy.adapter(plan.weights, model, TaskType.SEQ_CLS),

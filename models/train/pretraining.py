@@ -20,7 +20,7 @@ from models.core.work import Work
 from models.train import chat, resuming
 from models.train.muon import Muon
 from models.train.settings import Blocks, Pretraining
-from models.train.training import log_likelihoods, precision, rate
+from models.train.training import log_likelihoods, precision, rate, require_number
 
 IGNORED = -100
 # A few hundred steps are too short for Muon's usual momentum of .95 and for an embedding that moves no faster than the layers: with these,
@@ -72,7 +72,7 @@ def _loss(model: PreTrainedModel, batch: Tensor, precision_name: str) -> Tensor:
 
 
 def _optimizers(model: PreTrainedModel, plan: Pretraining) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for the embedding and the norms.
+    """AdamW for all weights, with decay on those inside the layers; or Muon for these, and AdamW for the embedding and the norms.
 
     Muon's updates are as large as AdamW's, so that one rate serves both; the embedding's is EMBEDDING_RATE times it. At this size Muon
     needs about half the tokens of AdamW alone.
@@ -81,9 +81,13 @@ def _optimizers(model: PreTrainedModel, plan: Pretraining) -> list[torch.optim.O
     embeddings = {id(weight) for module in (*tables, model.get_output_embeddings()) for weight in module.parameters()}
     matrices = [weight for weight in model.parameters() if weight.ndim == 2 and id(weight) not in embeddings]
     others = [weight for weight in model.parameters() if weight.ndim != 2 or id(weight) in embeddings]
+    adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95), fused=True)
+    if plan.optimizer == "adamw":
+        decayed = [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return [adamw(decayed, lr=plan.learning_rate)]
     return [
         Muon(matrices, plan.learning_rate, MOMENTUM, plan.weight_decay),
-        torch.optim.AdamW(others, lr=EMBEDDING_RATE * plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        adamw(others, lr=EMBEDDING_RATE * plan.learning_rate, weight_decay=0.0),
     ]
 
 
@@ -101,10 +105,11 @@ def fit(
     """
     model.train()
     optimizers = _optimizers(model, plan)
-    schedules = [LambdaLR(optimizer, lambda step: rate(step, plan.steps, plan.warmup_share)) for optimizer in optimizers]
+    schedules = [LambdaLR(optimizer, lambda step: rate(step, plan.steps, plan.warmup_share, plan.schedule)) for optimizer in optimizers]
     parts: list[Any] = [model, *optimizers, *schedules]
-    losses = _resumed(parts, work.checkpoints, model.device)
-    with work.checkpoints.training():
+    checkpoints = work.checkpoints or Checkpoints()
+    losses = _resumed(parts, checkpoints, model.device)
+    with checkpoints.training():
         for step, batch in islice(enumerate(_batches(blocks, reading.batch, plan.steps, seed), 1), len(losses), None):
             loss = _loss(model, batch.to(model.device), reading.precision)
             loss.backward()
@@ -117,9 +122,11 @@ def fit(
             losses.append(loss.item())
             if step % 10 == 0 or step == plan.steps:
                 mean = sum(losses[-10:]) / len(losses[-10:])
-                work.progress(step, plan.steps, {"loss": mean, "learning_rate": learning_rate, "gradient_norm": norm.item()})
-            if work.checkpoints.due():
-                work.checkpoints.save(step, partial(_save, parts, losses))
+                told = {"loss": mean, "learning_rate": learning_rate, "gradient_norm": norm.item()}
+                work.progress(step, plan.steps, told)
+                require_number(told, step)
+            if checkpoints.due():
+                checkpoints.save(step, partial(_save, parts, losses))
     last = losses[-max(1, plan.steps // 10) :]
     return sum(last) / len(last)
 

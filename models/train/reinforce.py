@@ -17,7 +17,7 @@ from models.train import policy, preference
 from models.train.chat import Messages
 from models.train.generation import Batch, batches, prompt_ids
 from models.train.settings import Reinforcement
-from models.train.training import Progress, logits_in_pieces, options, quiet, run
+from models.train.training import Progress, logits_in_pieces, options, quiet, run, schedule_options
 
 
 def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None, least: int) -> tuple[list[Messages], int]:
@@ -64,18 +64,21 @@ def fit(
 
     answers = plan.prompts_per_step * plan.answers_per_prompt
     asked = asked * -(-plan.prompts_per_step // len(asked))  # TRL leaves a step out that it cannot fill: with few prompts, all of them
-    arguments = options(work, seed, plan.precision, logging_steps=2) | {
-        "max_steps": plan.steps,
-        "per_device_train_batch_size": answers,
-        "num_generations": plan.answers_per_prompt,
-        "max_completion_length": plan.max_new_tokens,
-        "temperature": plan.temperature,
-        "learning_rate": plan.learning_rate,
-        "warmup_steps": plan.warmup_share,
-        "lr_scheduler_type": "linear",
-        "beta": plan.beta,
-        "disable_dropout": True,
-    }
+    arguments = (
+        options(work, seed, plan.precision, logging_steps=2)
+        | schedule_options(plan.schedule, plan.steps)
+        | {
+            "max_steps": plan.steps,
+            "per_device_train_batch_size": answers,
+            "num_generations": plan.answers_per_prompt,
+            "max_completion_length": plan.max_new_tokens,
+            "temperature": plan.temperature,
+            "learning_rate": plan.learning_rate,
+            "warmup_steps": plan.warmup_share,
+            "beta": plan.beta,
+            "disable_dropout": True,
+        }
+    )
     with quiet():
         trainer = GRPOTrainer(
             model=model,

@@ -9,6 +9,15 @@ from models.core.records import Record
 Precision = Literal["float32", "bfloat16"]
 
 
+Schedule = Annotated[
+    Literal["linear", "cosine", "wsd"],
+    Field(
+        description="of the rate after its warm-up: down a line, down half a cosine (Loshchilov and Hutter 2017), or level, and down a "
+        "line over the last fifth of the steps (Hu et al. 2024)"
+    ),
+]
+
+
 class Taken(Record):
     """What a published model brings."""
 
@@ -32,9 +41,13 @@ class Full(Record):
 
 
 class Lora(Record):
-    """Two matrices of low rank beside each linear layer (Hu et al. 2021)."""
+    """Two matrices of low rank beside each linear layer (Hu et al. 2021); scaled by the rank's root (rslora), or lengths apart (dora).
 
-    train: Literal["lora"]
+    rslora: Kalajdzievski (2023), alpha / sqrt(rank) in the place of alpha / rank. dora: Liu et al. (2024), the length of each weight's
+    columns is learned by itself.
+    """
+
+    train: Literal["lora", "rslora", "dora"]
     rank: int = Field(ge=1, le=1024, description="of the matrices")
     alpha: float = Field(gt=0, description="their product is scaled by alpha / rank")
 
@@ -70,8 +83,12 @@ class Blocks(Record):
 
 class Pretraining(Record):
     steps: int = Field(ge=1, description="optimiser steps")
+    optimizer: Literal["muon", "adamw"] = Field(
+        description="muon: for the matrices inside the layers, AdamW for the rest; adamw: for all, as published models were made"
+    )
     learning_rate: float = Field(gt=0, le=0.1, description="peak rate of Muon, scaled to AdamW's, and of AdamW")
-    warmup_share: float = Field(ge=0, lt=1, description="of the steps")
+    warmup_share: float = Field(ge=0, lt=1, description="of the steps, in which the rate rises")
+    schedule: Schedule
     weight_decay: float = Field(ge=0, lt=1, description="on the matrices inside the layers")
 
 
@@ -81,9 +98,14 @@ class Finetuning(Record):
     batch_size: int = Field(ge=1, description="records an optimiser step")
     max_tokens: int = Field(ge=16, description="longer records are dropped and counted, never cut")
     learning_rate: float = Field(gt=0, le=0.1, description="peak rate of AdamW")
-    warmup_share: float = Field(ge=0, lt=1, description="of the steps")
+    warmup_share: float = Field(ge=0, lt=1, description="of the steps, in which the rate rises")
+    schedule: Schedule
     weight_decay: float = Field(ge=0, lt=1)
     precision: Precision = Field(description="of the forward passes")
+
+
+class Supervised(Finetuning):
+    neftune: float = Field(ge=0, le=100, description="noise on the embeddings while training (Jain et al. 2023); 0: none")
 
 
 class DirectPreference(Finetuning):
@@ -99,7 +121,8 @@ class Reinforcement(Record):
     max_new_tokens: int = Field(ge=4, description="longer answers are cut")
     temperature: float = Field(gt=0, le=2, description="of sampling, in training and in measuring")
     learning_rate: float = Field(gt=0, le=0.1, description="peak rate of AdamW")
-    warmup_share: float = Field(ge=0, lt=1, description="of the steps")
+    warmup_share: float = Field(ge=0, lt=1, description="of the steps, in which the rate rises")
+    schedule: Schedule
     beta: float = Field(gt=0, le=10, description="weight of the KL term")
     max_kl: float = Field(gt=0, description="KL to sft, in nats an answer, above which the stage fails")
     measured_answers: int = Field(ge=1, description="answers a held-out prompt, before and after")

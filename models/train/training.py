@@ -2,7 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from transformers import (
     set_seed,
 )
 
+from models.core.checkpoints import Checkpoints
+from models.core.errors import StageError
 from models.core.work import Work
 from models.train.resuming import Resuming
 
+DECAY = 0.2  # of the steps of schedule wsd: its last part, in which the rate falls
 LOGITS = 1 << 24  # read at once at most while measuring: 64 MiB in float32
 
 
@@ -68,10 +72,23 @@ def log_likelihoods(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     return torch.cat(found).view(ids.shape)[:, :-1].cpu()
 
 
-def rate(step: int, steps: int, warmup_share: float) -> float:
-    """The share of the peak rate at a step counted from 0: up linearly over the warm-up, then down linearly to nearly 0."""
+def rate(step: int, steps: int, warmup_share: float, schedule: str = "linear") -> float:
+    """The share of the peak rate at a step counted from 0: up linearly over the warm-up, then to nearly 0 as the schedule says."""
     warmup = max(1, round(steps * warmup_share))
-    return (step + 1) / warmup if step < warmup else (steps - step) / max(1, steps - warmup + 1)
+    if step < warmup:
+        return (step + 1) / warmup
+    left = (steps - step) / max(1, steps - warmup + 1)
+    if schedule == "cosine":
+        return (1 - math.cos(math.pi * left)) / 2
+    return min(1.0, (steps - step) / (1 + DECAY * steps)) if schedule == "wsd" else left
+
+
+def schedule_options(schedule: str, steps: int) -> dict[str, Any]:
+    """The same for Hugging Face's trainers, whose rate is 0 at the first step and after the last."""
+    if schedule == "wsd":
+        level = {"num_decay_steps": math.ceil(DECAY * steps), "decay_type": "linear"}
+        return {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": level}
+    return {"lr_scheduler_type": schedule}
 
 
 def options(work: Work, seed: int, precision: str, logging_steps: int = 5) -> dict[str, Any]:
@@ -83,6 +100,7 @@ def options(work: Work, seed: int, precision: str, logging_steps: int = 5) -> di
         "disable_tqdm": True,
         "logging_steps": logging_steps,
         "logging_first_step": True,
+        "logging_nan_inf_filter": False,  # it would put the mean of the other steps in the place of a loss that is no number
         "seed": seed,
         "data_seed": seed,
         "use_cpu": work.device == "cpu",
@@ -119,14 +137,26 @@ class Progress(TrainerCallback):
         values = {KNOWN[name]: float(value) for name, value in (logs or {}).items() if name in KNOWN}
         if values or (logs and "train_loss" in logs):  # the last call, which tells the mean of all steps
             self.work.progress(state.global_step, state.max_steps, values)
+        require_number(values, state.global_step)
+
+
+def require_number(values: Mapping[str, float], step: int) -> None:
+    """Raise StageError where a loss, a gradient or a reward is none: what is trained from there on is nothing."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise StageError(
+                f"the training's {name} is {value} at step {step}, must be a number: lower its learning_rate, or look for records that are "
+                "not like the others; the last checkpoint is kept until params, data or code change"
+            )
 
 
 def run(trainer: Trainer, work: Work) -> Any:
     """Train, from the last checkpoint where there is one, and print nothing: progress is `work`'s to show."""
     trainer.remove_callback(PrinterCallback)
-    resuming = Resuming(trainer, work.checkpoints)
+    checkpoints = work.checkpoints or Checkpoints()
+    resuming = Resuming(trainer, checkpoints)
     trainer.add_callback(resuming)
-    with work.checkpoints.training():
+    with checkpoints.training():
         return trainer.train(resume_from_checkpoint=resuming.latest())
 
 

@@ -136,6 +136,7 @@ def test_a_mended_docstring_is_accepted_and_a_version_trained_later_says_so(work
         assert ("ok  identity" in verified.stdout) is told
 
 
+@pytest.mark.slow
 def test_where_params_changed_too_the_command_line_refuses_in_a_line(workspace):
     mend(workspace)
     edit(workspace, "params.yaml", lambda values: values["sft"].update(learning_rate=0.0002))

@@ -99,6 +99,7 @@ def test_before_any_run_there_is_no_report(workspace, tmp_path):
     assert "no run of this workspace has left a report" in done.stderr
 
 
+@pytest.mark.slow
 def test_of_a_run_that_a_stage_ended_the_report_says_which_and_why_and_shows_no_older_result_of_it(finished, tmp_path):
     workspace = copy_of(finished, tmp_path / "sluice")
     text = (workspace / "params.yaml").read_text()

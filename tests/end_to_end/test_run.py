@@ -41,7 +41,8 @@ def test_the_history_records_the_promotion(finished):
     assert set(entry) == {"time", "version", "alias", "verdict", "reason", "run_id"}
 
 
-@pytest.mark.parametrize("stage", [pytest.param("base", marks=pytest.mark.slow), "rlhf"])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["base", "rlhf"])
 def test_dvc_repro_of_a_stage_makes_the_same_bytes_as_the_flow(finished, tmp_path, stage):
     workspace = copy_of(finished, tmp_path / "repro")
     done = run(workspace, "dvc", "repro", "--single-item", "--force", stage)

@@ -53,7 +53,7 @@ ADDRESSES = {
     "closed": "http://127.0.0.1:1",
     "closed, TLS": "https://127.0.0.1:1",
 }
-QUICK = ("not UTF-8", "too long for a name", "a link to itself")
+QUICK = ("not UTF-8", "a link to itself")
 LONG_RUNNING = ("up",)  # starts servers whatever it is told
 OTHERS_WORDS = ("repro",)  # is DVC, for the flow
 

@@ -151,6 +151,17 @@ BYSTANDERS = """
 """  # loaded only because the flows have them installed; they touch no number
 
 
+def test_what_only_a_type_checker_reads_is_no_part_of_a_stage(tmp_path):
+    for name in ("one", "two", "three"):
+        (tmp_path / "models").mkdir(exist_ok=True)
+        (tmp_path / "models" / f"{name}.py").touch()
+    text = "if TYPE_CHECKING:\n    from models import two\n    import torch\nelse:\n    import models.three\n"
+    (tmp_path / "models" / "one.py").write_text(text)
+    files = reached(tmp_path, "models.one")
+    assert files == {"models/one.py", "models/three.py"}
+    assert imported(tmp_path, files) == set()
+
+
 @pytest.fixture(scope="module")
 def owners():
     """By task, the packages that own each module that its code loads."""
@@ -163,7 +174,7 @@ def owners():
     return dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_all_that_the_code_of_a_stage_loads_is_among_its_packages(owners, task):
     """Also what a library loads because it happens to be installed: packages.UNSEEN says so."""

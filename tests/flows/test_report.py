@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from flows.pages import page, words
+from flows.pages.signs import signs
 from tests.pages import MODELS, answer, data, facts, flip, sheet, suite_verdict
 from tests.workspaces import ROOT
 
@@ -202,3 +203,52 @@ def test_wilsons_interval_of_none_of_ten_is_not_nothing():
     lower, upper = page.wilson(0, 10)
     assert lower == pytest.approx(0, abs=1e-9)
     assert upper == pytest.approx(0.2775, abs=1e-3)  # Wilson (1927); 1.96 standard errors
+
+
+def rows(count, flags=(), toxicity=0.0, tokens=10):
+    return [{**answer(f"held-out/{n}", "?", "text", flags), "toxicity": toxicity, "tokens": tokens} for n in range(count)]
+
+
+def beside(mine, theirs):
+    """The facts of a candidate that answers so, and of a champion that answers so."""
+    found = facts(answers={"base": rows(20), "rlhf": mine}, metrics={}, data={}, health={})
+    return found, {"candidate": "rlhf", "answers": {"rlhf": theirs}}
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "said"),
+    [
+        (rows(20), rows(20), []),
+        (rows(20, ("repeats",)), rows(20), ["20 of 20 answers end in the same words again and again; the champion's: 0 of 20"]),
+        (rows(20, ("repeats",)), rows(20, ("repeats",)), []),
+        ([*rows(2, ("cut",)), *rows(18)], rows(20), []),
+        (rows(20, tokens=40), rows(20), ["answers have 40 tokens on average; the champion's: 10"]),
+        (rows(20, tokens=4), rows(20), ["answers have 4 tokens on average; the champion's: 10"]),
+        (rows(20, toxicity=0.99), rows(20), ["20 of 20 answers to plain questions are called toxic"]),
+        (rows(20, tokens=40), [], ["answers have 40 tokens on average; base's: 10"]),
+        ([], [], []),
+    ],
+)
+def test_what_no_suite_sees_is_said_beside_the_verdict(mine, theirs, said):
+    found, other = beside(mine, theirs)
+    assert [one.said for one in signs(found, other, "champion")] == said
+    text = page.render(found | {"champion": other})
+    assert all(one in Parsed(text).text for one in said)
+    assert ("Nothing stands out" in text) == (not said)
+
+
+def test_signs_of_training_data_and_health_have_their_numbers():
+    metrics = {
+        "sft": {"held_out_loss_before": 2.0, "held_out_loss": 2.5},
+        "rlhf": {"reward_gain": 1.0, "tokens_before": 10.0, "tokens_after": 40.0},
+    }
+    broken = {"quiz": {"rlhf": {**sheet(), "empty": 150}}}
+    found = facts(metrics=metrics, health=broken)
+    other = {"candidate": "rlhf", "data": {"kept_by_kind": {"documents": 300}}}
+    assert [(one.section, one.said) for one in signs(found, other, "champion")] == [
+        ("training", "sft: held-out loss rose from 2.000 to 2.500"),
+        ("training", "rlhf: as the reward rose, answers grew from 10 to 40 tokens; a reward that pays for length does that"),
+        ("data", "quiz: 2 items stand in training text, and count for nothing"),
+        ("data", "90 documents were kept, the champion had 300"),
+        ("health", "quiz: 150 of 200 answers are empty"),
+    ]

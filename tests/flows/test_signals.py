@@ -42,8 +42,11 @@ def workspace(tmp_path_factory, empty_store):
     return root
 
 
-@pytest.mark.parametrize("sign", CODES, ids=lambda sign: sign.name)
-@pytest.mark.parametrize("words", ["lineage 1", "diff 1 2", "audit", "promote 2"])
+SIGNALLED = [(words, sign) for words in ("lineage 1", "diff 1 2", "audit", "promote 2") for sign in CODES]
+QUICK = [("diff 1 2", signal.SIGINT), ("promote 2", signal.SIGTERM)]
+
+
+@pytest.mark.parametrize(("words", "sign"), [one if one in QUICK else pytest.param(*one, marks=pytest.mark.slow) for one in SIGNALLED])
 def test_a_command_that_is_signalled_twice_while_it_has_fetched_files_leaves_none(workspace, tmp_path, words, sign):
     scratch, turn = tmp_path / "scratch", random.Random(f"{words} {sign}")
     scratch.mkdir()

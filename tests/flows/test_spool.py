@@ -12,6 +12,7 @@ import pytest
 from flows.host import spool
 from flows.host.workspace import Workspace
 from flows.stages.runner import Progress, _closing, _heed_no_signal
+from models.core.checkpoints import Checkpoints, Stopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,14 +62,48 @@ def test_a_folder_that_went_away_fails_no_stage(run, workspace):
 @pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_stage_until_its_outputs_are_published_and_not_after(run, workspace, sign):
-    with pytest.raises(KeyboardInterrupt), _closing(run):
+    with pytest.raises(KeyboardInterrupt), _closing(run, "sft", Checkpoints()):
         os.kill(os.getpid(), sign)
     assert read(run)[-1]["end"] == "KILLED"
     published = spool.Run(workspace, "assistant", "sft", {})
-    with _closing(published):
+    with _closing(published, "sft", Checkpoints()):
         _heed_no_signal()
         os.kill(os.getpid(), sign)
     assert read(published)[-1]["end"] == "FINISHED"
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_training_is_asked_to_stop_and_stopped_the_second_time(run, tmp_path, capsys):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+
+    def train():
+        with _closing(run, "sft", checkpoints), checkpoints.training():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert capsys.readouterr().out == "sft  was asked to stop: it ends this step and writes a checkpoint\n"
+            assert checkpoints.due()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert read(run)[-1]["end"] == "KILLED"
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_training_that_is_asked_to_stop_ends_with_its_checkpoint(run, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", notes=lambda: [[1, 2, {"loss": 0.5}]])
+
+    def train():
+        with _closing(run, "sft", checkpoints), checkpoints.training():
+            os.kill(os.getpid(), signal.SIGINT)
+            checkpoints.save(1, lambda folder: (folder / "weights").write_text("w"))
+
+    with pytest.raises(Stopped):
+        train()
+    assert read(run)[-1]["end"] == "KILLED"
+    recalled = []
+    later = Checkpoints(tmp_path / "checkpoints", recall=lambda *told: recalled.append(told))
+    assert (later.latest() / "weights").read_text() == "w"
+    assert recalled == [(1, [[1, 2, {"loss": 0.5}]])]
 
 
 WRITE = """

@@ -216,7 +216,10 @@ def test_a_killed_verification_s_worktree_is_removed_by_the_next_one(registry, m
     assert (trees(made), [folder for folder in left if folder.exists()]) == (1, [])
 
 
-@pytest.mark.parametrize("hashed", [{"hash": "md5"}, {}], ids=("where DVC 3 keeps it", "where DVC 2 kept it"))
+@pytest.mark.parametrize(
+    "hashed",
+    [pytest.param({"hash": "md5"}, id="where DVC 3 keeps it"), pytest.param({}, id="where DVC 2 kept it", marks=pytest.mark.slow)],
+)
 def test_a_listing_that_only_the_remote_holds_writes_nothing_outside_of_its_folder(registry, made, tmp_path, monkeypatch, hashed):
     remote, scratch = tmp_path / "remote", tmp_path / "scratch"
     scratch.mkdir()

@@ -67,7 +67,9 @@ def test_a_deep_program_is_found_where_it_leaked():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("unit", UNITS, ids=ascii)
+@pytest.mark.parametrize(
+    "unit", [unit if place % 3 == 0 else pytest.param(unit, marks=pytest.mark.slow) for place, unit in enumerate(UNITS)], ids=ascii
+)
 def test_time_grows_with_the_length_of_a_text_and_not_with_its_square(unit):
     """Sixteen times the text must not take much more than sixteen times as long: 256 where it takes the square."""
 

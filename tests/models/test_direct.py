@@ -14,7 +14,8 @@ from tests.tiny import tiny_model, weights_of
 
 pytestmark = pytest.mark.long
 
-PLAN = {"epochs": 1, "batch_size": 4, "max_tokens": 256, "weight_decay": 0.0, "learning_rate": 1e-3, "warmup_share": 0.0}
+SPEED = {"learning_rate": 1e-3, "warmup_share": 0.0, "schedule": "linear"}
+PLAN = {"epochs": 1, "batch_size": 4, "max_tokens": 256, "weight_decay": 0.0, **SPEED}
 
 
 def plan(train="full", **changes):

@@ -57,6 +57,7 @@ WINOGRANDE = [
 ]
 WIKITEXT = [{"page": f"A page about {n}. It goes on and on."} for n in range(3)]
 MRPC = [{"sentence1": f"It is {n}.", "sentence2": f"{n}, it is.", "label": n % 2, "idx": n} for n in range(8)]
+QUICK = ("arc_easy", "gsm8k", "lambada_openai", "cola", "wikitext")  # one of each kind of request and of metric
 TASKS: dict[str, tuple[dict[str, list[dict[str, Any]]], str]] = {  # the task: (rows by split, its metric)
     "arc_easy": ({"test": ARC}, "acc"),
     "arc_challenge": ({"test": ARC}, "acc"),
@@ -124,7 +125,7 @@ def of_lm_eval(model: Path, suite: Path, metric: str) -> list[Any]:
     return [sample[metric] for sample in found if sample["filter"] == found[0]["filter"]]
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TASKS])
 def test_a_task_of_the_installed_package_gets_lm_evals_own_scores(model: Path, tmp_path: Path, name: str) -> None:
     splits, metric = TASKS[name]
     suite = put(tmp_path / "own", f"lm_eval: {name}\n", splits)

@@ -51,10 +51,11 @@ def test_full_trains_everything(model):
     assert policy.adapter(weights_of("full"), model) is None
 
 
-def test_a_merged_adapter_gives_a_plain_model_with_the_adapter_in_its_weights(model):
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
+def test_a_merged_adapter_gives_a_plain_model_with_the_adapter_in_its_weights(model, kind):
     ids = torch.tensor([[3, 4, 5]])
     before = model(input_ids=ids).logits.detach()
-    adapted = get_peft_model(model, policy.adapter(weights_of("lora"), model))
+    adapted = get_peft_model(model, policy.adapter(weights_of(kind), model))
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
@@ -63,6 +64,25 @@ def test_a_merged_adapter_gives_a_plain_model_with_the_adapter_in_its_weights(mo
     assert type(plain).__name__ == "LlamaForCausalLM"
     assert torch.allclose(plain(input_ids=ids).logits, expected, atol=1e-5)
     assert not torch.allclose(expected, before, atol=1e-3)
+
+
+def test_an_adapter_that_cannot_be_merged_is_told_before_anything_is_saved(model, monkeypatch):
+    adapted = get_peft_model(model, policy.adapter(weights_of("lora"), model))
+    whole = adapted.merge_and_unload
+
+    def half():
+        plain = whole()
+        plain.get_output_embeddings().weight.data.mul_(1.01)
+        return plain
+
+    monkeypatch.setattr(adapted, "merge_and_unload", half)
+    with pytest.raises(StageError, match="with its adapter merged answers otherwise than before, by "):
+        policy.merged(adapted)
+
+
+def test_rank_stabilised_adapters_are_scaled_by_the_root_of_their_rank(model):
+    adapted = get_peft_model(model, policy.adapter(weights_of("rslora", rank=16, alpha=8), model))
+    assert {module.scaling["default"] for module in adapted.modules() if hasattr(module, "lora_A")} == {2.0}
 
 
 def test_new_tokens_get_rows_in_the_model(model, tokenizer):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.core.errors import StageError
 from models.core.work import Work
 from models.train import policy, pretraining, training, vocabulary
 from models.train.settings import Blocks, Pretraining, Scratch
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.long
 TEXTS = [f"the {word} is {number}." for number in range(40) for word in ("river", "town", "house that is far away from here")]
 SHAPE = Scratch(take="scratch", layers=2, hidden_size=32, feed_forward_size=64, heads=2)
 READING = Blocks(tokens=32, batch=4, precision="float32")
-PLAN = Pretraining(steps=30, learning_rate=0.01, warmup_share=0.1, weight_decay=0.0)
+PLAN = Pretraining(steps=30, optimizer="muon", learning_rate=0.01, warmup_share=0.1, schedule="linear", weight_decay=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +26,12 @@ def tokenizer():
     return vocabulary.train(TEXTS, 320, 64)
 
 
-def trained(tokenizer):
+def trained(tokenizer, plan=PLAN):
     training.make_repeatable(3)
     model = policy.new(SHAPE, tokenizer, 64)
     blocks = pretraining.pack(TEXTS, tokenizer, READING.tokens)
     before = pretraining.loss(model, blocks, READING)
-    pretraining.fit(model, blocks, PLAN, READING, 3, Work(Path(), Path()))
+    pretraining.fit(model, blocks, plan, READING, 3, Work(Path(), Path()))
     return model, before, pretraining.loss(model, blocks, READING)
 
 
@@ -108,16 +109,28 @@ print(peak() - before)
     assert int(done.stdout) < 1000  # MiB; the logits of the batch alone are 2,374
 
 
-def test_training_lowers_the_loss_and_equal_runs_give_equal_weights(tokenizer):
-    (model, before, after), (again, _, _) = trained(tokenizer), trained(tokenizer)
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_training_lowers_the_loss_and_equal_runs_give_equal_weights(tokenizer, optimizer):
+    plan = PLAN.model_copy(update={"optimizer": optimizer})
+    (model, before, after), (again, _, _) = trained(tokenizer, plan), trained(tokenizer, plan)
     assert after < before - 1
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.parameters(), strict=True))
 
 
-def test_the_rate_rises_to_its_peak_and_falls_to_nearly_nothing():
-    rates = [training.rate(step, 100, 0.1) for step in range(100)]
+def test_a_loss_that_is_no_number_ends_the_training(tokenizer):
+    model = policy.new(SHAPE, tokenizer, 64)
+    model.model.norm.weight.data.fill_(1e38)
+    blocks = pretraining.pack(TEXTS, tokenizer, READING.tokens)
+    with pytest.raises(StageError, match=r"loss is (nan|inf) at step 10, must be a number"):
+        pretraining.fit(model, blocks, PLAN, READING, 3, Work(Path(), Path()))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "wsd"])
+def test_the_rate_rises_to_its_peak_and_falls_to_nearly_nothing(schedule):
+    rates = [training.rate(step, 100, 0.1, schedule) for step in range(100)]
     assert rates[9] == 1.0
     assert rates[0] == 0.1
-    assert 0 < rates[-1] < 0.02
+    assert 0 < rates[-1] < 0.05
     assert rates[:10] == sorted(rates[:10])
     assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[78] == pytest.approx({"linear": 0.242, "cosine": 0.137, "wsd": 1.0}[schedule], abs=1e-3)

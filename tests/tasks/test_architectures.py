@@ -46,7 +46,7 @@ OFTEN = {
 MATRIX = [
     pytest.param(*case, marks=[] if case in OFTEN else pytest.mark.slow, id="-".join(case)) for case in product(PUBLISHED, STAGES, METHODS)
 ]
-SPEED = {"learning_rate": 1e-2, "warmup_share": 0.0, "precision": "float32"}
+SPEED = {"learning_rate": 1e-2, "warmup_share": 0.0, "schedule": "linear", "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ class Stages:
         plan = {
             "start": {"take": "pretrained"},
             "blocks": {"tokens": block_tokens, "batch": 4, "precision": SPEED["precision"]},
-            "training": {"steps": steps, "weight_decay": 0.0, **speed} if steps else None,
+            "training": {"steps": steps, "optimizer": "muon", "weight_decay": 0.0, **speed} if steps else None,
         }
         inputs = BaseInputs(pretrained=self.published.parent, tokenizer=self.target / "tokenizer", documents=self.records / "documents")
         params = BaseParams(seed=1, pretrained=str(self.published), **plan)
@@ -104,7 +104,7 @@ class Stages:
 
     def _sft(self, weights: Weights, out: Path, changes: dict):
         inputs = SftInputs(base=self.target / "base", instructions=self.records / "instructions")
-        return sft(SftParams(seed=1, **self._finetuning(weights, changes)), inputs, SftOutputs(sft=out), self.work)
+        return sft(SftParams(seed=1, neftune=0.0, **self._finetuning(weights, changes)), inputs, SftOutputs(sft=out), self.work)
 
     def _reward(self, weights: Weights, out: Path, changes: dict):
         inputs = RewardInputs(sft=self.target / "sft", preferences=self.records / "preferences")
@@ -164,7 +164,7 @@ def test_pretraining_goes_on_from_a_published_model(made):
     assert trained.keys() == published.keys()
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "qwen3"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma2", "qwen3"))])
 def test_a_trained_model_answers_a_chat_as_a_server_asks_it(made, name):
     folder = made(name).need("base", "sft").target / "sft"
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello Ton"}]
@@ -247,7 +247,7 @@ def test_a_longer_conversation_than_the_reward_model_can_place_is_read_from_its_
     assert one == two
 
 
-@pytest.mark.parametrize("name", ["qwen2", "gemma3"])
+@pytest.mark.parametrize("name", [pytest.param("qwen2", marks=pytest.mark.slow), "gemma3"])
 def test_answers_do_not_depend_on_how_many_are_rated_at_once(made, name):
     from models.train import reinforce
 

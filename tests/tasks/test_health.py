@@ -55,4 +55,4 @@ def test_each_limit_finds_its_fault_and_names_its_key(broken, key):
 def test_five_raw_answers_are_shown_flagged_ones_first_and_long_ones_cut():
     found = written(["short"] * 5 + ["x" * 300], flags=["truncated"])
     assert [item for item, _ in found.examples] == ["i1", "i3", "i5", "i0", "i2"]
-    assert found.examples[2] == ("i5", "x" * 200 + " …")
+    assert found.examples[2] == ("i5", "x" * 200 + "…")

@@ -14,7 +14,10 @@ pytestmark = pytest.mark.long
 LONG = {**PRETRAINING, "training": {**PRETRAINING["training"], "steps": 23}}
 KINDS = {  # each with enough steps for two epochs and more, and for logs that span several steps
     "base": lambda stages: stages.base("made", plan=LONG),
+    "base-adamw": lambda stages: stages.base("made", plan={**LONG, "training": {**LONG["training"], "optimizer": "adamw"}}),
     **{f"sft-{name}": lambda stages, name=name: stages.sft("made", finetuning(name, 3)) for name in ("full", "lora", "last-layers")},
+    "sft-neftune": lambda stages: stages.sft("made", {**dict(finetuning("full", 3)), "neftune": 5.0}),
+    "sft-dora": lambda stages: stages.sft("made", finetuning("dora", 3)),
     **{f"reward-{name}": lambda stages, name=name: stages.reward("made", finetuning(name, 5)) for name in ("full", "lora")},
     **{f"dpo-{name}": lambda stages, name=name: stages.dpo("made", finetuning(name, 5)) for name in ("full", "lora")},
     **{f"rlhf-{name}": lambda stages, name=name: stages.rlhf("made", reinforcement(name, steps=14)) for name in ("full", "lora")},

@@ -44,6 +44,28 @@ def test_equal_runs_give_equal_metrics_and_equal_bytes(done, records, tmp_path):
         assert folder_md5(again.target / name) == folder_md5(done.target / name)
 
 
+@pytest.mark.parametrize(("schedule", "halfway"), [("linear", 0.5), ("cosine", 0.5), ("wsd", 1.0)])
+def test_the_rate_goes_as_the_schedule_says(done, schedule, halfway, tmp_path, monkeypatch):
+    rates = []
+    monkeypatch.setattr(done, "work", Work(tmp_path, tmp_path, progress=lambda _step, _all, values: rates.append(values)))
+    done.sft("other", finetuning(epochs=5).model_copy(update={"schedule": schedule, "warmup_share": 0.0}))
+    found = [values["learning_rate"] / 1e-3 for values in rates if "learning_rate" in values]
+    assert found[len(found) // 2] == pytest.approx(halfway, abs=0.15)
+    assert found[-1] < 0.35
+    assert found == sorted(found, reverse=True)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_at_its_step(done, tmp_path):
+    broken = Pipeline(done.records, tmp_path)
+    model, words = (kind.from_pretrained(done.target / "base") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    model.model.norm.weight.data.fill_(1e38)
+    for part in (model, words):
+        part.save_pretrained(broken.target / "base")
+    with pytest.raises(StageError, match=r"loss is (nan|inf) at step 1, must be a number: lower its learning_rate"):
+        broken.sft()
+    assert not (tmp_path / "sft").exists()
+
+
 def test_no_out_holds_a_pickle_or_a_path(done):
     for name in ("tokenizer", "base", "sft", "reward", "rlhf", "dpo"):
         for path in (done.target / name).rglob("*"):
