@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from models.sandbox import sandbox
-from tests.bench import calibration, drift, importing, scoring
+from tests.bench import calibration, checkpoints, drift, importing, scoring
 from tests.workspaces import environment, make_workspace, run
 
 REPETITIONS, PROGRAMS = 3, 64
@@ -126,6 +126,7 @@ def main() -> None:
     drift.main()
     scoring.main()
     importing.main()
+    checkpoints.main()
 
 
 if __name__ == "__main__":
