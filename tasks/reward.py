@@ -4,12 +4,14 @@ from pathlib import Path
 
 from pydantic import Field
 
+from models.core.errors import StageError
 from models.train.settings import Finetuning
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
 
 class RewardParams(Finetuning, Params):
     seed: Seed = Field(description="of the head's first weights and of the order of the pairs")
+    floor: float = Field(ge=0, le=1, description="held-out accuracy below which the stage fails, so that nothing is trained on it")
 
 
 class RewardInputs(Inputs):
@@ -23,7 +25,12 @@ class RewardOutputs(Outputs):
 
 class RewardMetrics(Metrics):
     accuracy: float = Field(description="held-out pairs ranked as the annotator did, 0-1; a tie counts half")
+    accuracy_stderr: float = Field(description="its standard error, over pairs")
     margin: float = Field(description="mean chosen - rejected on held-out pairs, nats")
+    length_correlation: float | None = Field(
+        description="of the reward's gap between the two answers with that of their lengths, -1 to 1: near 1, length is what it pays for"
+    )
+    calibration_error: float = Field(description="how far its certainty and how often it is right are apart, 0-1 (Guo et al. 2017, eq. 5)")
     held_out_pairs: int
     train_loss: float = Field(description="nats a pair, mean over training")
     pairs: int = Field(description="trained on")
@@ -31,6 +38,8 @@ class RewardMetrics(Metrics):
 
 
 def reward(params: RewardParams, inputs: RewardInputs, outputs: RewardOutputs, work: Work) -> RewardMetrics:
+    import numpy as np
+
     from models.train import pairs, policy, preference, training, vocabulary
 
     training.make_repeatable(params.seed)
@@ -39,12 +48,23 @@ def reward(params: RewardParams, inputs: RewardInputs, outputs: RewardOutputs, w
     model = preference.load(inputs.sft)
     policy.require_positions(model, params.max_tokens, "reward.max_tokens")
     model, train_loss = preference.fit(model, tokenizer, train, params, params.seed, work)
+    sides = [[pair["prompt"] + pair[side] for pair in held_out] for side in ("chosen", "rejected")]
+    chosen, rejected = (preference.rewards(model, tokenizer, side, params.batch_size) for side in sides)
+    accuracy, margin = pairs.ranked(chosen, rejected)
+    error = float(np.sqrt(accuracy * (1 - accuracy) / len(held_out)))
+    if accuracy < params.floor:
+        raise StageError(
+            f"the reward model ranks {accuracy:.3f} ± {error:.3f} of {len(held_out)} held-out pairs as people did, must be reward.floor = "
+            f"{params.floor} at least: bring more or clearer preferences, train longer, or lower the floor"
+        )
     policy.save(model, tokenizer, outputs.reward)
-    sides = ([pair["prompt"] + pair[side] for pair in held_out] for side in ("chosen", "rejected"))
-    accuracy, margin = pairs.ranked(*(preference.rewards(model, tokenizer, side, params.batch_size) for side in sides))
+    longer = np.subtract(*(preference.tokens(tokenizer, side) for side in sides))
     return RewardMetrics(
         accuracy=accuracy,
+        accuracy_stderr=error,
         margin=margin,
+        length_correlation=pairs.correlation(chosen - rejected, longer),
+        calibration_error=pairs.calibration_error(chosen - rejected),
         held_out_pairs=len(held_out),
         train_loss=train_loss,
         pairs=len(train),

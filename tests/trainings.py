@@ -42,10 +42,10 @@ def finetuning(name="full", epochs=1):
     return Finetuning(weights=weights_of(name, 4, 8), epochs=epochs, batch_size=8, max_tokens=256, weight_decay=0.0, **SPEED)
 
 
-def reinforcement(name="full", max_kl=50.0, steps=2):
+def reinforcement(name="full", max_kl=50.0, steps=2, method="grpo"):
     sampling = {"max_new_tokens": 8, "temperature": 1.0, "measured_answers": 2, "measured_prompts": 4, "answers_per_batch": 8}
     sizes = {"steps": steps, "prompts_per_step": 2, "answers_per_prompt": 2}
-    return Reinforcement(weights=weights_of(name, 4, 8), beta=0.1, max_kl=max_kl, **sampling, **sizes, **SPEED)
+    return Reinforcement(method=method, weights=weights_of(name, 4, 8), beta=0.1, max_kl=max_kl, **sampling, **sizes, **SPEED)
 
 
 class Pipeline:
@@ -72,7 +72,9 @@ class Pipeline:
 
     def reward(self, name="reward", plan=None):
         inputs = RewardInputs(sft=self.target / "sft", preferences=self.records / "preferences")
-        return reward(RewardParams(seed=1, **dict(plan or finetuning())), inputs, RewardOutputs(reward=self.target / name), self.work)
+        return reward(
+            RewardParams(seed=1, floor=0.0, **dict(plan or finetuning())), inputs, RewardOutputs(reward=self.target / name), self.work
+        )
 
     def rlhf(self, name="rlhf", plan=None):
         inputs = RlhfInputs(sft=self.target / "sft", reward=self.target / "reward", prompts=self.records / "prompts")

@@ -8,6 +8,7 @@ from models.score.toxicity import LIKELY
 Facts = Mapping[str, Any]
 FLAGS = {"cut": "are cut", "empty": "are empty", "repeats": "end in the same words again and again"}
 LEAST, SHARE = 3, 0.1  # answers more than the other's that are a sign, and their share of all
+PAYS = 0.5  # correlation of a reward with length
 LENGTH = 1.5  # times the other's length, either way
 MOVED = 0.2  # share by which the records of a kind grew or shrank
 
@@ -54,6 +55,8 @@ def _training(found: Facts) -> Iterator[Sign]:
         before, after = (metrics or {}).get("held_out_loss_before"), (metrics or {}).get("held_out_loss")
         if before is not None and after is not None and after > before:
             yield Sign("training", f"{stage}: held-out loss rose from {before:.3f} to {after:.3f}")
+        if abs(pays := (metrics or {}).get("length_correlation") or 0.0) > PAYS:
+            yield Sign("training", f"{stage}: rewards go with the length of answers (correlation {pays:+.2f})")
         if "reward_gain" in (metrics or {}) and metrics["tokens_after"] > LENGTH * metrics["tokens_before"]:
             lengths = f"{metrics['tokens_before']:.0f} to {metrics['tokens_after']:.0f} tokens"
             yield Sign("training", f"{stage}: as the reward rose, answers grew from {lengths}; a reward that pays for length does that")

@@ -90,6 +90,8 @@ def learning(stage: str, columns: Mapping[str, Sequence[float | None]], metrics:
     elif (accuracy := metrics.get("accuracy")) is not None:
         error = metrics.get("accuracy_stderr")
         said.append(f"{accuracy:.3f}" + ("" if error is None else f" ± {error:.3f}") + " of held-out pairs are ranked as people did")
+        if (pays := metrics.get("length_correlation")) is not None:
+            said.append(f"its rewards go with the length of the answers at a correlation of {pays:+.2f}")
     return said or [f"{stage} left no number that tells how it went"]
 
 

@@ -10,6 +10,8 @@ from models.core.errors import StageError
 from models.core.lines import read_rows
 from models.train import chat
 
+BINS = 10  # of certainty
+
 
 def read(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[Dataset, int]:
     """The pairs of a file, and how many were left out because an answer with its prompt is longer than `max_tokens`.
@@ -47,3 +49,18 @@ def ranked(chosen: np.ndarray, rejected: np.ndarray) -> tuple[float, float]:
         raise ValueError(f"need two equal, non-empty [pairs] arrays, got {chosen.shape} and {rejected.shape}")
     gap = chosen - rejected
     return float(np.mean((np.sign(gap) + 1) / 2)), float(gap.mean())
+
+
+def calibration_error(gaps: np.ndarray) -> float:
+    """How far certainty and truth are apart, 0-1, of a model whose log-odds of the preference are `gaps` [pairs].
+
+    The expected calibration error of Guo et al. (2017), eq. 5: pairs are put by the certainty sigmoid(|gap|) into BINS from .5 to 1.
+    """
+    certain, right = 1 / (1 + np.exp(-np.abs(gaps))), (np.sign(gaps) + 1) / 2
+    bins = np.minimum(((certain - 0.5) * 2 * BINS).astype(int), BINS - 1)
+    return float(sum(abs((right - certain)[bins == place].sum()) for place in range(BINS)) / len(gaps))
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Pearson's, of two arrays [pairs]; None where one of them is the same throughout."""
+    return float(np.corrcoef(one, other)[0, 1]) if min(one.std(), other.std()) > 0 else None

@@ -78,6 +78,12 @@ def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: 
     return policy.merged(trainer.model), float(trained.training_loss)
 
 
+def tokens(tokenizer: PreTrainedTokenizerBase, conversations: list[Messages]) -> np.ndarray:
+    """How many tokens each conversation has [conversations]."""
+    texts = [chat.rendered(tokenizer, messages) for messages in conversations]
+    return np.array([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
+
+
 @torch.no_grad()
 def rewards(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversations: list[Messages], batch_size: int) -> np.ndarray:
     """The reward of each conversation [conversations], in nats: differences are log-odds of being preferred.

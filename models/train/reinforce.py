@@ -1,4 +1,4 @@
-"""Reinforcement learning with TRL's GRPO: answers are sampled, scored by the reward model, and held near sft by a KL term."""
+"""Reinforcement learning with TRL's GRPO or RLOO: answers are sampled, scored by the reward model, and held near sft by a KL term."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from models.core.errors import StageError
 from models.core.lines import read_rows
@@ -18,6 +18,8 @@ from models.train.chat import Messages
 from models.train.generation import Batch, batches, prompt_ids
 from models.train.settings import Reinforcement
 from models.train.training import Progress, logits_in_pieces, options, quiet, run, schedule_options
+
+METHODS: dict[str, tuple[Any, Any]] = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
 
 
 def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None, least: int) -> tuple[list[Messages], int]:
@@ -52,9 +54,10 @@ def fit(
     seed: int,
     work: Work,
 ) -> Any:
-    """The trained policy, adapters merged. Shao et al. (2024), section 4.1; the KL term is to the policy as it came.
+    """The trained policy, adapters merged; the KL term is to the policy as it came.
 
-    Departs from the paper as TRL does by default: the loss is a mean over all tokens of the batch (Yu et al., 2025, "DAPO").
+    grpo: Shao et al. (2024), section 4.1, departing from it as TRL does by default: the loss is a mean over all tokens of the batch (Yu et
+    al., 2025, "DAPO"). rloo: Ahmadian et al. (2024), eq. 6; the KL of a whole answer is taken off its reward.
     """
     policy.freeze(model, plan.weights)
 
@@ -79,11 +82,12 @@ def fit(
             "disable_dropout": True,
         }
     )
+    kind, config = METHODS[plan.method]
     with quiet():
-        trainer = GRPOTrainer(
+        trainer = kind(
             model=model,
             reward_funcs=rewards,
-            args=GRPOConfig(**arguments),
+            args=config(**arguments),
             train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in asked]),
             processing_class=tokenizer,
             peft_config=policy.adapter(plan.weights, model),

@@ -114,10 +114,14 @@ class DirectPreference(Finetuning):
 
 
 class Reinforcement(Record):
+    method: Literal["grpo", "rloo"] = Field(
+        description="grpo: an answer is held against its group's mean, KL is a term of the loss (Shao et al. 2024); rloo: against the mean "
+        "of the others, KL is a part of the reward (Ahmadian et al. 2024)"
+    )
     weights: Weights
     steps: int = Field(ge=1, description="optimiser steps")
     prompts_per_step: int = Field(ge=1)
-    answers_per_prompt: int = Field(ge=2, description="the group whose mean reward is the baseline")
+    answers_per_prompt: int = Field(ge=2, description="the group whose rewards are the baseline")
     max_new_tokens: int = Field(ge=4, description="longer answers are cut")
     temperature: float = Field(gt=0, le=2, description="of sampling, in training and in measuring")
     learning_rate: float = Field(gt=0, le=0.1, description="peak rate of AdamW")

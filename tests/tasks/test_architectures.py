@@ -108,7 +108,7 @@ class Stages:
 
     def _reward(self, weights: Weights, out: Path, changes: dict):
         inputs = RewardInputs(sft=self.target / "sft", preferences=self.records / "preferences")
-        return reward(RewardParams(seed=1, **self._finetuning(weights, changes)), inputs, RewardOutputs(reward=out), self.work)
+        return reward(RewardParams(seed=1, floor=0.0, **self._finetuning(weights, changes)), inputs, RewardOutputs(reward=out), self.work)
 
     def _dpo(self, weights: Weights, out: Path, changes: dict):
         inputs = DpoInputs(sft=self.target / "sft", preferences=self.records / "preferences")
@@ -119,7 +119,7 @@ class Stages:
         sizes = {"steps": 1, "prompts_per_step": 1, "answers_per_prompt": 2, "max_new_tokens": 4, "temperature": 1.0}
         measured = {"measured_answers": 2, "measured_prompts": 2, "answers_per_batch": 3, "beta": 0.1, "max_kl": 1000.0}
         inputs = RlhfInputs(sft=self.target / "sft", reward=self.target / "reward", prompts=self.records / "prompts")
-        params = RlhfParams(seed=1, **dict(Reinforcement(weights=weights, **{**sizes, **measured, **SPEED, **changes})))
+        params = RlhfParams(seed=1, **dict(Reinforcement(method="grpo", weights=weights, **{**sizes, **measured, **SPEED, **changes})))
         return rlhf(params, inputs, RlhfOutputs(rlhf=out), self.work)
 
 
@@ -255,6 +255,7 @@ def test_answers_do_not_depend_on_how_many_are_rated_at_once(made, name):
     model, words = policy.load(stages.target / "sft"), vocabulary.load(stages.target / "sft")
     sizes = {"steps": 1, "prompts_per_step": 1, "answers_per_prompt": 2, "max_new_tokens": 5, "temperature": 1.0, "max_kl": 1.0}
     plan = Reinforcement(
+        method="grpo",
         weights=weights_of("full"),
         measured_answers=2,
         measured_prompts=3,

@@ -21,6 +21,7 @@ KINDS = {  # each with enough steps for two epochs and more, and for logs that s
     **{f"reward-{name}": lambda stages, name=name: stages.reward("made", finetuning(name, 5)) for name in ("full", "lora")},
     **{f"dpo-{name}": lambda stages, name=name: stages.dpo("made", finetuning(name, 5)) for name in ("full", "lora")},
     **{f"rlhf-{name}": lambda stages, name=name: stages.rlhf("made", reinforcement(name, steps=14)) for name in ("full", "lora")},
+    "rlhf-rloo": lambda stages: stages.rlhf("made", reinforcement(steps=14, method="rloo")),
 }
 
 

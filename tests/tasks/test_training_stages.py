@@ -11,6 +11,7 @@ from models.core.errors import StageError
 from models.core.files import write_lines
 from models.core.given import read_lines
 from models.core.work import Work
+from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
 from tests.trainings import PRETRAINING, Pipeline, finetuning, reinforcement, write_records
 
 pytestmark = pytest.mark.long
@@ -53,6 +54,14 @@ def test_the_rate_goes_as_the_schedule_says(done, schedule, halfway, tmp_path, m
     assert found[len(found) // 2] == pytest.approx(halfway, abs=0.15)
     assert found[-1] < 0.35
     assert found == sorted(found, reverse=True)
+
+
+def test_a_reward_model_below_its_floor_is_not_handed_on(done, tmp_path):
+    high = RewardParams(seed=1, floor=1.0, **dict(finetuning()))
+    inputs = RewardInputs(sft=done.target / "sft", preferences=done.records / "preferences")
+    with pytest.raises(StageError, match=r"ranks 0\.\d+ ± 0\.\d+ of 4 held-out pairs as people did, must be reward.floor = 1.0 at least"):
+        reward(high, inputs, RewardOutputs(reward=tmp_path / "reward"), Work(tmp_path, tmp_path))
+    assert not (tmp_path / "reward").exists()
 
 
 def test_a_loss_that_is_no_number_ends_the_training_at_its_step(done, tmp_path):
