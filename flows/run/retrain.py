@@ -236,9 +236,10 @@ def _retrain(session: Session, started: float) -> RunResult:
             outcome = _publish(session, tracker, parent, run_id)
             said = _report(session, parent, results, started, outcome, "", run_id)
         except BaseException as error:
-            if not isinstance(error, KeyboardInterrupt) and not processes.stopping():
-                _report(session, parent, results, started, None, str(error), None)
-            parent.end("KILLED" if processes.stopping() or isinstance(error, KeyboardInterrupt) else "FAILED", str(error))
+            stopped = processes.stopping() or not isinstance(error, Exception)  # a signal, whatever it is raised as: no failure
+            if not stopped:
+                _report(session, parent, results, started, None, str(error) or type(error).__name__, None)
+            parent.end("KILLED" if stopped else "FAILED", str(error))
             raise
         parent.end("FINISHED")
     _unsettled(session).unlink(missing_ok=True)
