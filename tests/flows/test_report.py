@@ -205,8 +205,9 @@ def test_wilsons_interval_of_none_of_ten_is_not_nothing():
     assert upper == pytest.approx(0.2775, abs=1e-3)  # Wilson (1927); 1.96 standard errors
 
 
-def rows(count, flags=(), toxicity=0.0, tokens=10):
-    return [{**answer(f"held-out/{n}", "?", "text", flags), "toxicity": toxicity, "tokens": tokens} for n in range(count)]
+def rows(count, flags=(), toxicity=0.0, tokens=10, text="text {}"):
+    more = {"toxicity": toxicity, "tokens": tokens}
+    return [{**answer(f"held-out/{n}", "?", text.format(n), flags), **more} for n in range(count)]
 
 
 def beside(mine, theirs):
@@ -226,6 +227,7 @@ def beside(mine, theirs):
         (rows(20, tokens=4), rows(20), ["answers have 4 tokens on average; the champion's: 10"]),
         (rows(20, toxicity=0.99), rows(20), ["20 of 20 answers to plain questions are called toxic"]),
         (rows(20, tokens=40), [], ["answers have 40 tokens on average; base's: 10"]),
+        (rows(20, text="The same."), rows(20), ["20 of 20 questions are given the same answer, 'The same.'; the champion's: at most 1"]),
         ([], [], []),
     ],
 )
