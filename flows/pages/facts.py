@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flows.host.masking import masked
+from flows.host.masking import masked, masked_values
+from flows.host.tracking import flatten
 from flows.pages.words import next_steps, sentence
 from flows.registry.decisions import Registry
 from flows.registry.release import Release, candidate_folder
@@ -32,7 +33,7 @@ FILE = "report.json"
 PREPARED = "artifacts/prepared"
 FLIPS, TEXT = 20, 600  # questions shown of a suite whose answers flipped, characters of a text
 UNSHOWN = "its authors ask that no text of it is shown"
-BESIDE = ("candidate", "scores", "answers", "curves", "metrics", "data", "health", "time", "lineage")  # of the champion's report
+BESIDE = ("candidate", "scores", "answers", "curves", "metrics", "data", "health", "time", "lineage", "params")  # of the champion's report
 Facts = dict[str, Any]
 Records = Sequence[tuple[Cell, list[dict[str, Any]]]]  # each cell with its item records
 Described = dict[str, suites.Suite | None]  # every scored suite; None where its folder is not here or broken
@@ -82,6 +83,7 @@ def collect(
         "subjects": _subjects(records, described),
         "time": _time(session, results, seconds),
         "lineage": _lineage(session, links or {}),
+        "params": masked_values({key: str(value) for key, value in flatten(params).items()}),
         "champion": {key: old.get(key) for key in BESIDE} if old else {},
     }
     return found | {"said": sentence(found), "next": next_steps(found)}
@@ -282,7 +284,9 @@ def _lineage(session: Session, links: Mapping[str, str]) -> dict[str, Any]:
         for dep in entry.get("deps", [])
         if dep["path"].startswith(("data/", "artifacts/records", "artifacts/suites"))
     }
-    again = f"git checkout {commit.removesuffix('-dirty')} && dvc checkout && sluice run" if commit else "sluice run"
+    again = f"git checkout {commit} && dvc checkout && sluice run" if commit else "sluice run"
+    if commit.endswith("-dirty"):
+        again = "nothing makes it again: the code had changes that no commit holds"
     return {
         "commit": commit,
         "model_md5": folder_md5(folder) if folder.is_dir() else "",

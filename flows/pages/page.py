@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from flows.pages import charts, words
 from flows.pages.signs import signs
+from models.data.portrait import HIDDEN
 from models.score.toxicity import LIKELY
 from tasks.questions import key
 
@@ -39,6 +40,8 @@ def render(found: Facts, other: Facts | None = None, name: str = "champion") -> 
         style=Markup((FOLDER / "report.css").read_text(encoding="utf-8")),
         scores=_scores(found, beside, label),
         differences=_differences(found),
+        changes=_changes(found, beside),
+        answers=_answers(found, beside, label),
         questions=_questions(found, beside, label, ("own", "held-out")),
         provoking=_questions(found, beside, label, ("provoking",)),
         trainings=list(_trainings(found, beside, label)),
@@ -50,6 +53,7 @@ def render(found: Facts, other: Facts | None = None, name: str = "champion") -> 
         lineage=list(_lineage(found, beside)),
         long=LONG,
         likely=LIKELY,
+        hidden=HIDDEN,
         rows=ROWS,
     )
 
@@ -130,6 +134,32 @@ def _questions(found: Facts, beside: Facts, label: str, groups: Sequence[str]) -
         {"id": row["id"], "prompt": row["prompt"], "answers": {model: side.get(key(row["prompt"])) for model, side in sides.items()}}
         for row in sorted(first, key=lambda row: MODELS_ORDER.index(row["from"]))
         if row["from"] in groups
+    ]
+
+
+def _changes(found: Facts, beside: Facts) -> list[tuple[str, str, str]]:
+    """What led here otherwise than in the other: params, data and code, each as it was and as it is."""
+    old, new = ((one.get("params") or {}) for one in (beside, found))
+    lineages = [one.get("lineage") or {} for one in (beside, found)]
+    if not old or not lineages[0]:
+        return []
+    params = [(key, str(old.get(key, "not there")), str(new.get(key, "not there"))) for key in dict.fromkeys([*old, *new])]
+    hashes = [(path, *(str(one.get("data", {}).get(path, "not there")) for one in lineages)) for path in lineages[1].get("data", {})]
+    code = ("code, the commit", *(str(one.get("commit")) for one in lineages))
+    return [(what, before, after) for what, before, after in (*params, *hashes, code) if before != after]
+
+
+def _answers(found: Facts, beside: Facts, label: str) -> list[dict[str, Any]]:
+    """By model what its answers look like, all questions together."""
+    return [
+        {
+            "model": model,
+            "n": len(rows),
+            "tokens": sum(row["tokens"] for row in rows) / len(rows) if rows else 0.0,
+            **{flag: sum(flag in row["flags"] for row in rows) for flag in ("cut", "empty", "repeats")},
+            "different": len({row["answer"] for row in rows}),
+        }
+        for model, rows in _with_other(found["answers"], beside.get("answers"), beside, label).items()
     ]
 
 
@@ -258,7 +288,7 @@ def wilson(successes: float, count: float) -> tuple[float, float]:
     z, mean = CERTAIN, successes / count
     middle, spread = mean + z * z / (2 * count), z * (mean * (1 - mean) / count + z * z / (4 * count * count)) ** 0.5
     scale = 1 + z * z / count
-    return (middle - spread) / scale, (middle + spread) / scale
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
 def _health(found: Facts, beside: Facts, label: str) -> dict[str, dict[str, Any]]:

@@ -40,7 +40,8 @@ def next_steps(found: Facts) -> list[str]:
     verdict, gate = found["verdict"], found["gate"]
     match verdict["decision"]:
         case "promote":
-            steps = ["Read the answers below beside the champion's: no test of a suite sees what they would tell you."]
+            whose = "beside the champion's" if verdict["champion"] else "beside those of the other models"
+            steps = [f"Read the answers below {whose}: no test of a suite sees what they would tell you."]
             if verdict["champion"]:
                 steps.append(f"If they are worse, 'sluice rollback --reason WHY' makes version {verdict['champion']} champion again.")
             return steps
