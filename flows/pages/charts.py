@@ -17,6 +17,7 @@ COLORS = ["#3b82c4", "#d97706", "#2a9d8f", "#a855a8", "#d1495b", "#7b8794", "#8d
 INK = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
 CONFIG = {
     "background": "transparent",
+    "padding": {"left": 14, "right": 10, "top": 4, "bottom": 4},  # the reader's font may be wider than the one it was measured in
     "font": "system-ui, sans-serif",
     "axis": {
         **INK,
@@ -80,7 +81,7 @@ def differences(rows: Rows) -> Spec:
             "width": "open",
             "height": {"step": 26},
             "layer": [
-                {"mark": {"type": "rule", "opacity": 0.5}, "encoding": {"x": {"datum": 0}}},
+                {"mark": {"type": "rule", "opacity": 0.5, "color": "currentColor"}, "encoding": {"x": {"datum": 0}}},
                 {
                     "mark": {"type": "rule", "strokeDash": [4, 3], "color": BAD},
                     "encoding": {"x": {"field": "loss", "type": "quantitative"}},
@@ -89,7 +90,12 @@ def differences(rows: Rows) -> Spec:
                     "mark": {"type": "rule", "strokeWidth": 2},
                     "encoding": {
                         **sized,
-                        "x": {"field": "lower", "type": "quantitative", "title": "candidate minus other; dashed: the margin"},
+                        "x": {
+                            "field": "lower",
+                            "type": "quantitative",
+                            "title": "candidate minus other; dashed: the margin",
+                            "scale": {"padding": 16},
+                        },
                         "x2": {"field": "upper"},
                         "color": _shown(),
                     },
@@ -124,7 +130,10 @@ def scores(rows: Rows) -> Spec:
             "width": "open",
             "height": {"step": 24},
             "layer": [
-                {"mark": {"type": "rule", "strokeDash": [2, 3], "opacity": 0.6}, "encoding": {"x": {"field": "chance", **x}}},
+                {
+                    "mark": {"type": "rule", "strokeDash": [2, 3], "opacity": 0.6, "color": "currentColor"},
+                    "encoding": {"x": {"field": "chance", **x}},
+                },
                 {
                     "mark": {"type": "rule", "strokeWidth": 2},
                     "encoding": {"y": y, "x": {"field": "lower", **x}, "x2": {"field": "upper"}, "color": _model()},
