@@ -25,13 +25,13 @@ class DpoMetrics(Metrics):
     accuracy: float = Field(description="held-out pairs ranked as the annotator did by the implicit reward, 0-1; a tie counts half")
     accuracy_stderr: float = Field(description="its standard error, over pairs")
     margin: float = Field(description="mean implicit reward of chosen - rejected on held-out pairs, nats")
-    held_out_loss: float = Field(description="nats a pair; log 2 before training")
+    held_out_loss: float = Field(description="a pair; of the sigmoid form in nats, log 2 before training")
     chosen_change: float = Field(
         description="log-likelihood of the chosen answers, after - before, nats an answer: where it falls, both do"
     )
     rejected_change: float = Field(description="the same of the rejected ones")
     held_out_pairs: int
-    train_loss: float = Field(description="nats a pair, mean over training")
+    train_loss: float = Field(description="a pair, mean over training")
     pairs: int = Field(description="trained on")
     too_long: int = Field(description="left out because longer than max_tokens, held-out ones included")
 
@@ -56,7 +56,7 @@ def dpo(params: DpoParams, inputs: DpoInputs, outputs: DpoOutputs, work: Work) -
         accuracy=accuracy,
         accuracy_stderr=float(np.sqrt(accuracy * (1 - accuracy) / len(held_out))),
         margin=margin,
-        held_out_loss=float(direct.losses(ratios, params).mean()),
+        held_out_loss=float(direct.losses(ratios, direct.lengths(held_out), params).mean()),
         chosen_change=float(ratios[:, 0].mean()),
         rejected_change=float(ratios[:, 1].mean()),
         held_out_pairs=len(held_out),

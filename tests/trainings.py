@@ -82,7 +82,7 @@ class Pipeline:
 
     def dpo(self, name="dpo", plan=None, **changes):
         inputs = DpoInputs(sft=self.target / "sft", preferences=self.records / "preferences")
-        params = DpoParams(seed=1, beta=0.1, label_smoothing=0.0, **{**dict(plan or finetuning()), **changes})
+        params = DpoParams(seed=1, beta=0.1, loss={"form": "sigmoid", "label_smoothing": 0.0}, **{**dict(plan or finetuning()), **changes})
         return dpo(params, inputs, DpoOutputs(dpo=self.target / name), self.work)
 
     def run(self):

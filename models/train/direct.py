@@ -13,7 +13,7 @@ from trl import DPOConfig, DPOTrainer
 from models.core.work import Work
 from models.train import chat, policy
 from models.train.finetune import arguments
-from models.train.settings import DirectPreference
+from models.train.settings import DirectPreference, Ipo, Sigmoid
 from models.train.training import Progress, log_likelihoods, quiet, run
 
 SIDES = ("chosen", "rejected")
@@ -50,14 +50,12 @@ def fit(
     seed: int,
     work: Work,
 ) -> tuple[Any, float]:
-    """The trained policy (adapters merged), and the mean loss over training, in nats a pair. `reference` is the policy as it came.
-
-    Rafailov et al. (2023), eq. 7; with `label_smoothing` the conservative form of Mitchell (2023), eq. 3.
-    """
+    """The trained policy (adapters merged), and the mean loss over training. `reference` is the policy as it came."""
     policy.freeze(model, plan.weights)
     adapter = policy.adapter(plan.weights, model)
     how = arguments(plan, pairs, work, seed) | {"train_sampling_strategy": "random"}
-    how |= {"loss_type": "sigmoid", "beta": plan.beta, "label_smoothing": plan.label_smoothing}
+    smoothing = {"label_smoothing": plan.loss.label_smoothing} if isinstance(plan.loss, Sigmoid) else {}
+    how |= {"loss_type": plan.loss.form, "beta": plan.beta, **smoothing}
     with quiet():
         trainer = Trainer(
             model=model,
@@ -88,9 +86,17 @@ def _likelihoods(model: PreTrainedModel, pairs: Dataset, side: str, batch_size: 
     return np.concatenate(values)
 
 
-def losses(ratios: np.ndarray, plan: DirectPreference) -> np.ndarray:
-    """The loss of each pair [pairs], in nats, from the log-ratios of policy to reference [pairs, 2]: what `fit` lowers."""
+def lengths(pairs: Dataset) -> np.ndarray:
+    """The tokens of both answers of each pair, the one that ends them included [pairs, 2]."""
+    return np.array([[len(pair[f"{side}_ids"]) for side in SIDES] for pair in pairs])
+
+
+def losses(ratios: np.ndarray, tokens: np.ndarray, plan: DirectPreference) -> np.ndarray:
+    """The loss of each pair [pairs], from the log-ratios of policy to reference [pairs, 2] and the answers' lengths: what `fit` lowers."""
+    if isinstance(plan.loss, Ipo):
+        each = ratios / tokens  # a token, as the paper's own results are, which does not say so
+        return np.asarray((each[:, 0] - each[:, 1] - 1 / (2 * plan.beta)) ** 2)
     gap = plan.beta * (ratios[:, 0] - ratios[:, 1])
     kept, swapped = np.logaddexp(0, -gap), np.logaddexp(0, gap)  # -log sigmoid(gap), -log sigmoid(-gap)
-    found: np.ndarray = (1 - plan.label_smoothing) * kept + plan.label_smoothing * swapped
+    found: np.ndarray = (1 - plan.loss.label_smoothing) * kept + plan.loss.label_smoothing * swapped
     return found

@@ -108,9 +108,22 @@ class Supervised(Finetuning):
     neftune: float = Field(ge=0, le=100, description="noise on the embeddings while training (Jain et al. 2023); 0: none")
 
 
+class Sigmoid(Record):
+    """DPO's own loss (Rafailov et al. 2023, eq. 7), or its conservative form (Mitchell 2023, eq. 3)."""
+
+    form: Literal["sigmoid"]
+    label_smoothing: float = Field(ge=0, lt=0.5, description="share of the preferences that are taken to be the wrong way round")
+
+
+class Ipo(Record):
+    """The squared distance from a gap of 1 / (2 beta), a token (Azar et al. 2023, eq. 17): it stops where sigmoid would go on for ever."""
+
+    form: Literal["ipo"]
+
+
 class DirectPreference(Finetuning):
     beta: float = Field(gt=0, le=10, description="how strongly the policy is held to what it began as")
-    label_smoothing: float = Field(ge=0, lt=0.5, description="share of the preferences that are taken to be the wrong way round")
+    loss: Annotated[Sigmoid | Ipo, Field(discriminator="form", description="what is lowered")]
 
 
 class Reinforcement(Record):

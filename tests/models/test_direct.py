@@ -19,7 +19,11 @@ PLAN = {"epochs": 1, "batch_size": 4, "max_tokens": 256, "weight_decay": 0.0, **
 
 
 def plan(train="full", **changes):
-    return DirectPreference(weights=weights_of(train), **{"precision": "float32", "beta": 0.1, "label_smoothing": 0.0, **PLAN, **changes})
+    return DirectPreference(weights=weights_of(train), **{"precision": "float32", "beta": 0.1, "loss": sigmoid(0.0), **PLAN, **changes})
+
+
+def sigmoid(smoothing):
+    return {"form": "sigmoid", "label_smoothing": smoothing}
 
 
 @pytest.fixture(scope="module")
@@ -83,34 +87,44 @@ def test_the_loss_on_worked_numbers():
     ratios = np.array([[1.0, -1.0], [0.0, 0.0], [-3.0, 1.0]])
     sure = [-math.log(1 / (1 + math.exp(-gap))) for gap in (1.0, 0.0, -2.0)]  # beta .5
     wrong = [-math.log(1 / (1 + math.exp(gap))) for gap in (1.0, 0.0, -2.0)]
-    np.testing.assert_allclose(direct.losses(ratios, plan(beta=0.5)), sure)
+    tokens = np.array([[2, 4], [1, 1], [3, 1]])
+    np.testing.assert_allclose(direct.losses(ratios, tokens, plan(beta=0.5)), sure)
     smoothed = [0.9 * one + 0.1 * other for one, other in zip(sure, wrong, strict=True)]
-    np.testing.assert_allclose(direct.losses(ratios, plan(beta=0.5, label_smoothing=0.1)), smoothed)
+    np.testing.assert_allclose(direct.losses(ratios, tokens, plan(beta=0.5, loss=sigmoid(0.1))), smoothed)
+    a_token = [(0.5 + 0.25 - 1) ** 2, 1.0, (-1.0 - 1.0 - 1) ** 2]  # 1 / (2 beta) is 1
+    np.testing.assert_allclose(direct.losses(ratios, tokens, plan(beta=0.5, loss={"form": "ipo"})), a_token)
 
 
 def fitted(folder, words, records, how, tmp_path):
     coded, reference = direct.coded(records, words), policy.load(folder)
     before = direct.likelihoods(reference, coded, 8)
     model, loss = direct.fit(policy.load(folder), reference, words, coded, how, 1, Work(folder=tmp_path, reports=tmp_path))
-    return direct.likelihoods(model, coded, 8) - before, loss
+    return direct.likelihoods(model, coded, 8) - before, loss, direct.lengths(coded)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_what_the_trainer_lowers_is_the_loss_that_is_measured(folder, words, records, tmp_path, smoothing):
+@pytest.mark.parametrize(("form", "still"), [(sigmoid(0.0), math.log(2)), (sigmoid(0.2), math.log(2)), ({"form": "ipo"}, 25.0)])
+def test_what_the_trainer_lowers_is_the_loss_that_is_measured(folder, words, records, tmp_path, form, still):
     """At a rate of nearly nothing the mean loss over an epoch is that of a policy equal to its reference; a large step gives another."""
-    still = plan(learning_rate=1e-12, label_smoothing=smoothing)
-    ratios, loss = fitted(folder, words, records, still, tmp_path)
-    assert loss == pytest.approx(math.log(2), abs=1e-4) == direct.losses(ratios, still).mean()
+    how = plan(learning_rate=1e-12, loss=form)
+    ratios, loss, tokens = fitted(folder, words, records, how, tmp_path)
+    assert loss == pytest.approx(still, rel=1e-4) == direct.losses(ratios, tokens, how).mean()
+
+
+def test_ipo_stops_at_its_gap(folder, words, records, tmp_path):
+    how = plan(epochs=40, learning_rate=3e-3, beta=2.0, loss={"form": "ipo"})
+    ratios, _, tokens = fitted(folder, words, records, how, tmp_path)
+    each = ratios / tokens
+    assert (each[:, 0] - each[:, 1]).mean() == pytest.approx(0.25, abs=0.1)
 
 
 @pytest.mark.parametrize("train", ["full", "lora", "last-layers"])
 def test_the_chosen_answers_win(folder, words, records, tmp_path, train):
     how = plan(train, epochs=8, learning_rate=3e-3 if train == "full" else 1e-2)
-    ratios, loss = fitted(folder, words, records, how, tmp_path)
+    ratios, loss, tokens = fitted(folder, words, records, how, tmp_path)
     accuracy, margin = pairs.ranked(*(how.beta * ratios).T)
     assert accuracy == 1.0
     assert margin > 0
-    assert direct.losses(ratios, how).mean() < loss < math.log(2)
+    assert direct.losses(ratios, tokens, how).mean() < loss < math.log(2)
 
 
 def test_a_larger_beta_holds_the_policy_nearer(folder, words, records, tmp_path):

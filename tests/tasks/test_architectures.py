@@ -112,7 +112,7 @@ class Stages:
 
     def _dpo(self, weights: Weights, out: Path, changes: dict):
         inputs = DpoInputs(sft=self.target / "sft", preferences=self.records / "preferences")
-        params = DpoParams(seed=1, beta=0.1, label_smoothing=0.0, **self._finetuning(weights, changes))
+        params = DpoParams(seed=1, beta=0.1, loss={"form": "sigmoid", "label_smoothing": 0.0}, **self._finetuning(weights, changes))
         return dpo(params, inputs, DpoOutputs(dpo=out), self.work)
 
     def _rlhf(self, weights: Weights, out: Path, changes: dict):
