@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent
 CERTAIN = 1.96  # standard errors either way that hold 95%
 MODELS_ORDER = ("own", "held-out", "provoking")
 LONG = 1500  # characters of an answer that stand there at once
-ROWS = 60  # of a table
+ROWS, FEW = 60, 8  # of a table; of one that stands open
 
 Facts = Mapping[str, Any]
 
@@ -55,6 +55,7 @@ def render(found: Facts, other: Facts | None = None, name: str = "champion") -> 
         likely=LIKELY,
         hidden=HIDDEN,
         rows=ROWS,
+        few=FEW,
     )
 
 
