@@ -13,7 +13,7 @@ run: setup  ## data to champion
 quick: setup  ## what needs no server, no training and no simulation, for every edit: a minute and a half
 	@$(BIN)/python -m pytest -n 2 $(PARALLEL) -m 'not slow and not server and not long' --ignore tests/end_to_end
 
-test: setup  ## all tests that CI needs: nine minutes
+test: setup  ## all tests that CI needs: ten minutes
 	@$(BIN)/python -m pytest -n 3 $(PARALLEL)
 
 test-all: test  ## the slow ones too: about an hour
