@@ -121,6 +121,7 @@ class _Kill:
 
 def _finish(copy: Workspace, stage: Stage, tell: Tell) -> int:
     """Run the stage to its end, and return the step after which it went on. Raises StageError where it fails or begins anew."""
+    (copy.root / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)  # names those that were killed, whom init may not have buried yet
     lines: list[str] = []
     command = listing.dvc("repro", "--single-item", "--force", stage.name)
     code = processes.stream(command, copy.root, env_of(copy.root), lines.append, threading.TIMEOUT_MAX)
