@@ -3,11 +3,14 @@
 import json
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
 from flows.pages import page, words
+from flows.pages.facts import _time
 from flows.pages.signs import signs
+from flows.stages.attempt import StageResult
 from tests.pages import MODELS, answer, data, facts, flip, sheet, suite_verdict
 from tests.workspaces import ROOT
 
@@ -256,3 +259,18 @@ def test_signs_of_training_data_and_health_have_their_numbers():
         ("data", "90 documents were kept, the champion had 300"),
         ("health", "quiz: 150 of 200 answers are empty"),
     ]
+
+
+def test_what_a_run_cost_is_the_hours_of_what_ran_at_the_price_of_its_pool():
+    stages = {name: SimpleNamespace(pool=pool) for name, pool in (("prepare", "cpu"), ("sft", "gpu"), ("base", "gpu"))}
+    session = SimpleNamespace(params={"prices": {"gpu": 3.6}}, pipeline=SimpleNamespace(stages=stages))
+    results = [
+        StageResult(name="prepare", state="ran", seconds=100, metric=""),
+        StageResult(name="sft", state="ran", seconds=500, metric=""),
+        StageResult(name="base", state="restored", seconds=0, metric=""),
+    ]
+    found = _time(session, results, 600.0)
+    assert found["cost"] == pytest.approx(0.5)
+    assert [one["cost"] for one in found["stages"]] == [None, pytest.approx(0.5), None]
+    assert "at a cost of 0.50 by the prices of params.yaml" in page.render(facts(time=found))
+    assert _time(SimpleNamespace(params={}, pipeline=session.pipeline), results, 600.0)["cost"] is None
