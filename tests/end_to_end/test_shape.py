@@ -66,6 +66,7 @@ def test_the_second_fine_tuning_that_the_docs_show_is_wired(finished, tmp_path):
     rows = {row["name"]: row["state"] for row in json.loads(run(workspace, "sluice", "stages", "--json").stdout)}
     assert {name for name, state in rows.items() if state == "changed"} == {
         "polish",
+        "samples@polish",
         *(f"benchmark@polish-{suite}" for suite in ("mmlu-mini", "gpqa-mini", "humaneval-mini")),
     }
 
