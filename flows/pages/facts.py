@@ -31,7 +31,7 @@ from tasks.gate.health import answer, health_sheet
 FORMAT = 1
 FILE = "report.json"
 PREPARED = "artifacts/prepared"
-FLIPS, TEXT = 20, 600  # questions shown of a suite whose answers flipped, characters of a text
+FLIPS, TEXT = 20, 600  # questions shown of a suite whose answers flipped, characters of a question
 UNSHOWN = "its authors ask that no text of it is shown"
 BESIDE = ("candidate", "scores", "answers", "curves", "metrics", "data", "health", "time", "lineage", "params")  # of the champion's report
 Facts = dict[str, Any]
@@ -180,8 +180,8 @@ def _flips(
                 {
                     "id": item["id"],
                     "question": texts.get(item["id"], "") if shown else UNSHOWN,
-                    "before": shortened(answer(theirs[item["id"]]), TEXT),
-                    "after": shortened(answer(item), TEXT),
+                    "before": answer(theirs[item["id"]]),
+                    "after": answer(item),
                     "gained": item["score"] > theirs[item["id"]]["score"],
                 }
                 for item in flipped[:FLIPS]

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flows.pages import charts, words
-from flows.pages.signs import signs
+from flows.pages.signs import FLAGS, signs
 from models.data.portrait import HIDDEN
 from models.score.toxicity import LIKELY
 from tasks.questions import key
@@ -140,14 +140,17 @@ def _questions(found: Facts, beside: Facts, label: str, groups: Sequence[str]) -
 
 def _changes(found: Facts, beside: Facts) -> list[tuple[str, str, str]]:
     """What led here otherwise than in the other: params, data and code, each as it was and as it is."""
-    old, new = ((one.get("params") or {}) for one in (beside, found))
-    lineages = [one.get("lineage") or {} for one in (beside, found)]
-    if not old or not lineages[0]:
+    if not beside.get("params") or not beside.get("lineage"):
         return []
-    params = [(key, str(old.get(key, "not there")), str(new.get(key, "not there"))) for key in dict.fromkeys([*old, *new])]
-    hashes = [(path, *(str(one.get("data", {}).get(path, "not there")) for one in lineages)) for path in lineages[1].get("data", {})]
-    code = ("code, the commit", *(str(one.get("commit")) for one in lineages))
-    return [(what, before, after) for what, before, after in (*params, *hashes, code) if before != after]
+    both = zip(_origins(beside), _origins(found), strict=True)
+    rows = ((what, *(str(one.get(what, "not there")) for one in (old, new))) for old, new in both for what in dict.fromkeys([*old, *new]))
+    return [(what, before, after) for what, before, after in rows if before != after]
+
+
+def _origins(facts: Facts) -> tuple[Mapping[str, Any], ...]:
+    """The params, the data by hash, and the code of a report."""
+    lineage = facts.get("lineage") or {}
+    return facts.get("params") or {}, lineage.get("data") or {}, {"code, the commit": lineage.get("commit")}
 
 
 def _answers(found: Facts, beside: Facts, label: str) -> list[dict[str, Any]]:
@@ -157,7 +160,7 @@ def _answers(found: Facts, beside: Facts, label: str) -> list[dict[str, Any]]:
             "model": model,
             "n": len(rows),
             "tokens": sum(row["tokens"] for row in rows) / len(rows) if rows else 0.0,
-            **{flag: sum(flag in row["flags"] for row in rows) for flag in ("cut", "empty", "repeats")},
+            **{flag: sum(flag in row["flags"] for row in rows) for flag in FLAGS},
             "different": len({row["answer"] for row in rows}),
         }
         for model, rows in _with_other(found["answers"], beside.get("answers"), beside, label).items()

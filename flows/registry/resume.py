@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -64,16 +65,21 @@ def _md5(entry: Mapping[str, Any], path: str) -> str | None:
 
 
 def _prepare(workspace: Workspace, copy: Workspace, stage: Stage) -> None:
-    """Put the stage's inputs into the checkout, and have it write a checkpoint after each step; `meta` is in no hash."""
+    """Put the stage's inputs into the checkout, and have it write a checkpoint after each step."""
     shutil.copy2(workspace.root / "dvc.lock", copy.root / "dvc.lock")
     if pretrained.PLACE in stage.deps:
         shutil.copytree(workspace.root / pretrained.PLACE, copy.root / pretrained.PLACE, symlinks=True, dirs_exist_ok=True)
     for path in stage.artifacts:
         if path != pretrained.PLACE:
             checkout.dvc(copy.root, "checkout", path)
-    yaml, file = YAML(), copy.root / "dvc.yaml"
+    keep_each_step(copy.root, stage.section)
+
+
+def keep_each_step(root: Path, name: str) -> None:
+    """Have a stage of dvc.yaml write a checkpoint after each step; `meta` is in no hash."""
+    yaml, file = YAML(), root / "dvc.yaml"
     pipeline = yaml.load(file.read_text(encoding="utf-8"))
-    made = pipeline["stages"][stage.section]
+    made = pipeline["stages"][name]
     made.get("do", made).setdefault("meta", {})["checkpoint_minutes"] = 0
     with file.open("w", encoding="utf-8") as out:
         yaml.dump(pipeline, out)

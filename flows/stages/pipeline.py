@@ -27,6 +27,7 @@ from models.core.records import Record
 from tasks.stage import Inputs, Metrics, Outputs, Params
 
 PATIENCE = 30  # tenths of a second
+CHECKPOINT_MINUTES = 5.0  # between two of a training, unless its meta says otherwise
 ARTIFACT_ROOTS = ("artifacts", "data")
 
 
@@ -76,7 +77,7 @@ class Stage:
     upstream: tuple[str, ...]
     given: Mapping[str, str] = field(default_factory=dict)
     plots: tuple[str, ...] = ()
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: float = CHECKPOINT_MINUTES
 
     @property
     def task(self) -> str:
@@ -201,7 +202,7 @@ class Pipeline:
             sections=tuple(sections),
             pool=meta.get("pool", "cpu"),
             timeout_s=float(meta.get("timeout_s", 86400)),
-            checkpoint_minutes=float(meta.get("checkpoint_minutes", 5)),
+            checkpoint_minutes=float(meta.get("checkpoint_minutes", CHECKPOINT_MINUTES)),
             retries=int(meta.get("retries", 0)),
             upstream=upstream,
             given=bindings(str(node.cmd).split()),

@@ -10,21 +10,12 @@ import time
 import pytest
 from ruamel.yaml import YAML
 
+from flows.registry.resume import keep_each_step
 from models.core.content import folder_md5
 from tests.lines import assert_one_line_each
 from tests.workspaces import PROGRAMS, copy_of, environment, run, snapshot
 
 PATIENCE_S = 300
-
-
-def at_each_step(workspace):
-    """Have every training write a checkpoint after each step; no hash knows of it."""
-    path, yaml = workspace / "dvc.yaml", YAML()
-    pipeline = yaml.load(path.read_text())
-    for stage in pipeline["stages"].values():
-        stage.get("do", stage).setdefault("meta", {})["checkpoint_minutes"] = 0
-    with path.open("w") as file:
-        yaml.dump(pipeline, file)
 
 
 def stopped(workspace, stage, sign):
@@ -69,7 +60,7 @@ def is_there(group):
 )
 def test_a_training_that_is_stopped_goes_on_and_ends_with_the_same_bytes(finished, tmp_path, stage, sign):
     workspace = copy_of(finished, tmp_path / "sluice")
-    at_each_step(workspace)
+    keep_each_step(workspace, stage)
     said = stopped(workspace, stage, sign)
     assert (sign == signal.SIGKILL) != ("it ends this step and writes a checkpoint" in said)
     done = run(workspace, "dvc", "repro", "--single-item", "--force", stage)

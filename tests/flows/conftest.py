@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -20,6 +21,15 @@ def store(tmp_path_factory):
     workspace = Workspace(tmp_path_factory.mktemp("store"))
     prepare_environment(workspace)
     return workspace
+
+
+@pytest.fixture
+def signals():
+    """Those that a stage heeds no more once it publishes are heeded again after the test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

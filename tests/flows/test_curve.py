@@ -1,7 +1,6 @@
 """A stage's steps as a plot: what goes by is kept, without a time, and in no more rows than a page can draw."""
 
 import csv
-import signal
 from pathlib import Path
 
 import pytest
@@ -49,15 +48,6 @@ def test_a_long_training_keeps_its_first_and_its_last_step_and_no_more_than_a_pa
 def test_a_stage_without_a_step_leaves_a_plot_without_a_row(tmp_path):
     Curve("a", lambda *_: None).write(tmp_path / "curve.csv")
     assert (tmp_path / "curve.csv").read_text() == "step\n"
-
-
-@pytest.fixture
-def signals():
-    """Those that a stage heeds no more once it publishes are heeded again after the test."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 class Model(Outputs):

@@ -32,14 +32,6 @@ def read(run):
     return [line for _, line in spool.lines(run.folder, 0)]
 
 
-@pytest.fixture
-def signals():
-    before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for sign, handler in before.items():
-        signal.signal(sign, handler)
-
-
 def test_a_full_disk_fails_no_stage_and_what_waited_is_written_when_there_is_room(run, capsys):
     room = os.dup(run._file)
     with open("/dev/full", "wb") as full:
