@@ -37,8 +37,6 @@ class DpoMetrics(Metrics):
 
 
 def dpo(params: DpoParams, inputs: DpoInputs, outputs: DpoOutputs, work: Work) -> DpoMetrics:
-    import numpy as np
-
     from models.train import direct, pairs, policy, training, vocabulary
 
     training.make_repeatable(params.seed)
@@ -54,7 +52,7 @@ def dpo(params: DpoParams, inputs: DpoInputs, outputs: DpoOutputs, work: Work) -
     accuracy, margin = pairs.ranked(*(params.beta * ratios).T)
     return DpoMetrics(
         accuracy=accuracy,
-        accuracy_stderr=float(np.sqrt(accuracy * (1 - accuracy) / len(held_out))),
+        accuracy_stderr=pairs.standard_error(accuracy, len(held_out)),
         margin=margin,
         held_out_loss=float(direct.losses(ratios, direct.lengths(held_out), params).mean()),
         chosen_change=float(ratios[:, 0].mean()),

@@ -51,7 +51,7 @@ def reward(params: RewardParams, inputs: RewardInputs, outputs: RewardOutputs, w
     sides = [[pair["prompt"] + pair[side] for pair in held_out] for side in ("chosen", "rejected")]
     chosen, rejected = (preference.rewards(model, tokenizer, side, params.batch_size) for side in sides)
     accuracy, margin = pairs.ranked(chosen, rejected)
-    error = float(np.sqrt(accuracy * (1 - accuracy) / len(held_out)))
+    error = pairs.standard_error(accuracy, len(held_out))
     if accuracy < params.floor:
         raise StageError(
             f"the reward model ranks {accuracy:.3f} ± {error:.3f} of {len(held_out)} held-out pairs as people did, must be reward.floor = "

@@ -6,7 +6,6 @@ the default's.
 
 import io
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from ruamel.yaml import YAML
 
 import models
 from flows.host import git
-from models.core.display import shortened
+from models.core.display import line
 from models.core.errors import UserError
 from models.core.files import write_whole
 from models.score.suite import FILE as SUITE
@@ -164,19 +163,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if key not in new:
             yield f"{path}: taken out"
         elif key not in old:
-            yield f"{path}: new, {_brief(after)}"
+            yield f"{path}: new, {line(after, SHOWN)}"
         elif isinstance(before, dict) and isinstance(after, dict) and not _is_other_variant(before, after):
             yield from differences(before, after, f"{path}.")
         elif isinstance(before, list) and isinstance(after, list) and before != after and before and after:
             yield f"{path}: " + " ".join([*_only("-", before, after), *_only("+", after, before)] or ["in another order"])
         elif before != after:
-            yield f"{path}: {_brief(before)} -> {_brief(after)}"
+            yield f"{path}: {line(before, SHOWN)} -> {line(after, SHOWN)}"
 
 
 def _only(sign: str, these: Sequence[Any], others: Sequence[Any]) -> list[str]:
-    return [f"{sign}{one if isinstance(one, str) else _brief(one)}" for one in these if one not in others]
-
-
-def _brief(value: Any) -> str:
-    said = json.dumps(value, ensure_ascii=False, default=str)
-    return shortened(said, SHOWN)
+    return [f"{sign}{one if isinstance(one, str) else line(one, SHOWN)}" for one in these if one not in others]

@@ -1,5 +1,6 @@
 """Pairs of answers to one prompt, of which somebody chose one: read for training, and how well a model ranks them."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,11 @@ def ranked(chosen: np.ndarray, rejected: np.ndarray) -> tuple[float, float]:
         raise ValueError(f"need two equal, non-empty [pairs] arrays, got {chosen.shape} and {rejected.shape}")
     gap = chosen - rejected
     return float(np.mean((np.sign(gap) + 1) / 2)), float(gap.mean())
+
+
+def standard_error(accuracy: float, count: int) -> float:
+    """Of an accuracy 0-1 over `count` pairs."""
+    return math.sqrt(accuracy * (1 - accuracy) / count)
 
 
 def calibration_error(gaps: np.ndarray) -> float:

@@ -20,7 +20,7 @@ from models.core.work import Work
 from models.train import chat, resuming
 from models.train.muon import Muon
 from models.train.settings import Blocks, Pretraining
-from models.train.training import log_likelihoods, precision, rate, require_number
+from models.train.training import log_likelihoods, precision, rate
 
 IGNORED = -100
 # A few hundred steps are too short for Muon's usual momentum of .95 and for an embedding that moves no faster than the layers: with these,
@@ -124,8 +124,9 @@ def fit(
                 mean = sum(losses[-10:]) / len(losses[-10:])
                 told = {"loss": mean, "learning_rate": learning_rate, "gradient_norm": norm.item()}
                 work.progress(step, plan.steps, told)
-                require_number(told, step)
+                resuming.require_number(told, step)
             if checkpoints.due():
+                resuming.require_number({"loss": losses[-1]}, step)
                 checkpoints.save(step, partial(_save, parts, losses))
     last = losses[-max(1, plan.steps // 10) :]
     return sum(last) / len(last)

@@ -5,6 +5,7 @@ its logs and its mean loss are made, the state of each generator from which the 
 the epoch began (without them an epoch that was interrupted would be shuffled anew, and the batches to skip would be others).
 """
 
+import math
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from models.core.checkpoints import Checkpoints
+from models.core.errors import StageError
 
 FILE = "states.pt"
 
@@ -50,6 +52,16 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def require_number(values: Mapping[str, float], step: int) -> None:
+    """Raise StageError where a loss, a gradient or a reward is none: what is trained from there on is nothing."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise StageError(
+                f"the training's {name} is {value} at step {step}, must be a number: lower its learning_rate, or look for records that are "
+                "not like the others; the last checkpoint is kept until params, data or code change"
+            )
 
 
 class Resuming(TrainerCallback):
@@ -93,6 +105,7 @@ class Resuming(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, train_dataloader: Any = None, **_: Any
     ) -> None:
         made = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        require_number({"loss": float(self.trainer._tr_loss)}, state.global_step)  # the sum since the last log
         sums = {name: getattr(self.trainer, name) for name in ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged")}
         means = dict(getattr(self.trainer, "_metrics", {"train": {}})["train"])  # TRL's: its logs are the means of these
 

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ from transformers import (
 )
 
 from models.core.checkpoints import Checkpoints
-from models.core.errors import StageError
 from models.core.work import Work
-from models.train.resuming import Resuming
+from models.train.resuming import Resuming, require_number
 
 DECAY = 0.2  # of the steps of schedule wsd: its last part, in which the rate falls
 LOGITS = 1 << 24  # read at once at most while measuring: 64 MiB in float32
@@ -72,7 +71,7 @@ def log_likelihoods(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     return torch.cat(found).view(ids.shape)[:, :-1].cpu()
 
 
-def rate(step: int, steps: int, warmup_share: float, schedule: str = "linear") -> float:
+def rate(step: int, steps: int, warmup_share: float, schedule: str) -> float:
     """The share of the peak rate at a step counted from 0: up linearly over the warm-up, then to nearly 0 as the schedule says."""
     warmup = max(1, round(steps * warmup_share))
     if step < warmup:
@@ -138,16 +137,6 @@ class Progress(TrainerCallback):
         if values or (logs and "train_loss" in logs):  # the last call, which tells the mean of all steps
             self.work.progress(state.global_step, state.max_steps, values)
         require_number(values, state.global_step)
-
-
-def require_number(values: Mapping[str, float], step: int) -> None:
-    """Raise StageError where a loss, a gradient or a reward is none: what is trained from there on is nothing."""
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise StageError(
-                f"the training's {name} is {value} at step {step}, must be a number: lower its learning_rate, or look for records that are "
-                "not like the others; the last checkpoint is kept until params, data or code change"
-            )
 
 
 def run(trainer: Trainer, work: Work) -> Any:

@@ -5,7 +5,6 @@ quarantined is what is broken, and each such row is written down with file, line
 and nothing is changed then. Memory holds one row at a time.
 """
 
-import json
 import os
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from models.core.display import shortened
+from models.core.display import line
 from models.core.errors import UserError
 from models.core.given import require_file, unreadable
 from models.core.importing import replacing
@@ -220,8 +219,8 @@ class _Run:
         """Say how the rows were understood, by the first of them."""
         self.shown.add((part.form, choice.layout.name))
         self.tell(f"{part.path}: {part.form}, {choice.layout.name} ({choice.layout.columns}), to {', '.join(choice.kinds)}")
-        self.tell(f"  before  {_short(value)}")
-        self.tell(f"  after   {_short(records[0][1])}")
+        self.tell(f"  before  {line(value, SHOWN)}")
+        self.tell(f"  after   {line(records[0][1], SHOWN)}")
 
     def _say_progress(self, sizes: Callable[[], tuple[int, int]]) -> None:
         now = time.monotonic()
@@ -240,8 +239,3 @@ def _renamed(rows: Iterator[Row], columns: Mapping[str, str]) -> Iterator[Row]:
     return (
         row if row.value is None else Row(row.line, {backwards.get(key, key): value for key, value in row.value.items()}) for row in rows
     )
-
-
-def _short(value: Mapping[str, Any]) -> str:
-    """A record as one line that a screen has room for."""
-    return shortened(json.dumps(value, ensure_ascii=False, default=str), SHOWN)
