@@ -50,6 +50,7 @@ def gain(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
 
 def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Work) -> RlhfMetrics:
     from models.train import chat, policy, preference, reinforce, training, vocabulary
+    from models.train.methods import group, ppo
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.sft)
@@ -62,7 +63,12 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
     held_out, held_out_dropped = reinforce.prompts(inputs.prompts / "held_out.jsonl", tokenizer, room, least=2)
     held_out = held_out[: params.measured_prompts]
     before = reinforce.sample(sft, tokenizer, held_out, params, params.seed)
-    model = reinforce.fit(policy.load(inputs.sft), reward, tokenizer, train, params, params.seed, work)
+    model, rewards = policy.load(inputs.sft).to(work.device), reinforce.by_model(reward, tokenizer, params.answers_per_batch)
+    if params.method.algorithm == "ppo":
+        value = preference.load(inputs.reward).to(work.device)
+        model = ppo.fit(model, sft, value, rewards, tokenizer, train, params, params.seed, work)
+    else:
+        model = group.fit(model, rewards, tokenizer, train, params, params.seed, work)
     after = reinforce.sample(model, tokenizer, held_out, params, params.seed)
     divergence = reinforce.divergence(model, sft, after)
     kl, tokens = float(divergence.mean()), float(after.tokens.sum())
@@ -71,14 +77,14 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
             f"rlhf moved {kl:.2f} nats an answer away from sft, must be at most rlhf.max_kl = {params.max_kl}: "
             "raise rlhf.beta, or lower rlhf.learning_rate or rlhf.steps"
         )
-    rewards = [reinforce.mean_rewards(reward, tokenizer, answers, params) for answers in (before, after)]
-    reward_gain, error = gain(*rewards)
+    worth = [reinforce.mean_rewards(rewards, answers, params) for answers in (before, after)]
+    reward_gain, error = gain(*worth)
     policy.save(model, tokenizer, outputs.rlhf)
     return RlhfMetrics(
         reward_gain=reward_gain,
         reward_gain_stderr=error,
-        reward_before=float(rewards[0].mean()),
-        reward_after=float(rewards[1].mean()),
+        reward_before=float(worth[0].mean()),
+        reward_after=float(worth[1].mean()),
         kl=kl,
         kl_per_token=float(divergence.sum()) / tokens,
         tokens_before=float(before.tokens.mean()),

@@ -1,6 +1,7 @@
 """A model of random weights with a byte-level tokenizer: whole, and small enough to make for a test."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -19,6 +20,13 @@ def weights_of(train: str, rank: int = 2, alpha: float = 4, layers: int = 1) -> 
     return TypeAdapter(Weights).validate_python({"train": train, **numbers.get(train, {"rank": rank, "alpha": alpha})})
 
 
+def method_of(algorithm: str, **changes: Any) -> dict[str, Any]:
+    """How answers are learned from, in usual numbers."""
+    ppo = {"passes": 2, "minibatches": 2, "clip": 0.2, "value_clip": 0.2, "value_weight": 0.5, "trace": 0.95}
+    kl = {"kl": "reward", "target_kl": None, "cut_reward": None}
+    return {"algorithm": algorithm, **(ppo | kl if algorithm == "ppo" else {}), **changes}
+
+
 def tiny_model(folder: Path, seed: int = 1) -> Path:
     """Write model, tokenizer and chat template into the folder, and return it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -35,6 +43,6 @@ def tiny_model(folder: Path, seed: int = 1) -> Path:
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=260, max_position_embeddings=1024, eos_token_id=0, initializer_range=0.3, **shape)
+    config = LlamaConfig(vocab_size=260, max_position_embeddings=1024, eos_token_id=0, pad_token_id=3, initializer_range=0.3, **shape)
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder

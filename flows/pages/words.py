@@ -22,6 +22,10 @@ NAMES = {
     "entropy_per_token": "entropy, nats a token",
     "answer_tokens": "answer length, tokens",
     "answers_cut": "share of answers cut",
+    "value_loss": "value model's loss, nats squared",
+    "value_error": "error of what was foreseen, nats squared",
+    "kl_weight": "weight of the KL term",
+    "clipped": "share of tokens beyond the clip",
     "accuracy": "accuracy",
 }
 """What a column of a curve is, with its unit."""

@@ -99,3 +99,20 @@ def rewards(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, conversa
         seen = pad_sequence([torch.ones_like(row) for row in rows], True).to(model.device)
         values.append(model(input_ids=ids, attention_mask=seen).logits[:, 0].float().cpu().numpy())
     return np.concatenate(values)
+
+
+def at_tokens(model: Any, ids: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+    """The head's output at every token [conversations, tokens], of which a reward is the last; `model` may be inside an adapter.
+
+    ids, attention [conversations, tokens].
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    beside = [module for name, module in inner.named_children() if name != inner.base_model_prefix]
+    *_, head = (module for module in beside if next(module.parameters(), None) is not None)  # dropout may stand beside it
+    seen: list[torch.Tensor] = []
+    hook = head.register_forward_hook(lambda *found: seen.append(found[-1]))
+    try:
+        model(input_ids=ids, attention_mask=attention, use_cache=False)
+    finally:
+        hook.remove()
+    return seen[-1][..., 0]

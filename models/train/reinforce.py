@@ -1,28 +1,29 @@
-"""Reinforcement learning with TRL's GRPO or RLOO: answers are sampled, scored by the reward model, and held near sft by a KL term."""
+"""What every way of learning from rewards shares: the prompts, what an answer is worth, and how far rewards and policy have moved."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from models.core.errors import StageError
 from models.core.lines import read_rows
-from models.core.work import Work
-from models.train import policy, preference
+from models.train import preference
 from models.train.chat import Messages
 from models.train.generation import Batch, batches, prompt_ids
 from models.train.settings import Reinforcement
-from models.train.training import Progress, logits_in_pieces, options, quiet, run, schedule_options
+from models.train.training import logits_in_pieces
 
-METHODS: dict[str, tuple[Any, Any]] = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
+Asked = Sequence[Mapping[str, Any]]
+"""Records of the kind prompts: {prompt}, and what else a reward needs to judge an answer."""
+Rewards = Callable[[Asked, Sequence[str]], np.ndarray]
+"""From records and the answer to each, what each answer is worth [answers]."""
 
 
-def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None, least: int) -> tuple[list[Messages], int]:
+def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None, least: int) -> tuple[list[dict[str, Any]], int]:
     """The prompts of a file, and how many were left out because they are longer than `room` tokens.
 
     Raises StageError where fewer than `least` are left, or the chat template cannot take one.
@@ -36,7 +37,7 @@ def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None, le
         if room is not None and tokens > room:
             dropped += 1
         else:
-            kept.append(record["prompt"])
+            kept.append(record)
     if len(kept) < least:
         raise StageError(
             f"{path}: {len(kept)} of {len(kept) + dropped} prompts leave room for an answer, must be {least} at least: bring shorter ones, "
@@ -45,64 +46,25 @@ def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None, le
     return kept, dropped
 
 
-def fit(
-    model: Any,
-    reward: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    asked: list[Messages],
-    plan: Reinforcement,
-    seed: int,
-    work: Work,
-) -> Any:
-    """The trained policy, adapters merged; the KL term is to the policy as it came.
+def conversation(record: Mapping[str, Any], answer: str) -> Messages:
+    return [*record["prompt"], {"role": "assistant", "content": answer}]
 
-    grpo: Shao et al. (2024), section 4.1, departing from it as TRL does by default: the loss is a mean over all tokens of the batch (Yu et
-    al., 2025, "DAPO"). rloo: Ahmadian et al. (2024), eq. 6; the KL of a whole answer is taken off its reward.
-    """
-    policy.freeze(model, plan.weights)
 
-    def rewards(prompts: list[Messages], completions: list[Messages], **_: Any) -> list[float]:
-        answered = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-        return [float(value) for value in preference.rewards(reward, tokenizer, answered, plan.answers_per_batch)]
-
-    answers = plan.prompts_per_step * plan.answers_per_prompt
-    asked = asked * -(-plan.prompts_per_step // len(asked))  # TRL leaves a step out that it cannot fill: with few prompts, all of them
-    arguments = (
-        options(work, seed, plan.precision, logging_steps=2)
-        | schedule_options(plan.schedule, plan.steps)
-        | {
-            "max_steps": plan.steps,
-            "per_device_train_batch_size": answers,
-            "num_generations": plan.answers_per_prompt,
-            "max_completion_length": plan.max_new_tokens,
-            "temperature": plan.temperature,
-            "learning_rate": plan.learning_rate,
-            "warmup_steps": plan.warmup_share,
-            "beta": plan.beta,
-            "disable_dropout": True,
-        }
-    )
-    kind, config = METHODS[plan.method]
-    with quiet():
-        trainer = kind(
-            model=model,
-            reward_funcs=rewards,
-            args=config(**arguments),
-            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in asked]),
-            processing_class=tokenizer,
-            peft_config=policy.adapter(plan.weights, model),
-            callbacks=[Progress(work)],
-        )
-        run(trainer, work)
-    return policy.merged(trainer.model)
+def by_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Rewards:
+    """What the reward model says of each answer, in nats: differences are log-odds of being preferred."""
+    return lambda asked, answers: preference.rewards(model, tokenizer, list(map(conversation, asked, answers)), batch_size)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Sampled answers in the batches in which they were made, and each with its prompt as a conversation."""
+    """Sampled answers in the batches in which they were made, and the record that each answers."""
 
     batches: list[Batch]
-    conversations: list[Messages]
+    asked: Asked
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for batch in self.batches for text in batch.texts]
 
     @property
     def tokens(self) -> np.ndarray:
@@ -110,14 +72,12 @@ class Answers:
         return np.concatenate([batch.said.sum(1).cpu().numpy() for batch in self.batches])
 
 
-def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: list[Messages], plan: Reinforcement, seed: int) -> Answers:
+def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Asked, plan: Reinforcement, seed: int) -> Answers:
     """`plan.measured_answers` answers to each prompt, one prompt's after another's."""
     torch.manual_seed(seed)
-    repeated = [prompt for prompt in asked for _ in range(plan.measured_answers)]
-    made = list(batches(model, tokenizer, repeated, plan.answers_per_batch, plan.max_new_tokens, plan.temperature))
-    replies = [reply for batch in made for reply in batch.texts]
-    conversations = [[*prompt, {"role": "assistant", "content": reply}] for prompt, reply in zip(repeated, replies, strict=True)]
-    return Answers(made, conversations)
+    repeated = [record for record in asked for _ in range(plan.measured_answers)]
+    prompts = [record["prompt"] for record in repeated]
+    return Answers(list(batches(model, tokenizer, prompts, plan.answers_per_batch, plan.max_new_tokens, plan.temperature)), repeated)
 
 
 @torch.no_grad()
@@ -136,8 +96,7 @@ def divergence(model: PreTrainedModel, reference: PreTrainedModel, answers: Answ
     return np.concatenate(totals)
 
 
-def mean_rewards(reward: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, answers: Answers, plan: Reinforcement) -> np.ndarray:
+def mean_rewards(rewards: Rewards, answers: Answers, plan: Reinforcement) -> np.ndarray:
     """The mean reward of each prompt's answers [prompts]."""
-    rewards = preference.rewards(reward, tokenizer, answers.conversations, plan.answers_per_batch)
-    means: np.ndarray = rewards.reshape(-1, plan.measured_answers).mean(1)
+    means: np.ndarray = rewards(answers.asked, answers.texts).reshape(-1, plan.measured_answers).mean(1)
     return means

@@ -126,15 +126,39 @@ class DirectPreference(Finetuning):
     loss: Annotated[Sigmoid | Ipo, Field(discriminator="form", description="what is lowered")]
 
 
-class Reinforcement(Record):
-    method: Literal["grpo", "rloo"] = Field(
-        description="grpo: an answer is held against its group's mean, KL is a term of the loss (Shao et al. 2024); rloo: against the mean "
-        "of the others, KL is a part of the reward (Ahmadian et al. 2024)"
+class Group(Record):
+    """An answer is held against the others to its prompt, and no value model is needed.
+
+    grpo: against their mean, its own among them, and KL is a term of the loss (Shao et al. 2024). rloo: against the mean of the others
+    alone, and KL is a part of the reward (Ahmadian et al. 2024).
+    """
+
+    algorithm: Literal["grpo", "rloo"]
+
+
+class Ppo(Record):
+    """A token is held against what a value model foresaw before it, which is trained as well (Schulman et al. 2017)."""
+
+    algorithm: Literal["ppo"]
+    passes: int = Field(ge=1, le=100, description="over the answers of a step")
+    minibatches: int = Field(ge=1, description="into which they are parted: optimiser steps a pass")
+    clip: float = Field(gt=0, lt=1, description="how far a token's probability may move in a step, as a share")
+    value_clip: float = Field(gt=0, description="how far what is foreseen may, nats")
+    value_weight: float = Field(gt=0, le=10, description="of the value model's loss beside the policy's")
+    trace: float = Field(ge=0, le=1, description="lambda: 1 trusts what came, 0 what the value model foresees after one token")
+    kl: Literal["reward", "loss"] = Field(description="where the KL term is: a part of each token's reward, or of the loss")
+    target_kl: float | None = Field(
+        gt=0, description="nats an answer, for which beta is moved by a fiftieth a step at most; null: beta stays"
     )
+    cut_reward: float | None = Field(description="of an answer that was cut, in the place of its own; null: its own")
+
+
+class Reinforcement(Record):
+    method: Group | Ppo = Field(discriminator="algorithm", description="what an answer is held against")
     weights: Weights
-    steps: int = Field(ge=1, description="optimiser steps")
+    steps: int = Field(ge=1, description="batches of answers")
     prompts_per_step: int = Field(ge=1)
-    answers_per_prompt: int = Field(ge=2, description="the group whose rewards are the baseline")
+    answers_per_prompt: int = Field(ge=1, description="the group whose rewards are the baseline, two at least; with ppo one will do")
     max_new_tokens: int = Field(ge=4, description="longer answers are cut")
     temperature: float = Field(gt=0, le=2, description="of sampling, in training and in measuring")
     learning_rate: float = Field(gt=0, le=0.1, description="peak rate of AdamW")
@@ -146,6 +170,12 @@ class Reinforcement(Record):
     measured_prompts: int = Field(ge=2, description="held-out prompts at most")
     answers_per_batch: int = Field(ge=1, le=65536, description="sampled, rated and compared at once while measuring; bounds the memory")
     precision: Precision = Field(description="of the forward passes")
+
+    @model_validator(mode="after")
+    def a_group_has_two(self) -> "Reinforcement":
+        if isinstance(self.method, Group) and self.answers_per_prompt < 2:
+            raise ValueError(f"answers_per_prompt is {self.answers_per_prompt}, must be 2 at least: {self.method.algorithm} compares them")
+        return self
 
 
 class Sampling(Record):

@@ -23,7 +23,7 @@ from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
 from tasks.sft import SftInputs, SftOutputs, SftParams, sft
 from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
 from tests.architectures import PUBLISHED
-from tests.tiny import weights_of
+from tests.tiny import method_of, weights_of
 
 pytestmark = pytest.mark.long
 
@@ -119,7 +119,8 @@ class Stages:
         sizes = {"steps": 1, "prompts_per_step": 1, "answers_per_prompt": 2, "max_new_tokens": 4, "temperature": 1.0}
         measured = {"measured_answers": 2, "measured_prompts": 2, "answers_per_batch": 3, "beta": 0.1, "max_kl": 1000.0}
         inputs = RlhfInputs(sft=self.target / "sft", reward=self.target / "reward", prompts=self.records / "prompts")
-        params = RlhfParams(seed=1, **dict(Reinforcement(method="grpo", weights=weights, **{**sizes, **measured, **SPEED, **changes})))
+        numbers = {"method": method_of("grpo"), **sizes, **measured, **SPEED, **changes}
+        params = RlhfParams(seed=1, **dict(Reinforcement(weights=weights, **numbers)))
         return rlhf(params, inputs, RlhfOutputs(rlhf=out), self.work)
 
 
@@ -255,7 +256,7 @@ def test_answers_do_not_depend_on_how_many_are_rated_at_once(made, name):
     model, words = policy.load(stages.target / "sft"), vocabulary.load(stages.target / "sft")
     sizes = {"steps": 1, "prompts_per_step": 1, "answers_per_prompt": 2, "max_new_tokens": 5, "temperature": 1.0, "max_kl": 1.0}
     plan = Reinforcement(
-        method="grpo",
+        method=method_of("grpo"),
         weights=weights_of("full"),
         measured_answers=2,
         measured_prompts=3,
@@ -264,11 +265,11 @@ def test_answers_do_not_depend_on_how_many_are_rated_at_once(made, name):
         **sizes,
         **SPEED,
     )
-    asked = [[{"role": "user", "content": text}] for text in ("Hello", "Who is in Ton?", "a")]
+    asked = [{"prompt": [{"role": "user", "content": text}]} for text in ("Hello", "Who is in Ton?", "a")]
     answers = reinforce.sample(model, words, asked, plan, 1)
     assert [len(batch.ids) for batch in answers.batches] == [4, 2]
-    assert len(answers.conversations) == len(answers.tokens) == 6
-    assert [conversation[0] for conversation in answers.conversations] == [prompt[0] for prompt in asked for _ in range(2)]
+    assert len(answers.texts) == len(answers.tokens) == 6
+    assert answers.asked == [record for record in asked for _ in range(2)]
     other = policy.load(stages.target / "base")
     with torch.no_grad():
         expected = []

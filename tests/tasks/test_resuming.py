@@ -21,7 +21,11 @@ KINDS = {  # each with enough steps for two epochs and more, and for logs that s
     **{f"reward-{name}": lambda stages, name=name: stages.reward("made", finetuning(name, 5)) for name in ("full", "lora")},
     **{f"dpo-{name}": lambda stages, name=name: stages.dpo("made", finetuning(name, 5)) for name in ("full", "lora")},
     **{f"rlhf-{name}": lambda stages, name=name: stages.rlhf("made", reinforcement(name, steps=14)) for name in ("full", "lora")},
-    "rlhf-rloo": lambda stages: stages.rlhf("made", reinforcement(steps=14, method="rloo")),
+    "rlhf-rloo": lambda stages: stages.rlhf("made", reinforcement(steps=14, algorithm="rloo")),
+    **{
+        f"rlhf-ppo-{name}": lambda stages, name=name: stages.rlhf("made", reinforcement(name, steps=14, algorithm="ppo", target_kl=0.01))
+        for name in ("full", "lora", "last-layers")
+    },
 }
 
 

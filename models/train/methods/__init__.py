@@ -1,0 +1,1 @@
+"""The algorithms that train a model, a file each."""

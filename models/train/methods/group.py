@@ -1,0 +1,69 @@
+"""GRPO and RLOO, by TRL: several answers to one prompt are held against each other.
+
+grpo: Shao et al. (2024), section 4.1, departing from it as TRL does by default: the loss is a mean over all tokens of the batch (Yu et al.,
+2025, "DAPO"). rloo: Ahmadian et al. (2024), eq. 6; the KL of a whole answer is taken off its reward. The KL is to the policy as it came:
+TRL keeps a copy, or takes the adapter off.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+from models.core.work import Work
+from models.train import policy
+from models.train.chat import Messages
+from models.train.reinforce import Asked, Rewards
+from models.train.settings import Reinforcement
+from models.train.training import Progress, options, quiet, run, schedule_options
+
+TRAINERS: dict[str, tuple[Any, Any]] = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
+
+
+def fit(
+    model: Any,
+    rewards: Rewards,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Asked,
+    plan: Reinforcement,
+    seed: int,
+    work: Work,
+) -> PreTrainedModel:
+    """The trained policy, adapters merged."""
+    policy.freeze(model, plan.weights)
+    asked = list(asked) * -(-plan.prompts_per_step // len(asked))  # TRL leaves a step out that it cannot fill: with few, all of them
+
+    def worth(completions: list[Messages], place: Sequence[int], **_: Any) -> list[float]:
+        answers = [completion[-1]["content"] for completion in completions]
+        return [float(value) for value in rewards([asked[at] for at in place], answers)]
+
+    arguments = (
+        options(work, seed, plan.precision, logging_steps=2)
+        | schedule_options(plan.schedule, plan.steps)
+        | {
+            "max_steps": plan.steps,
+            "per_device_train_batch_size": plan.prompts_per_step * plan.answers_per_prompt,
+            "num_generations": plan.answers_per_prompt,
+            "max_completion_length": plan.max_new_tokens,
+            "temperature": plan.temperature,
+            "learning_rate": plan.learning_rate,
+            "warmup_steps": plan.warmup_share,
+            "beta": plan.beta,
+            "disable_dropout": True,
+        }
+    )
+    kind, config = TRAINERS[plan.method.algorithm]
+    with quiet():
+        trainer = kind(
+            model=model,
+            reward_funcs=worth,
+            args=config(**arguments),
+            train_dataset=Dataset.from_list([{"prompt": record["prompt"], "place": at} for at, record in enumerate(asked)]),
+            processing_class=tokenizer,
+            peft_config=policy.adapter(plan.weights, model),
+            callbacks=[Progress(work)],
+        )
+        run(trainer, work)
+    return policy.merged(trainer.model)
