@@ -1,22 +1,27 @@
 """RLHF stage: reinforcement learning from the learned reward, with a KL term to sft. The benchmark and the gate read it next."""
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
 from models.core.errors import StageError
+from models.score.rewards import Source, sum_of
 from models.train.settings import Reinforcement
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")]
+
 
 class RlhfParams(Reinforcement, Params):
+    rewards: dict[Name, Source] = Field(min_length=1, description="what is learned from, by a name of your own: their weighted sum")
     seed: Seed = Field(description="of the order of the prompts and of the sampling")
 
 
 class RlhfInputs(Inputs):
     sft: Path
-    reward: Path
+    reward: Path | None = None  # where no reward takes the model, there may be none
     prompts: Path
 
 
@@ -25,8 +30,9 @@ class RlhfOutputs(Outputs):
 
 
 class RlhfMetrics(Metrics):
-    reward_gain: float = Field(description="learned reward on held-out prompts, after minus before, nats")
+    reward_gain: float = Field(description="what is learned from, on held-out prompts, after minus before; nats where a model gives it")
     reward_gain_stderr: float = Field(description="its standard error, paired over prompts")
+    gains: dict[str, float] = Field(description="the same of each reward by its name, before its weight")
     reward_before: float
     reward_after: float
     kl: float = Field(description="KL to sft on held-out prompts' answers, nats an answer")
@@ -54,8 +60,11 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.sft)
-    chat.refuse_drift(vocabulary.load(inputs.reward), tokenizer, "reward", "sft")
-    sft, reward = policy.load(inputs.sft).to(work.device), preference.load(inputs.reward).to(work.device)
+    judge = None
+    if inputs.reward is not None:
+        chat.refuse_drift(vocabulary.load(inputs.reward), tokenizer, "reward", "sft")
+        judge = reinforce.by_model(preference.load(inputs.reward).to(work.device), tokenizer, params.answers_per_batch)
+    rewards, sft = sum_of(params.rewards, judge), policy.load(inputs.sft).to(work.device)
     policy.require_positions(sft, params.max_new_tokens, "rlhf.max_new_tokens")
     most = policy.positions(sft)
     room = None if most is None else most - params.max_new_tokens
@@ -63,9 +72,9 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
     held_out, held_out_dropped = reinforce.prompts(inputs.prompts / "held_out.jsonl", tokenizer, room, least=2)
     held_out = held_out[: params.measured_prompts]
     before = reinforce.sample(sft, tokenizer, held_out, params, params.seed)
-    model, rewards = policy.load(inputs.sft).to(work.device), reinforce.by_model(reward, tokenizer, params.answers_per_batch)
+    model = policy.load(inputs.sft).to(work.device)
     if params.method.algorithm == "ppo":
-        value = preference.load(inputs.reward).to(work.device)
+        value = preference.load(inputs.reward or inputs.sft).to(work.device)
         model = ppo.fit(model, sft, value, rewards, tokenizer, train, params, params.seed, work)
     else:
         model = group.fit(model, rewards, tokenizer, train, params, params.seed, work)
@@ -77,14 +86,15 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
             f"rlhf moved {kl:.2f} nats an answer away from sft, must be at most rlhf.max_kl = {params.max_kl}: "
             "raise rlhf.beta, or lower rlhf.learning_rate or rlhf.steps"
         )
-    worth = [reinforce.mean_rewards(rewards, answers, params) for answers in (before, after)]
-    reward_gain, error = gain(*worth)
+    first, last = (reinforce.mean_rewards(rewards, answers, params) for answers in (before, after))
+    reward_gain, error = gain(first[""], last[""])
     policy.save(model, tokenizer, outputs.rlhf)
     return RlhfMetrics(
         reward_gain=reward_gain,
         reward_gain_stderr=error,
-        reward_before=float(worth[0].mean()),
-        reward_after=float(worth[1].mean()),
+        gains={name: float((last[name] - first[name]).mean()) for name in params.rewards},
+        reward_before=float(first[""].mean()),
+        reward_after=float(last[""].mean()),
         kl=kl,
         kl_per_token=float(divergence.sum()) / tokens,
         tokens_before=float(before.tokens.mean()),

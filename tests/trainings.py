@@ -31,6 +31,7 @@ SIZE = world.Size(
 )
 SPEED = {"learning_rate": 1e-3, "warmup_share": 0.1, "schedule": "linear", "precision": "float32"}
 PLAN = {key: value for key, value in SPEED.items() if key != "precision"}
+JUDGED = {"judge": {"take": "model", "weight": 1.0}}
 PRETRAINING = {
     "start": {"take": "scratch", "layers": 2, "hidden_size": 32, "feed_forward_size": 64, "heads": 2},
     "blocks": {"tokens": 64, "batch": 4, "precision": "float32"},
@@ -77,9 +78,11 @@ class Pipeline:
             RewardParams(seed=1, floor=0.0, **dict(plan or finetuning())), inputs, RewardOutputs(reward=self.target / name), self.work
         )
 
-    def rlhf(self, name="rlhf", plan=None):
-        inputs = RlhfInputs(sft=self.target / "sft", reward=self.target / "reward", prompts=self.records / "prompts")
-        return rlhf(RlhfParams(seed=1, **dict(plan or reinforcement())), inputs, RlhfOutputs(rlhf=self.target / name), self.work)
+    def rlhf(self, name="rlhf", plan=None, rewards=None, judged=True):
+        judge = self.target / "reward" if judged else None
+        inputs = RlhfInputs(sft=self.target / "sft", reward=judge, prompts=self.records / "prompts")
+        params = RlhfParams(seed=1, rewards=rewards or JUDGED, **dict(plan or reinforcement()))
+        return rlhf(params, inputs, RlhfOutputs(rlhf=self.target / name), self.work)
 
     def dpo(self, name="dpo", plan=None, **changes):
         inputs = DpoInputs(sft=self.target / "sft", preferences=self.records / "preferences")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path, PurePosixPath
 from types import GenericAlias, UnionType
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -15,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 from flows.host import failures
 from flows.stages.pipeline import Contract, Stage, cells, contract
 from models.core.errors import UserError
+from models.score import rewards
 from models.score import suite as suites
 from tasks.gate.verdicts import Policy
 from tasks.stage import Params
@@ -80,6 +81,7 @@ def check(values: Mapping[str, Any], stages: Iterable[Stage], root: Path, name: 
         *_suite_faults(values, stages, root, name),
         *_policy_faults(values, stages, root, name),
         *_model_faults(values, stages, name),
+        *_function_faults(values, stages, root, name),
     ]
     if faults:
         raise UserError("\n".join(dict.fromkeys(faults)))
@@ -110,6 +112,22 @@ def _model_faults(values: Mapping[str, Any], stages: Sequence[Stage], name: str)
             yield f"{name}: {key} names {model!r}, which no stage of dvc.yaml makes; {_nearest(str(model), made, '')}"
     if candidate in made and candidate not in models:
         yield f"{name}: candidate is {candidate!r}, must be among models: the gate needs its scores"
+
+
+def _function_faults(values: Mapping[str, Any], stages: Sequence[Stage], root: Path, name: str) -> Iterable[str]:
+    """A team's own function lies in the workspace, in a file that its stage depends on."""
+    for stage in stages:
+        for key, source in (_mapping(values, stage.section, "rewards") or {}).items():
+            if not isinstance(source, dict) or not isinstance(function := source.get("function"), str):
+                continue
+            file = rewards.file_of(function)
+            if not (root / file).is_file():
+                yield f"{name}: {stage.section}.rewards.{key}.function is {function}, and {file} is missing: write it, or name another"
+            elif file not in stage.deps:
+                yield (
+                    f"{name}: {stage.section}.rewards.{key}.function is in {file}, which is no dep of {stage.name}: a change of it would "
+                    f"train nothing again: add it to the deps of {stage.name} in dvc.yaml"
+                )
 
 
 def _suite_faults(values: Mapping[str, Any], stages: Sequence[Stage], root: Path, name: str) -> Iterable[str]:
@@ -211,8 +229,8 @@ def _place(model: Any, location: Sequence[str | int]) -> tuple[list[str], set[st
 
 def _inner(annotation: Any) -> Any:
     """What is inside of a mapping, a sequence, or what may be None."""
-    while isinstance(annotation, GenericAlias):
-        annotation = annotation.__args__[-1]
+    while isinstance(annotation, GenericAlias) or get_origin(annotation) is Annotated:
+        annotation = annotation.__origin__ if get_origin(annotation) is Annotated else annotation.__args__[-1]
     given = [one for one in get_args(annotation) if one is not type(None)]
     return given[0] if isinstance(annotation, UnionType) and len(given) == 1 else annotation
 

@@ -3,7 +3,7 @@
 documents      {id, text, source}
 instructions   {id, messages, source} and, where the assistant may call functions, `tools`
 preferences    {id, prompt, chosen, rejected, source}
-prompts        {id, prompt}
+prompts        {id, prompt} and, where an answer can be checked, `answer`, or `entry_point` and `test` (and `preamble`) of a program
 
 All but `id`, `text`, `source` and `tools` are lists of messages {role, content}. In instructions an assistant's message may have
 `tool_calls` [{type: function, function: {name, arguments}}], arguments as an object, and a message of the role `tool` with each call's
@@ -22,6 +22,8 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "preferences": ("id", "prompt", "chosen", "rejected", "source"),
     "prompts": ("id", "prompt"),
 }
+CHECKS = ("answer", "entry_point", "test", "preamble")
+"""Of prompts, texts: what is to be right, or what a program must pass, as models.score.rewards has it. No model ever reads them."""
 WORK = r"user(?: calls(?: tool)+)*"  # what the assistant looks up or does before it answers
 CONVERSATIONS: Mapping[str, str] = {
     "messages": rf"(?:system )?(?:{WORK} assistant )*{WORK} (?:assistant|calls)",
@@ -144,6 +146,8 @@ def _fault(kind: str, record: Mapping[str, Any]) -> str:
                 return f"{field} is no text"
         elif not _may_come(field, found := roles(value)):
             return f"{field} is {found[:60]}" if found.startswith("not a") else f"{field} has the roles {found[:60] or 'of nobody'}"
+    if kind == "prompts" and (odd := [key for key in CHECKS if not isinstance(record.get(key, ""), str)]):
+        return f"{odd[0]} is no text"
     return "" if isinstance(record.get("tools", []), list) else "tools is no list"
 
 

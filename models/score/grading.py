@@ -1,24 +1,19 @@
 """What an answer is worth, item by item: the records of items.jsonl. None of them holds the text of a question."""
 
 import math
-import string
-import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
-
-import regex
 
 from models.core.errors import StageError
 from models.sandbox import sandbox
 from models.score import answers
 from models.score.asking import Reply, Settings
 from models.score.items import Choice, Code, Item, Problem, Short, Text
+from models.score.reading import extracted, in_a_block, normal
 from models.score.suite import ChoiceSuite, ExactSuite, LabelsSuite, Suite
 
-ARTICLES = regex.compile(r"\b(a|an|the)\b")
 BARE, CASE = ("case", "punctuation"), ("case",)
-EXTRACT_S = 2.0  # of one answer: an expression that backtracks for longer has found nothing
 Records = list[dict[str, Any]]
 
 
@@ -81,32 +76,6 @@ def short(described: ExactSuite, items: Sequence[Item], replies: Sequence[Sequen
         flags = _flags(samples[0], unreadable=found is None, timeout=False)
         records.append({**_named(item), "score": int(right), "response": samples[0].text, "flags": _holding(flags)})
     return records
-
-
-def extracted(expression: str | None, text: str) -> str | None:
-    """The answer in a text: all of it, or the last match of an expression, of which the first group counts where it has one."""
-    if expression is None:
-        return text
-    try:
-        matches = list(regex.finditer(expression, text, timeout=EXTRACT_S))
-    except TimeoutError:
-        return None
-    if not matches:
-        return None
-    found = matches[-1]
-    return str(found[1] if found.re.groups and found[1] is not None else found[0])
-
-
-def normal(text: str, ignore: Sequence[str]) -> str:
-    """A text without what does not count: case, punctuation, articles; white space never does, nor which Unicode form it is in."""
-    text = unicodedata.normalize("NFKC", text)
-    if "case" in ignore:
-        text = text.casefold()
-    if "punctuation" in ignore:
-        text = "".join(letter for letter in text if letter not in string.punctuation and not unicodedata.category(letter).startswith("P"))
-    if "articles" in ignore:
-        text = ARTICLES.sub(" ", text)
-    return " ".join(text.split())
 
 
 def labels(described: LabelsSuite, items: Sequence[Item], replies: Sequence[Sequence[Reply]]) -> Records:
@@ -233,6 +202,5 @@ def _program(item: Code, response: str, chat: bool) -> str | None:
     """The program that a response makes: a completion goes on from the prompt, an answer in chat brings the function in a code block."""
     if not chat:
         return item.prompt.rstrip() + response + "\n"
-    blocks = response.split("```")
-    code = blocks[1].removeprefix("python") if len(blocks) > 1 else response
+    code = in_a_block(response)
     return f"{item.prompt}\n{code}\n" if f"def {item.entry_point}" in code else None

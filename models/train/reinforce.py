@@ -1,6 +1,6 @@
 """What every way of learning from rewards shares: the prompts, what an answer is worth, and how far rewards and policy have moved."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,7 @@ from models.train.chat import Messages
 from models.train.generation import Batch, batches, prompt_ids
 from models.train.settings import Reinforcement
 from models.train.training import logits_in_pieces
-
-Asked = Sequence[Mapping[str, Any]]
-"""Records of the kind prompts: {prompt}, and what else a reward needs to judge an answer."""
-Rewards = Callable[[Asked, Sequence[str]], np.ndarray]
-"""From records and the answer to each, what each answer is worth [answers]."""
+from models.train.worth import Asked, Judge, Rewards
 
 
 def prompts(path: Path, tokenizer: PreTrainedTokenizerBase, room: int | None, least: int) -> tuple[list[dict[str, Any]], int]:
@@ -50,7 +46,7 @@ def conversation(record: Mapping[str, Any], answer: str) -> Messages:
     return [*record["prompt"], {"role": "assistant", "content": answer}]
 
 
-def by_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Rewards:
+def by_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Judge:
     """What the reward model says of each answer, in nats: differences are log-odds of being preferred."""
     return lambda asked, answers: preference.rewards(model, tokenizer, list(map(conversation, asked, answers)), batch_size)
 
@@ -96,7 +92,8 @@ def divergence(model: PreTrainedModel, reference: PreTrainedModel, answers: Answ
     return np.concatenate(totals)
 
 
-def mean_rewards(rewards: Rewards, answers: Answers, plan: Reinforcement) -> np.ndarray:
-    """The mean reward of each prompt's answers [prompts]."""
-    means: np.ndarray = rewards(answers.asked, answers.texts).reshape(-1, plan.measured_answers).mean(1)
-    return means
+def mean_rewards(rewards: Rewards, answers: Answers, plan: Reinforcement) -> dict[str, np.ndarray]:
+    """The mean reward of each prompt's answers [prompts], by source, and their sum as "": what is learned from."""
+    parts = rewards.parts(answers.asked, answers.texts)
+    whole = {"": rewards.total(parts), **parts}
+    return {name: values.reshape(-1, plan.measured_answers).mean(1) for name, values in whole.items()}

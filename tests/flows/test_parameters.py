@@ -176,6 +176,38 @@ def test_a_nested_key_is_looked_up_where_it_stands(values):
 
 
 @pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (
+            {"take": "length", "weight": 1.0, "word": 3},
+            "rewards.short.word is not a known key; did you mean rlhf.rewards.short.words?",
+        ),
+        ({"take": "length", "weight": 1.0}, "rlhf.rewards.short.words is missing"),
+        ({"take": "size", "weight": 1.0}, "rlhf.rewards.short is "),
+        ({"take": "function", "weight": 1.0, "function": "mine"}, "rewards.short.function is 'mine': string should match pattern"),
+        (
+            {"take": "function", "weight": 1.0, "function": "mine:f"},
+            "function is mine:f, and mine.py is missing: write it",
+        ),
+        (
+            {"take": "function", "weight": 1.0, "function": "tests.suites:letter_prompts"},
+            "function is in tests/suites.py, which is no dep of rlhf: a change of it would train nothing again: add it to the deps of rlhf",
+        ),
+    ],
+)
+def test_a_reward_is_checked_as_any_key_is_and_its_file_must_be_a_dep(values, reward, said):
+    values["rlhf"]["rewards"]["short"] = reward
+    assert any(said in fault for fault in faults(values)), faults(values)
+
+
+def test_a_method_of_another_algorithm_has_other_keys(values):
+    values["rlhf"]["method"] = {"algorithm": "grpo", "clip": 0.2}
+    assert any("rlhf.method.clip is not a known key" in fault for fault in faults(values)), faults(values)
+    values["rlhf"]["method"] = "grpo"
+    assert any("rlhf.method is 'grpo'" in fault for fault in faults(values)), faults(values)
+
+
+@pytest.mark.parametrize(
     ("weights", "said"),
     [
         ({"train": "lora"}, "sft.weights.rank is missing"),

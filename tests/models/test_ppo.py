@@ -13,7 +13,8 @@ from models.core.work import Work
 from models.train import generation, policy, preference, reinforce, training, vocabulary
 from models.train.methods import ppo
 from models.train.settings import Reinforcement
-from tests.models.test_reinforce import ASKED, PLAN, letters
+from models.train.worth import Rewards
+from tests.models.test_reinforce import ASKED, LETTERS, PLAN
 from tests.tiny import method_of, tiny_model, weights_of
 
 ALL = torch.ones(1, 3, dtype=torch.bool)
@@ -143,7 +144,7 @@ def begun(folder):
 
 def test_what_is_known_of_an_answer_does_not_depend_on_the_others_padding(begun):
     asked = [{"prompt": [{"role": "user", "content": "long " * length}]} for length in (1, 9, 3)]
-    found, told = begun._answered(asked, letters)
+    found, told = begun._answered(asked, LETTERS)
     values = []
     for ids, attention, said, drawn, value in zip(found.ids, found.attention, found.said, found.drawn, found.values, strict=True):
         alone = ids[attention.bool()][None]
@@ -172,7 +173,7 @@ def test_an_answer_that_was_cut_is_worth_what_the_recipe_says(folder):
     begun = ppo.Training(policy.load(folder), preference.load(folder), policy.load(folder), words, plan)
     training.make_repeatable(1)
     asked = [ASKED[0]] * 64
-    _, told = begun._answered(asked, lambda asked, _: np.ones(len(asked)))
+    _, told = begun._answered(asked, Rewards({"one": (1.0, lambda asked, _: np.ones(len(asked)))}))
     assert 0 < told["answers_cut"] < 1
     assert told["mean_reward"] == pytest.approx(1 - 6 * told["answers_cut"])
 
@@ -199,7 +200,7 @@ def test_a_lora_has_its_reference_in_itself_and_ends_as_a_plain_model(folder, tm
     words, plan = vocabulary.load(folder), Reinforcement(method=method_of("ppo"), **{**PLAN, "weights": weights_of("lora"), "steps": 6})
     rows = []
     work = Work(tmp_path, tmp_path, progress=lambda *told: rows.append(told[-1]))
-    model = ppo.fit(policy.load(folder), None, preference.load(folder), letters, words, ASKED, plan, 1, work)
+    model = ppo.fit(policy.load(folder), None, preference.load(folder), LETTERS, words, ASKED, plan, 1, work)
     assert rows[0]["kl_per_token"] == 0.0
     assert abs(rows[-1]["kl_per_token"]) > 0
     assert {name for name, _ in model.named_parameters()} == {name for name, _ in policy.load(folder).named_parameters()}

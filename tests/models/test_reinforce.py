@@ -7,6 +7,7 @@ from models.core.work import Work
 from models.train import policy, preference, reinforce, training, vocabulary
 from models.train.methods import group, ppo
 from models.train.settings import Reinforcement
+from models.train.worth import Rewards
 from tests.tiny import method_of, tiny_model, weights_of
 
 pytestmark = pytest.mark.long
@@ -42,6 +43,9 @@ def letters(_asked, answers):
     return np.array([float(sum(letter in "abcdefghijklm" for letter in answer)) for answer in answers])
 
 
+LETTERS = Rewards({"letters": (1.0, letters)})
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tiny_model(tmp_path_factory.mktemp("model"))
@@ -57,11 +61,11 @@ def trained(folder, tmp_path):
         plan = Reinforcement(method=method, **{**PLAN, **changes})
         first, work = policy.load(folder), Work(tmp_path, tmp_path)
         if method["algorithm"] == "ppo":
-            model = ppo.fit(first, plain, preference.load(folder), letters, words, ASKED, plan, 1, work)
+            model = ppo.fit(first, plain, preference.load(folder), LETTERS, words, ASKED, plan, 1, work)
         else:
-            model = group.fit(first, letters, words, ASKED, plan, 1, work)
+            model = group.fit(first, LETTERS, words, ASKED, plan, 1, work)
         before, after = (reinforce.sample(one, words, ASKED, plan, 1) for one in (plain, model))
-        gained = reinforce.mean_rewards(letters, after, plan).mean() - reinforce.mean_rewards(letters, before, plan).mean()
+        gained = reinforce.mean_rewards(LETTERS, after, plan)[""].mean() - reinforce.mean_rewards(LETTERS, before, plan)[""].mean()
         return gained, reinforce.divergence(model, plain, after).mean()
 
     return train

@@ -24,6 +24,7 @@ from tasks.sft import SftInputs, SftOutputs, SftParams, sft
 from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
 from tests.architectures import PUBLISHED
 from tests.tiny import method_of, weights_of
+from tests.trainings import JUDGED
 
 pytestmark = pytest.mark.long
 
@@ -120,7 +121,7 @@ class Stages:
         measured = {"measured_answers": 2, "measured_prompts": 2, "answers_per_batch": 3, "beta": 0.1, "max_kl": 1000.0}
         inputs = RlhfInputs(sft=self.target / "sft", reward=self.target / "reward", prompts=self.records / "prompts")
         numbers = {"method": method_of("grpo"), **sizes, **measured, **SPEED, **changes}
-        params = RlhfParams(seed=1, **dict(Reinforcement(weights=weights, **numbers)))
+        params = RlhfParams(seed=1, rewards=JUDGED, **dict(Reinforcement(weights=weights, **numbers)))
         return rlhf(params, inputs, RlhfOutputs(rlhf=out), self.work)
 
 

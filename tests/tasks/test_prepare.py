@@ -274,3 +274,12 @@ def test_of_real_dirty_text_every_record_is_kept_or_dropped_with_a_reason_and_eq
     assert metrics.contaminated_left == 0
     assert run(tmp_path / "b", records) == metrics
     assert folder_md5(tmp_path / "a" / "out") == folder_md5(tmp_path / "b" / "out")
+
+
+def test_what_an_answer_is_checked_by_stays_with_its_prompt_and_must_be_text(tmp_path):
+    records = clean_records()
+    for number, record in enumerate(records["prompts"]):
+        record["answer"] = str(number) if number else 0
+    assert run(tmp_path, records).dropped["prompts"] == {"broken": 1}
+    kept = [*split(tmp_path, "prompts", "train"), *split(tmp_path, "prompts", "held_out")]
+    assert {record["id"]: record["answer"] for record in kept} == {f"q{number}": str(number) for number in range(1, 40)}

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from models.core.content import folder_md5
-from models.core.errors import StageError
+from models.core.errors import StageError, UserError
 from models.core.files import write_lines
 from models.core.given import read_lines
 from models.core.work import Work
@@ -152,3 +152,18 @@ def test_too_far_from_sft_fails_and_leaves_no_model(done):
 def test_records_that_are_all_too_long_are_refused(done):
     with pytest.raises(StageError, match="raise the key max_tokens"):
         done.sft("none", finetuning().model_copy(update={"max_tokens": 16}))
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo", pytest.param("rloo", marks=pytest.mark.slow)])
+def test_checks_train_without_a_reward_model_and_each_is_told_of(done, tmp_path, algorithm):
+    told = []
+    own = Pipeline(done.records, tmp_path)
+    shutil.copytree(done.target / "sft", own.target / "sft")
+    own.work = Work(folder=tmp_path, reports=tmp_path, progress=lambda *call: told.append(call[-1]))
+    checks = {"short": {"take": "length", "words": 2, "weight": 1.0}, "letters": {"take": "format", "pattern": "[a-z ]*", "weight": 0.5}}
+    metrics = own.rlhf(plan=reinforcement(algorithm=algorithm), rewards=checks, judged=False)
+    assert metrics.gains["short"] + 0.5 * metrics.gains["letters"] == pytest.approx(metrics.reward_gain)
+    for values in (values for values in told if "mean_reward" in values):
+        assert values["reward_short"] + 0.5 * values["reward_letters"] == pytest.approx(values["mean_reward"], abs=1e-5)
+    with pytest.raises(UserError, match=r"rewards.judge takes the reward model, which dvc.yaml does not give the stage"):
+        own.rlhf("none", judged=False)

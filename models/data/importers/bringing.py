@@ -203,6 +203,8 @@ class _Run:
                 made = {"id": f"{place}/{name or row.line}", **record}
                 if choice.layout.name != "records" and "source" in kinds.FIELDS[kind]:
                     made["source"] = self.brought.owner
+                if kind == "prompts":
+                    made |= {key: value for key in kinds.CHECKS if isinstance(value := (row.value or {}).get(key), str)}
                 if wrong := kinds.fault(kind, made):
                     raise Fault(f"no record of {kind}", wrong)
                 found.append((kind, made))

@@ -5,7 +5,7 @@ grpo: Shao et al. (2024), section 4.1, departing from it as TRL does by default:
 TRL keeps a copy, or takes the adapter off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -15,9 +15,9 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from models.core.work import Work
 from models.train import policy
 from models.train.chat import Messages
-from models.train.reinforce import Asked, Rewards
 from models.train.settings import Reinforcement
 from models.train.training import Progress, options, quiet, run, schedule_options
+from models.train.worth import Asked, Rewards
 
 TRAINERS: dict[str, tuple[Any, Any]] = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
 
@@ -35,9 +35,13 @@ def fit(
     policy.freeze(model, plan.weights)
     asked = list(asked) * -(-plan.prompts_per_step // len(asked))  # TRL leaves a step out that it cannot fill: with few, all of them
 
-    def worth(completions: list[Messages], place: Sequence[int], **_: Any) -> list[float]:
-        answers = [completion[-1]["content"] for completion in completions]
-        return [float(value) for value in rewards([asked[at] for at in place], answers)]
+    def judge(name: str) -> Callable[..., list[float]]:
+        def judged(completions: list[Messages], place: Sequence[int], **_: Any) -> list[float]:
+            said = rewards.of(name, [asked[at] for at in place], [completion[-1]["content"] for completion in completions])
+            return [float(value) for value in said]
+
+        judged.__name__ = name  # under which TRL logs it
+        return judged
 
     arguments = (
         options(work, seed, plan.precision, logging_steps=2)
@@ -51,6 +55,7 @@ def fit(
             "learning_rate": plan.learning_rate,
             "warmup_steps": plan.warmup_share,
             "beta": plan.beta,
+            "reward_weights": [weight for weight, _ in rewards.sources.values()],
             "disable_dropout": True,
         }
     )
@@ -58,7 +63,7 @@ def fit(
     with quiet():
         trainer = kind(
             model=model,
-            reward_funcs=worth,
+            reward_funcs=[judge(name) for name in rewards.sources],
             args=config(**arguments),
             train_dataset=Dataset.from_list([{"prompt": record["prompt"], "place": at} for at, record in enumerate(asked)]),
             processing_class=tokenizer,

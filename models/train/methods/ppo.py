@@ -31,9 +31,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from models.core.checkpoints import Checkpoints
 from models.core.work import Work
 from models.train import generation, policy, preference, resuming
-from models.train.reinforce import Asked, Rewards
 from models.train.settings import Ppo, Reinforcement
 from models.train.training import logits_in_pieces, precision, rate
+from models.train.worth import Asked, Rewards
 
 EPSILON = 1e-5  # Adam's
 GAIN, MOST = 0.1, 0.2  # of the KL's controller: how fast its weight follows, and the largest error that it heeds
@@ -154,7 +154,8 @@ class Training:
         with self.model.disable_adapter() if self.reference is None else nullcontext():
             reference, _ = self._likelihoods(self.reference or self.model, ids, attention)
         values = self._foreseen(ids, attention)
-        scores = torch.as_tensor(np.asarray(rewards(asked, made.texts), dtype=np.float32), device=device)
+        parts = rewards.parts(asked, made.texts)
+        scores = torch.as_tensor(rewards.total(parts), dtype=torch.float32, device=device)
         if self.method.cut_reward is not None:
             scores = torch.where(made.ended, scores, self.method.cut_reward)
         by_token = _at_the_end(scores, said)
@@ -169,6 +170,8 @@ class Training:
             "answers_cut": float((~made.ended).float().mean()),
             "value_error": float(mean((values - returns) ** 2, said)),
         }
+        if len(parts) > 1:
+            told |= {f"reward_{name}": float(values.mean()) for name, values in parts.items()}
         return Answered(ids, attention, said, drawn, reference, values, whitened(gains, said), returns), told
 
     def _learn(self, answers: Answered) -> dict[str, float]:

@@ -66,6 +66,24 @@ def pairs(tmp_path):
     return path
 
 
+PROGRAM = {"entry_point": "add", "test": "def check(f):\n    assert f(1, 2) == 3\n"}
+
+
+@pytest.mark.parametrize(
+    ("row", "kept"),
+    [
+        ({"prompt": "What is 2 + 2?", "answer": "4", "level": "easy"}, {"answer": "4"}),
+        ({"question": "What is 2 + 3?", "answer": "They are 5.\n#### 5"}, {"answer": "They are 5.\n#### 5"}),
+        ({"prompt": "def add(a, b):\n", **PROGRAM, "preamble": None}, PROGRAM),
+    ],
+)
+def test_what_an_answer_is_checked_by_stays_with_its_prompt(tmp_path, row, kept):
+    write_lines(tmp_path / "tasks.jsonl", [row])
+    bring(tmp_path / "tasks.jsonl", tmp_path / "raw", Wanted("prompts"))
+    [found] = rows(tmp_path / "raw", "prompts")
+    assert {key: value for key, value in found.items() if key not in ("id", "prompt")} == kept
+
+
 def rows(raw, kind):
     return [record for path in sorted((raw / kind).glob("*.jsonl")) for record in read_lines(path)]
 
