@@ -49,7 +49,8 @@ class BaseMetrics(Metrics):
 
 def base(params: BaseParams, inputs: BaseInputs, outputs: BaseOutputs, work: Work) -> BaseMetrics:
     from models.core.content import folder_md5
-    from models.train import chat, policy, pretrained, pretraining, training, vocabulary
+    from models.train import chat, policy, pretrained, training, vocabulary
+    from models.train.methods import pretraining
 
     reading, plan, documents = params.blocks, params.training, inputs.documents
     if (reading is None) != (documents is None):

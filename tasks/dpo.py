@@ -37,7 +37,8 @@ class DpoMetrics(Metrics):
 
 
 def dpo(params: DpoParams, inputs: DpoInputs, outputs: DpoOutputs, work: Work) -> DpoMetrics:
-    from models.train import direct, pairs, policy, training, vocabulary
+    from models.train import pairs, policy, training, vocabulary
+    from models.train.methods import direct
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.sft)

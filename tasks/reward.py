@@ -41,13 +41,14 @@ def reward(params: RewardParams, inputs: RewardInputs, outputs: RewardOutputs, w
     import numpy as np
 
     from models.train import pairs, policy, preference, training, vocabulary
+    from models.train.methods import bradley_terry
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.sft)
     train, held_out, too_long = pairs.splits(inputs.preferences, tokenizer, params.max_tokens)
     model = preference.load(inputs.sft)
     policy.require_positions(model, params.max_tokens, "reward.max_tokens")
-    model, train_loss = preference.fit(model, tokenizer, train, params, params.seed, work)
+    model, train_loss = bradley_terry.fit(model, tokenizer, train, params, params.seed, work)
     sides = [[pair["prompt"] + pair[side] for pair in held_out] for side in ("chosen", "rejected")]
     chosen, rejected = (preference.rewards(model, tokenizer, side, params.batch_size) for side in sides)
     accuracy, margin = pairs.ranked(chosen, rejected)

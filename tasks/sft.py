@@ -31,7 +31,8 @@ class SftMetrics(Metrics):
 
 
 def sft(params: SftParams, inputs: SftInputs, outputs: SftOutputs, work: Work) -> SftMetrics:
-    from models.train import finetune, policy, training, vocabulary
+    from models.train import policy, training, vocabulary
+    from models.train.methods import finetune
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.base)

@@ -1,4 +1,4 @@
-"""Reward models: one number for a conversation, learned with TRL from pairs of answers (Bradley-Terry)."""
+"""Reward models: one number for a conversation."""
 
 import sys
 from inspect import signature
@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
-from peft import TaskType
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -21,15 +19,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.modeling_layers import GenericForSequenceClassification
-from trl import RewardConfig, RewardTrainer
 
 from models.core.errors import StageError
-from models.core.work import Work
 from models.train import chat, policy
 from models.train.chat import Messages
-from models.train.finetune import arguments
-from models.train.settings import Finetuning
-from models.train.training import Progress, quiet, run
+from models.train.training import quiet
 
 
 def load(folder: Path) -> PreTrainedModel:
@@ -60,22 +54,6 @@ def _kind(config: PretrainedConfig) -> Any:
         )
     name = f"{base.__name__.removesuffix('PreTrainedModel')}ForSequenceClassification"
     return type(name, (GenericForSequenceClassification, base), {"base_model_prefix": base.base_model_prefix})
-
-
-def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: Finetuning, seed: int, work: Work) -> tuple[Any, float]:
-    """The trained reward model (adapters merged), and the mean loss over training, in nats a pair."""
-    policy.freeze(model, plan.weights)
-    with quiet():
-        trainer = RewardTrainer(
-            model=model,
-            args=RewardConfig(**arguments(plan, records, work, seed) | {"train_sampling_strategy": "random"}),
-            train_dataset=records,
-            processing_class=tokenizer,
-            peft_config=policy.adapter(plan.weights, model, TaskType.SEQ_CLS),
-            callbacks=[Progress(work)],
-        )
-        trained = run(trainer, work)
-    return policy.merged(trainer.model), float(trained.training_loss)
 
 
 def tokens(tokenizer: PreTrainedTokenizerBase, conversations: list[Messages]) -> np.ndarray:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from transformers import (
 from models.core.checkpoints import Checkpoints
 from models.core.work import Work
 from models.train.resuming import Resuming, require_number
+from models.train.settings import Finetuning
 
 DECAY = 0.2  # of the steps of schedule wsd: its last part, in which the rate falls
 LOGITS = 1 << 24  # read at once at most while measuring: 64 MiB in float32
@@ -108,6 +109,26 @@ def options(work: Work, seed: int, precision: str, logging_steps: int = 5) -> di
         "dataloader_pin_memory": False,
         "optim": "adamw_torch_fused",
     }
+
+
+def arguments(plan: Finetuning, records: Sized, work: Work, seed: int) -> dict[str, Any]:
+    """What trainings on records have in common."""
+    steps = math.ceil(math.ceil(len(records) / plan.batch_size) * plan.epochs)
+    return (
+        options(work, seed, plan.precision)
+        | schedule_options(plan.schedule, steps)
+        | {
+            "num_train_epochs": plan.epochs,
+            "per_device_train_batch_size": plan.batch_size,
+            "per_device_eval_batch_size": plan.batch_size,
+            "learning_rate": plan.learning_rate,
+            "warmup_steps": plan.warmup_share,
+            "weight_decay": plan.weight_decay,
+            "max_length": plan.max_tokens,
+            # Padding a short question to the length of a function would double the work.
+            "train_sampling_strategy": "group_by_length",
+        }
+    )
 
 
 KNOWN = {  # what Hugging Face's trainers and TRL's log, by the names that our curves have

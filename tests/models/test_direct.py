@@ -8,7 +8,8 @@ import torch
 from datasets import Dataset
 
 from models.core.work import Work
-from models.train import chat, direct, pairs, policy, vocabulary
+from models.train import chat, pairs, policy, vocabulary
+from models.train.methods import direct
 from models.train.settings import DirectPreference
 from tests.tiny import tiny_model, weights_of
 

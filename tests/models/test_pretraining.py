@@ -9,7 +9,8 @@ import torch
 
 from models.core.errors import StageError
 from models.core.work import Work
-from models.train import policy, pretraining, training, vocabulary
+from models.train import policy, training, vocabulary
+from models.train.methods import pretraining
 from models.train.settings import Blocks, Pretraining, Scratch
 from tests.architectures import PUBLISHED
 
@@ -97,7 +98,7 @@ def test_measuring_with_a_large_vocabulary_takes_memory_for_one_conversation_not
 import resource, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from datasets import Dataset
-from models.train import finetune
+from models.train.methods import finetune
 shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 model = LlamaForCausalLM(LlamaConfig(vocab_size=151936, **shape)).eval()
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

@@ -5,7 +5,8 @@ import pytest
 from models.core.errors import StageError
 from models.core.files import write_lines
 from models.data import kinds
-from models.train import chat, finetune, tools
+from models.train import chat, tools
+from models.train.methods import finetune
 from tests.architectures import CHATML_TOKENS, byte_level
 
 SHOWS = (

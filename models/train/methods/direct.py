@@ -12,9 +12,8 @@ from trl import DPOConfig, DPOTrainer
 
 from models.core.work import Work
 from models.train import chat, policy
-from models.train.finetune import arguments
 from models.train.settings import DirectPreference, Ipo, Sigmoid
-from models.train.training import Progress, log_likelihoods, quiet, run
+from models.train.training import Progress, arguments, log_likelihoods, quiet, run
 
 SIDES = ("chosen", "rejected")
 

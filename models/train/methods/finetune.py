@@ -15,8 +15,8 @@ from models.core.errors import StageError
 from models.core.lines import read_rows
 from models.core.work import Work
 from models.train import chat, policy, tools
-from models.train.settings import Finetuning, Supervised
-from models.train.training import Progress, log_likelihoods, options, quiet, run, schedule_options
+from models.train.settings import Supervised
+from models.train.training import Progress, arguments, log_likelihoods, quiet, run
 
 
 class LeftOut(NamedTuple):
@@ -56,26 +56,6 @@ def conversations(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: in
             + ": raise the key max_tokens"
         )
     return Dataset.from_list(rows), LeftOut(too_long, not_shown.total())
-
-
-def arguments(plan: Finetuning, records: Dataset, work: Work, seed: int) -> dict[str, Any]:
-    """What trainings on records have in common."""
-    steps = math.ceil(math.ceil(len(records) / plan.batch_size) * plan.epochs)
-    return (
-        options(work, seed, plan.precision)
-        | schedule_options(plan.schedule, steps)
-        | {
-            "num_train_epochs": plan.epochs,
-            "per_device_train_batch_size": plan.batch_size,
-            "per_device_eval_batch_size": plan.batch_size,
-            "learning_rate": plan.learning_rate,
-            "warmup_steps": plan.warmup_share,
-            "weight_decay": plan.weight_decay,
-            "max_length": plan.max_tokens,
-            # Padding a short question to the length of a function would double the work.
-            "train_sampling_strategy": "group_by_length",
-        }
-    )
 
 
 def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: Supervised, seed: int, work: Work) -> tuple[Any, float]:
