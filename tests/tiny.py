@@ -14,6 +14,9 @@ CHAT = (
 )
 
 
+ROOM = {"micro_batch": None, "gradient_checkpointing": False}  # all the memory there is
+
+
 def weights_of(train: str, rank: int = 2, alpha: float = 4, layers: int = 1) -> Weights:
     """Which weights are trained, in small numbers."""
     numbers = {"full": {}, "last-layers": {"layers": layers}}

@@ -12,7 +12,7 @@ from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
 from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
 from tasks.sft import SftInputs, SftOutputs, SftParams, sft
 from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
-from tests.tiny import method_of, weights_of
+from tests.tiny import ROOM, method_of, weights_of
 
 SIZE = world.Size(
     people=16,
@@ -34,20 +34,20 @@ PLAN = {key: value for key, value in SPEED.items() if key != "precision"}
 JUDGED = {"judge": {"take": "model", "weight": 1.0}}
 PRETRAINING = {
     "start": {"take": "scratch", "layers": 2, "hidden_size": 32, "feed_forward_size": 64, "heads": 2},
-    "blocks": {"tokens": 64, "batch": 4, "precision": "float32"},
+    "blocks": {"tokens": 64, "batch": 4, "precision": "float32", **ROOM},
     "training": {"steps": 6, "optimizer": "muon", "weight_decay": 0.0, **PLAN},
 }
 
 
 def finetuning(name="full", epochs=1):
-    return Finetuning(weights=weights_of(name, 4, 8), epochs=epochs, batch_size=8, max_tokens=256, weight_decay=0.0, **SPEED)
+    return Finetuning(weights=weights_of(name, 4, 8), epochs=epochs, batch_size=8, max_tokens=256, weight_decay=0.0, **ROOM, **SPEED)
 
 
 def reinforcement(name="full", max_kl=50.0, steps=2, algorithm="grpo", **method):
     sampling = {"max_new_tokens": 8, "temperature": 1.0, "measured_answers": 2, "measured_prompts": 4, "answers_per_batch": 8}
     sizes = {"steps": steps, "prompts_per_step": 2, "answers_per_prompt": 2}
     method = method_of(algorithm, **method)
-    return Reinforcement(method=method, weights=weights_of(name, 4, 8), beta=0.1, max_kl=max_kl, **sampling, **sizes, **SPEED)
+    return Reinforcement(method=method, weights=weights_of(name, 4, 8), beta=0.1, max_kl=max_kl, **sampling, **sizes, **ROOM, **SPEED)
 
 
 class Pipeline:

@@ -91,6 +91,14 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     vocabulary.save(tokenizer, folder)
 
 
+def remove_dropout(model: Module) -> None:
+    """Have the model compute the same in training as at work."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        vars(module).update({"attention_dropout": 0.0} if "attention_dropout" in vars(module) else {})
+
+
 def adapter(weights: Weights, model: PreTrainedModel, task: TaskType = TaskType.CAUSAL_LM) -> LoraConfig | None:
     """The LoRA adapter that `weights` asks for, on every linear layer, or None. Source: Hu et al. (2021), eq. 3; no dropout.
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from models.core.checkpoints import Checkpoints
 from models.core.errors import StageError
@@ -67,7 +67,7 @@ def require_number(values: Mapping[str, float], step: int) -> None:
 class Resuming(TrainerCallback):
     """Writes the checkpoints of a Hugging Face trainer, and restores what the trainer itself does not."""
 
-    def __init__(self, trainer: Trainer, checkpoints: Checkpoints) -> None:
+    def __init__(self, trainer: Any, checkpoints: Checkpoints) -> None:
         self.trainer, self.checkpoints = trainer, checkpoints
         self.epoch: dict[str, Any] = {}  # as it stood when the present epoch began
         self.resumed: dict[str, Any] = {}
@@ -82,6 +82,7 @@ class Resuming(TrainerCallback):
         return str(folder)
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.parts.size = self.resumed.get("parts", self.trainer.parts.size)
         for name, value in self.resumed.get("sums", {}).items():
             setattr(self.trainer, name, value)
         for name, values in self.resumed.get("means", {}).items():
@@ -111,7 +112,8 @@ class Resuming(TrainerCallback):
 
         def write(folder: Path) -> None:
             made.rename(folder / made.name)
-            save({"sums": sums, "means": means, "epoch": self.epoch, "now": _order(train_dataloader)}, folder / FILE)
+            order = {"epoch": self.epoch, "now": _order(train_dataloader)}
+            save({"sums": sums, "means": means, "parts": self.trainer.parts.size, **order}, folder / FILE)
 
         self.checkpoints.save(state.global_step, write)
 

@@ -73,7 +73,14 @@ class Learned(Record):
     max_tokens: int = Field(ge=32, description="the longest text that the model is made for")
 
 
-class Blocks(Record):
+class Room(Record):
+    """What a training may take of a device's memory; neither moves a weight by more than rounding."""
+
+    micro_batch: int | None = Field(ge=1, description="of a batch at once, the rest after it; null: all; halved where memory runs out")
+    gradient_checkpointing: bool = Field(description="compute activations again in the backward pass: less memory, a third more time")
+
+
+class Blocks(Room):
     """How documents are read: whole texts, packed into blocks of one length."""
 
     tokens: int = Field(ge=16, description="length of a block")
@@ -92,7 +99,7 @@ class Pretraining(Record):
     weight_decay: float = Field(ge=0, lt=1, description="on the matrices inside the layers")
 
 
-class Finetuning(Record):
+class Finetuning(Room):
     weights: Weights
     epochs: float = Field(gt=0, le=100, description="passes over the training records")
     batch_size: int = Field(ge=1, description="records an optimiser step")
@@ -153,7 +160,7 @@ class Ppo(Record):
     cut_reward: float | None = Field(description="of an answer that was cut, in the place of its own; null: its own")
 
 
-class Reinforcement(Record):
+class Reinforcement(Room):
     method: Group | Ppo = Field(discriminator="algorithm", description="what an answer is held against")
     weights: Weights
     steps: int = Field(ge=1, description="batches of answers")

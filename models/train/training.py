@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -22,8 +21,9 @@ from transformers import (
 
 from models.core.checkpoints import Checkpoints
 from models.core.work import Work
+from models.train.parts import Parts
 from models.train.resuming import Resuming, require_number
-from models.train.settings import Finetuning
+from models.train.settings import Finetuning, Reinforcement, Room
 
 DECAY = 0.2  # of the steps of schedule wsd: its last part, in which the rate falls
 LOGITS = 1 << 24  # read at once at most while measuring: 64 MiB in float32
@@ -91,7 +91,7 @@ def schedule_options(schedule: str, steps: int) -> dict[str, Any]:
     return {"lr_scheduler_type": schedule}
 
 
-def options(work: Work, seed: int, precision: str, logging_steps: int = 5) -> dict[str, Any]:
+def options(plan: Finetuning | Reinforcement, work: Work, seed: int, logging_steps: int = 5) -> dict[str, Any]:
     """Arguments of every Hugging Face trainer: nothing saved, nothing reported, and only the precision that was asked for."""
     return {
         "output_dir": str(work.folder / "trainer"),
@@ -104,8 +104,9 @@ def options(work: Work, seed: int, precision: str, logging_steps: int = 5) -> di
         "seed": seed,
         "data_seed": seed,
         "use_cpu": work.device == "cpu",
-        "bf16": precision == "bfloat16",
-        "gradient_checkpointing": False,
+        "bf16": plan.precision == "bfloat16",
+        "gradient_checkpointing": plan.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "dataloader_pin_memory": False,
         "optim": "adamw_torch_fused",
     }
@@ -115,7 +116,7 @@ def arguments(plan: Finetuning, records: Sized, work: Work, seed: int) -> dict[s
     """What trainings on records have in common."""
     steps = math.ceil(math.ceil(len(records) / plan.batch_size) * plan.epochs)
     return (
-        options(work, seed, plan.precision)
+        options(plan, work, seed)
         | schedule_options(plan.schedule, steps)
         | {
             "num_train_epochs": plan.epochs,
@@ -166,10 +167,11 @@ def _of_several(logs: Mapping[str, float]) -> dict[str, float]:
     return {f"reward_{name}": value for name, value in found.items()} if len(found) > 1 else {}
 
 
-def run(trainer: Trainer, work: Work) -> Any:
-    """Train, from the last checkpoint where there is one, and print nothing: progress is `work`'s to show."""
+def run(trainer: Any, plan: Room, work: Work) -> Any:
+    """Have a trainer train in parts, from the last checkpoint where there is one, and print nothing: progress is `work`'s to show."""
     trainer.remove_callback(PrinterCallback)
     checkpoints = work.checkpoints or Checkpoints()
+    trainer.parts = Parts(plan.micro_batch)
     resuming = Resuming(trainer, checkpoints)
     trainer.add_callback(resuming)
     with checkpoints.training():

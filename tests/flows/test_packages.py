@@ -90,8 +90,8 @@ def test_another_lm_eval_changes_the_benchmark_and_the_listing_of_suites_alone(w
     assert rewired(workspace, "lm-eval") == sorted(of("benchmark", "sources"))
 
 
-def test_another_comparer_of_formulas_changes_the_benchmark_alone(workspace):
-    assert rewired(workspace, "latex2sympy2-extended") == of("benchmark")
+def test_another_comparer_of_formulas_changes_what_scores_and_rewards_alone(workspace):
+    assert rewired(workspace, "latex2sympy2-extended") == sorted(of("benchmark", "rlhf"))
 
 
 def test_another_trl_changes_what_fine_tunes_alone(workspace):

@@ -11,12 +11,12 @@ from models.core.work import Work
 from models.train import chat, pairs, policy, vocabulary
 from models.train.methods import direct
 from models.train.settings import DirectPreference
-from tests.tiny import tiny_model, weights_of
+from tests.tiny import ROOM, tiny_model, weights_of
 
 pytestmark = pytest.mark.long
 
 SPEED = {"learning_rate": 1e-3, "warmup_share": 0.0, "schedule": "linear"}
-PLAN = {"epochs": 1, "batch_size": 4, "max_tokens": 256, "weight_decay": 0.0, **SPEED}
+PLAN = {"epochs": 1, "batch_size": 4, "max_tokens": 256, "weight_decay": 0.0, **ROOM, **SPEED}
 
 
 def plan(train="full", **changes):

@@ -13,12 +13,13 @@ from models.train import policy, training, vocabulary
 from models.train.methods import pretraining
 from models.train.settings import Blocks, Pretraining, Scratch
 from tests.architectures import PUBLISHED
+from tests.tiny import ROOM
 
 pytestmark = pytest.mark.long
 
 TEXTS = [f"the {word} is {number}." for number in range(40) for word in ("river", "town", "house that is far away from here")]
 SHAPE = Scratch(take="scratch", layers=2, hidden_size=32, feed_forward_size=64, heads=2)
-READING = Blocks(tokens=32, batch=4, precision="float32")
+READING = Blocks(tokens=32, batch=4, precision="float32", **ROOM)
 PLAN = Pretraining(steps=30, optimizer="muon", learning_rate=0.01, warmup_share=0.1, schedule="linear", weight_decay=0.0)
 
 

@@ -8,12 +8,13 @@ from models.train import policy, preference, reinforce, training, vocabulary
 from models.train.methods import group, ppo
 from models.train.settings import Reinforcement
 from models.train.worth import Rewards
-from tests.tiny import method_of, tiny_model, weights_of
+from tests.tiny import ROOM, method_of, tiny_model, weights_of
 
 pytestmark = pytest.mark.long
 
 ASKED = [{"prompt": [{"role": "user", "content": f"{number}?"}]} for number in range(8)]
 PLAN = {
+    **ROOM,
     "weights": weights_of("full"),
     "steps": 25,
     "prompts_per_step": 4,

@@ -23,7 +23,7 @@ from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
 from tasks.sft import SftInputs, SftOutputs, SftParams, sft
 from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
 from tests.architectures import PUBLISHED
-from tests.tiny import method_of, weights_of
+from tests.tiny import ROOM, method_of, weights_of
 from tests.trainings import JUDGED
 
 pytestmark = pytest.mark.long
@@ -82,7 +82,7 @@ class Stages:
         speed = {key: value for key, value in SPEED.items() if key != "precision"}
         plan = {
             "start": {"take": "pretrained"},
-            "blocks": {"tokens": block_tokens, "batch": 4, "precision": SPEED["precision"]},
+            "blocks": {"tokens": block_tokens, "batch": 4, "precision": SPEED["precision"], **ROOM},
             "training": {"steps": steps, "optimizer": "muon", "weight_decay": 0.0, **speed} if steps else None,
         }
         inputs = BaseInputs(pretrained=self.published.parent, tokenizer=self.target / "tokenizer", documents=self.records / "documents")
@@ -99,9 +99,8 @@ class Stages:
         return self
 
     def _finetuning(self, weights: Weights, changes: dict):
-        return dict(
-            Finetuning(weights=weights, **{"epochs": 1, "batch_size": 4, "max_tokens": 256, "weight_decay": 0.0, **SPEED, **changes})
-        )
+        numbers = {"epochs": 1, "batch_size": 4, "max_tokens": 256, "weight_decay": 0.0, **ROOM, **SPEED, **changes}
+        return dict(Finetuning(weights=weights, **numbers))
 
     def _sft(self, weights: Weights, out: Path, changes: dict):
         inputs = SftInputs(base=self.target / "base", instructions=self.records / "instructions")
@@ -120,7 +119,7 @@ class Stages:
         sizes = {"steps": 1, "prompts_per_step": 1, "answers_per_prompt": 2, "max_new_tokens": 4, "temperature": 1.0}
         measured = {"measured_answers": 2, "measured_prompts": 2, "answers_per_batch": 3, "beta": 0.1, "max_kl": 1000.0}
         inputs = RlhfInputs(sft=self.target / "sft", reward=self.target / "reward", prompts=self.records / "prompts")
-        numbers = {"method": method_of("grpo"), **sizes, **measured, **SPEED, **changes}
+        numbers = {"method": method_of("grpo"), **sizes, **measured, **ROOM, **SPEED, **changes}
         params = RlhfParams(seed=1, rewards=JUDGED, **dict(Reinforcement(weights=weights, **numbers)))
         return rlhf(params, inputs, RlhfOutputs(rlhf=out), self.work)
 
@@ -264,6 +263,7 @@ def test_answers_do_not_depend_on_how_many_are_rated_at_once(made, name):
         answers_per_batch=4,
         beta=0.1,
         **sizes,
+        **ROOM,
         **SPEED,
     )
     asked = [{"prompt": [{"role": "user", "content": text}]} for text in ("Hello", "Who is in Ton?", "a")]

@@ -17,6 +17,7 @@ KINDS = {  # each with enough steps for two epochs and more, and for logs that s
     "base-adamw": lambda stages: stages.base("made", plan={**LONG, "training": {**LONG["training"], "optimizer": "adamw"}}),
     **{f"sft-{name}": lambda stages, name=name: stages.sft("made", finetuning(name, 3)) for name in ("full", "lora", "last-layers")},
     "sft-neftune": lambda stages: stages.sft("made", {**dict(finetuning("full", 3)), "neftune": 5.0}),
+    "sft-parts": lambda stages: stages.sft("made", {**dict(finetuning("full", 3)), "micro_batch": 3}),
     "sft-dora": lambda stages: stages.sft("made", finetuning("dora", 3)),
     **{f"reward-{name}": lambda stages, name=name: stages.reward("made", finetuning(name, 5)) for name in ("full", "lora")},
     **{f"dpo-{name}": lambda stages, name=name: stages.dpo("made", finetuning(name, 5)) for name in ("full", "lora")},

@@ -12,15 +12,20 @@ from trl import RewardConfig, RewardTrainer
 
 from models.core.work import Work
 from models.train import policy
+from models.train.parts import InParts
 from models.train.settings import Finetuning
 from models.train.training import Progress, arguments, quiet, run
+
+
+class Trainer(InParts, RewardTrainer):
+    sides = 2
 
 
 def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: Finetuning, seed: int, work: Work) -> tuple[Any, float]:
     """The trained reward model (adapters merged), and the mean loss over training, in nats a pair."""
     policy.freeze(model, plan.weights)
     with quiet():
-        trainer = RewardTrainer(
+        trainer = Trainer(
             model=model,
             args=RewardConfig(**arguments(plan, records, work, seed) | {"train_sampling_strategy": "random"}),
             train_dataset=records,
@@ -28,5 +33,5 @@ def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: 
             peft_config=policy.adapter(plan.weights, model, TaskType.SEQ_CLS),
             callbacks=[Progress(work)],
         )
-        trained = run(trainer, work)
+        trained = run(trainer, plan, work)
     return policy.merged(trainer.model), float(trained.training_loss)

@@ -12,6 +12,7 @@ from trl import DPOConfig, DPOTrainer
 
 from models.core.work import Work
 from models.train import chat, policy
+from models.train.parts import InParts
 from models.train.settings import DirectPreference, Ipo, Sigmoid
 from models.train.training import Progress, arguments, log_likelihoods, quiet, run
 
@@ -33,8 +34,10 @@ def coded(pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     return Dataset.from_list(rows)
 
 
-class Trainer(DPOTrainer):
+class Trainer(InParts, DPOTrainer):
     """TRL's, but for the tokens: conversations come as sft codes them, which is not how TRL would."""
+
+    sides = 2
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
@@ -65,7 +68,7 @@ def fit(
             peft_config=adapter,
             callbacks=[Progress(work)],
         )
-        trained = run(trainer, work)
+        trained = run(trainer, plan, work)
     return policy.merged(trainer.model), float(trained.training_loss)
 
 

@@ -15,6 +15,7 @@ from models.core.errors import StageError
 from models.core.lines import read_rows
 from models.core.work import Work
 from models.train import chat, policy, tools
+from models.train.parts import InParts
 from models.train.settings import Supervised
 from models.train.training import Progress, arguments, log_likelihoods, quiet, run
 
@@ -58,11 +59,17 @@ def conversations(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: in
     return Dataset.from_list(rows), LeftOut(too_long, not_shown.total())
 
 
+class Trainer(InParts, SFTTrainer):
+    """A loss is divided by the tokens of the whole batch."""
+
+    adds_up = True
+
+
 def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: Supervised, seed: int, work: Work) -> tuple[Any, float]:
     """The trained model (adapters merged), and the mean loss over training, in nats a token."""
     policy.freeze(model, plan.weights)
     with quiet():
-        trainer = SFTTrainer(
+        trainer = Trainer(
             model=model,
             # The masks in the records say what counts; assistant_only_loss would ask for untokenised conversations.
             args=SFTConfig(
@@ -73,7 +80,7 @@ def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: 
             peft_config=policy.adapter(plan.weights, model),
             callbacks=[Progress(work)],
         )
-        trained = run(trainer, work)
+        trained = run(trainer, plan, work)
     return policy.merged(trainer.model), float(trained.training_loss)
 
 

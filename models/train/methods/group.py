@@ -15,11 +15,23 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from models.core.work import Work
 from models.train import policy
 from models.train.chat import Messages
+from models.train.parts import InParts
 from models.train.settings import Reinforcement
 from models.train.training import Progress, options, quiet, run, schedule_options
 from models.train.worth import Asked, Rewards
 
-TRAINERS: dict[str, tuple[Any, Any]] = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
+
+class Grpo(InParts, GRPOTrainer):
+    """A loss is divided by the tokens of the whole batch."""
+
+    adds_up = True
+
+
+class Rloo(InParts, RLOOTrainer):
+    """A loss is a mean over answers."""
+
+
+TRAINERS: dict[str, tuple[Any, Any]] = {"grpo": (Grpo, GRPOConfig), "rloo": (Rloo, RLOOConfig)}
 
 
 def fit(
@@ -44,7 +56,7 @@ def fit(
         return judged
 
     arguments = (
-        options(work, seed, plan.precision, logging_steps=2)
+        options(plan, work, seed, logging_steps=2)
         | schedule_options(plan.schedule, plan.steps)
         | {
             "max_steps": plan.steps,
@@ -70,5 +82,5 @@ def fit(
             peft_config=policy.adapter(plan.weights, model),
             callbacks=[Progress(work)],
         )
-        run(trainer, work)
+        run(trainer, plan, work)
     return policy.merged(trainer.model)

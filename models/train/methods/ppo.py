@@ -31,6 +31,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from models.core.checkpoints import Checkpoints
 from models.core.work import Work
 from models.train import generation, policy, preference, resuming
+from models.train.parts import Parts
 from models.train.settings import Ppo, Reinforcement
 from models.train.training import logits_in_pieces, precision, rate
 from models.train.worth import Asked, Rewards
@@ -101,7 +102,7 @@ class Answered(NamedTuple):
     gains: Tensor
     returns: Tensor
 
-    def part(self, rows: Tensor) -> "Answered":
+    def part(self, rows: Tensor | slice) -> "Answered":
         return Answered(*(one[rows] for one in self))
 
 
@@ -124,7 +125,11 @@ class Training:
     def __post_init__(self) -> None:
         assert isinstance(self.plan.method, Ppo)
         self.method, self.weight, self.models = self.plan.method, self.plan.beta, (self.model, self.value)
-        self.model.eval(), self.value.eval()  # no dropout: what was drawn and what is compared with it must be one model
+        self.room = Parts(self.plan.micro_batch)
+        for model in self.models:
+            policy.remove_dropout(model)  # what answers were drawn with and what is compared with it must be one model
+            if self.plan.gradient_checkpointing:
+                model.gradient_checkpointing_enable({"use_reentrant": False})
         adam = partial(torch.optim.AdamW, lr=self.plan.learning_rate, eps=EPSILON, weight_decay=0.0, fused=True)
         self.optimizers = [adam(list(_trained(model).values())) for model in self.models]
         share = partial(rate, steps=self.plan.steps, warmup_share=self.plan.warmup_share, schedule=self.plan.schedule)
@@ -133,6 +138,8 @@ class Training:
 
     def one_step(self, asked: Asked, rewards: Rewards) -> dict[str, float]:
         """Draw answers, and learn from them; what is to be told of it."""
+        for model in self.models:
+            model.eval()
         answers, told = self._answered(asked, rewards)
         size = -(-len(answers.ids) // self.method.minibatches)
         parts = (rows for _ in range(self.method.passes) for rows in torch.randperm(len(answers.ids)).split(size))
@@ -176,6 +183,27 @@ class Training:
 
     def _learn(self, answers: Answered) -> dict[str, float]:
         """One update of policy and value model on some of the answers."""
+        found = list[dict[str, Tensor]]()
+
+        def one(part: slice) -> None:
+            found.append(self._losses(answers.part(part), answers.said[part].sum() / answers.said.sum()))
+
+        def clear() -> None:
+            found.clear()
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+
+        for model in self.models:
+            model.train()  # for gradient checkpointing; it has no dropout
+        self.room.step(len(answers.ids), one, clear)
+        norms = [torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) for model in self.models]
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return {name: float(sum(one[name] for one in found)) for name in found[0]} | {"gradient_norm": norms[0].item()}
+
+    def _losses(self, answers: Answered, share: Tensor) -> dict[str, Tensor]:
+        """Add the gradients of some answers, which are a share of the tokens of an update; what they add to its losses."""
         method = self.method
         with precision(self.plan.precision, answers.ids.device.type):
             logits = self.model(input_ids=answers.ids, attention_mask=answers.attention, use_cache=False).logits[:, :-1]
@@ -185,18 +213,10 @@ class Training:
         if method.kl == "loss":
             loss = loss + self.weight * mean(kl_terms(now, answers.reference), answers.said)
         foreseen = method.value_weight * value_loss(values, answers.values, answers.returns, answers.said, method.value_clip)
-        (loss + foreseen).backward()
-        norms = [torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) for model in self.models]
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        ((loss + foreseen) * share).backward()
         beyond = ((now.detach() - answers.drawn).exp() - 1).abs() > method.clip
-        return {
-            "loss": loss.item(),
-            "value_loss": foreseen.item(),
-            "gradient_norm": norms[0].item(),
-            "clipped": float(mean(beyond.float(), answers.said)),
-        }
+        parts = {"loss": loss.detach(), "value_loss": foreseen.detach(), "clipped": mean(beyond.float(), answers.said)}
+        return {name: value * share for name, value in parts.items()}
 
     def _likelihoods(self, model: Any, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy at each token but the first of `ids` [answers, tokens], in nats, at the temperature of sampling."""
@@ -224,6 +244,7 @@ class Training:
             "models": [_trained(model) for model in self.models],
             "others": [part.state_dict() for part in self.others],
             "weight": self.weight,
+            "room": self.room.size,
             "random": resuming.random_states(),
         }
         resuming.save(kept, folder / resuming.FILE)
@@ -237,7 +258,7 @@ class Training:
                 weight.copy_(weights[name])
         for part, state in zip(self.others, states["others"], strict=True):
             part.load_state_dict(state)
-        self.weight, self.step = states["weight"], int(kept.name)
+        self.weight, self.room.size, self.step = states["weight"], states["room"], int(kept.name)
         resuming.set_random_states(states["random"])
 
 

@@ -19,6 +19,7 @@ from models.core.checkpoints import Checkpoints
 from models.core.work import Work
 from models.train import chat, resuming
 from models.train.muon import Muon
+from models.train.parts import Parts
 from models.train.settings import Blocks, Pretraining
 from models.train.training import log_likelihoods, precision, rate
 
@@ -65,10 +66,23 @@ def _batches(blocks: Tensor, size: int, steps: int, seed: int) -> Iterator[Tenso
         yield blocks[[order.pop() for _ in range(size)]]
 
 
-def _loss(model: PreTrainedModel, batch: Tensor, precision_name: str) -> Tensor:
-    with precision(precision_name, batch.device.type):
-        logits = model(input_ids=batch.clamp(min=0)).logits
-    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch[:, 1:].flatten(), ignore_index=IGNORED)
+def _loss(model: PreTrainedModel, batch: Tensor, precision_name: str, room: Parts) -> float:
+    """The mean loss over the tokens of a batch, its gradients added to the weights', in parts that there is room for."""
+    counted, losses = batch[:, 1:] != IGNORED, list[Tensor]()
+
+    def one(part: slice) -> None:
+        with precision(precision_name, batch.device.type):
+            logits = model(input_ids=batch[part].clamp(min=0)).logits
+        mean = cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch[part, 1:].flatten(), ignore_index=IGNORED)
+        losses.append(mean * (counted[part].sum() / counted.sum()))
+        losses[-1].backward()
+
+    def clear() -> None:
+        losses.clear()
+        model.zero_grad(set_to_none=True)
+
+    room.step(len(batch), one, clear)
+    return torch.stack(losses).sum().item()
 
 
 def _optimizers(model: PreTrainedModel, plan: Pretraining) -> list[torch.optim.Optimizer]:
@@ -107,19 +121,20 @@ def fit(
     optimizers = _optimizers(model, plan)
     schedules = [LambdaLR(optimizer, lambda step: rate(step, plan.steps, plan.warmup_share, plan.schedule)) for optimizer in optimizers]
     parts: list[Any] = [model, *optimizers, *schedules]
-    checkpoints = work.checkpoints or Checkpoints()
-    losses = _resumed(parts, checkpoints, model.device)
+    checkpoints, room = work.checkpoints or Checkpoints(), Parts(reading.micro_batch)
+    if reading.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    losses = _resumed(parts, room, checkpoints, model.device)
     with checkpoints.training():
         for step, batch in islice(enumerate(_batches(blocks, reading.batch, plan.steps, seed), 1), len(losses), None):
-            loss = _loss(model, batch.to(model.device), reading.precision)
-            loss.backward()
+            loss = _loss(model, batch.to(model.device), reading.precision, room)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             learning_rate = float(schedules[0].get_last_lr()[0])
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-            losses.append(loss.item())
+            losses.append(loss)
             if step % 10 == 0 or step == plan.steps:
                 mean = sum(losses[-10:]) / len(losses[-10:])
                 told = {"loss": mean, "learning_rate": learning_rate, "gradient_norm": norm.item()}
@@ -127,16 +142,16 @@ def fit(
                 resuming.require_number(told, step)
             if checkpoints.due():
                 resuming.require_number({"loss": losses[-1]}, step)
-                checkpoints.save(step, partial(_save, parts, losses))
+                checkpoints.save(step, partial(_save, parts, room, losses))
     last = losses[-max(1, plan.steps // 10) :]
     return sum(last) / len(last)
 
 
-def _save(parts: Sequence[Any], losses: list[float], folder: Path) -> None:
-    resuming.save({"losses": losses, "parts": [part.state_dict() for part in parts]}, folder / resuming.FILE)
+def _save(parts: Sequence[Any], room: Parts, losses: list[float], folder: Path) -> None:
+    resuming.save({"losses": losses, "room": room.size, "parts": [part.state_dict() for part in parts]}, folder / resuming.FILE)
 
 
-def _resumed(parts: Sequence[Any], checkpoints: Checkpoints, device: torch.device) -> list[float]:
+def _resumed(parts: Sequence[Any], room: Parts, checkpoints: Checkpoints, device: torch.device) -> list[float]:
     """Put model, optimisers and schedules where the last checkpoint has them; the losses of the steps until then."""
     kept = checkpoints.latest()
     if kept is None:
@@ -144,6 +159,7 @@ def _resumed(parts: Sequence[Any], checkpoints: Checkpoints, device: torch.devic
     states = resuming.load(kept / resuming.FILE, device)
     for part, state in zip(parts, states["parts"], strict=True):
         part.load_state_dict(state)
+    room.size = states["room"]
     losses: list[float] = states["losses"]
     return losses
 

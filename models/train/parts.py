@@ -1,0 +1,110 @@
+"""A step's batch goes through the device in parts that fit: the gradients add up to those of the whole.
+
+Where memory runs out the step begins anew with parts of half the size, and all later ones have that size too. What it ends with is what it
+would have been, but for rounding: sums are made in another order.
+"""
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.core.errors import StageError
+
+
+class Parts:
+    """How many records go through the device at once; `size` None is all of a batch."""
+
+    def __init__(self, size: int | None) -> None:
+        self.size = size
+
+    def of(self, rows: int) -> Iterator[slice]:
+        size = self.size or rows
+        return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+    def step(self, rows: int, work: Callable[[slice], None], clear: Callable[[], None]) -> None:
+        """Call `work`, which adds gradients, for each part of a batch; after `clear`, which removes them, again where memory ran out.
+
+        Raises StageError where there is no memory for one record.
+        """
+        while True:
+            try:
+                for part in self.of(rows):
+                    work(part)
+                return
+            except torch.OutOfMemoryError as error:
+                self._halve(rows, error)
+                clear()
+                gc.collect()
+                torch.cuda.empty_cache()
+
+    def _halve(self, rows: int, error: Exception) -> None:
+        size = min(self.size or rows, rows)
+        if size == 1:
+            raise StageError(
+                "there is no memory for one record on the device: set gradient_checkpointing to true, weights to lora, or lower max_tokens"
+            ) from error
+        self.size = -(-size // 2)
+        print(f"no memory for {size} records at once: {self.size} at once from here on, and the same steps", flush=True)
+
+
+def cut(inputs: Mapping[str, Any], part: slice, rows: int, sides: int) -> dict[str, Any]:
+    """The part of a batch of `rows` records; where each has two sides, all first ones stand before all second ones."""
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim and len(value) == sides * rows:
+            return torch.cat([value[side * rows :][part] for side in range(sides)]) if sides > 1 else value[part]
+        return value[part] if isinstance(value, list) and len(value) == rows else value
+
+    return {name: of(value) for name, value in inputs.items()}
+
+
+class InParts:
+    """Mixed into a Hugging Face trainer, before it: the batch of each step in parts.
+
+    sides: how many rows the trainer's collator makes of a record. adds_up: whether the losses of parts add up to that of the batch, as
+    those do that are divided by the batch's tokens; else each is a mean, and counts by its records.
+    """
+
+    sides = 1
+    adds_up = False
+    parts: Parts
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, num_items_in_batch: Any = None, **__: Any) -> Tensor:
+        """The gradients are there when it returns; what it returns has none that anybody needs."""
+        trainer: Any = self
+        rows = max(len(value) for value in inputs.values() if isinstance(value, Tensor) and value.ndim) // self.sides
+        logged = {name: len(values) for name, values in _metrics(trainer).items()}
+        losses: list[Tensor] = []
+        auxiliary = getattr(trainer, "router_aux_loss_coef", None)
+
+        def one(part: slice) -> None:
+            share = (part.stop - part.start) / rows
+            if self.adds_up and auxiliary is not None:
+                trainer.router_aux_loss_coef = auxiliary * share  # a mean over a part, in a loss that is none
+            loss = super(InParts, self).compute_loss(  # type: ignore[misc]
+                model, cut(inputs, part, rows, self.sides), num_items_in_batch=num_items_in_batch
+            )
+            loss = loss if self.adds_up else loss * share
+            with torch.autocast(loss.device.type, enabled=False):
+                trainer.accelerator.backward(loss)
+            losses.append(loss.detach())
+
+        def clear() -> None:
+            losses.clear()
+            model.zero_grad(set_to_none=True)
+            for name, values in _metrics(trainer).items():
+                del values[logged.get(name, 0) :]
+
+        self.parts.step(rows, one, clear)
+        if auxiliary is not None:
+            trainer.router_aux_loss_coef = auxiliary
+        return torch.stack(losses).sum().requires_grad_()
+
+
+def _metrics(trainer: Any) -> dict[str, list[Any]]:
+    """What TRL has noted since its last log."""
+    found: dict[str, list[Any]] = getattr(trainer, "_metrics", {"train": {}})["train"]
+    return found
