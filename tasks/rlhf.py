@@ -39,6 +39,8 @@ class RlhfMetrics(Metrics):
     kl_per_token: float
     tokens_before: float = Field(description="mean length of an answer")
     tokens_after: float
+    diagnoses: dict[str, str] = Field(description="what the flight recorder found, by name: empty in an honest run")
+    handed_on: int | None = Field(description="the step whose weights these are; null: the last")
     held_out_prompts: int
     too_long: int = Field(description="prompts left out because no room for an answer is left, held-out ones included")
 
@@ -57,6 +59,7 @@ def gain(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
 def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Work) -> RlhfMetrics:
     from models.train import chat, policy, preference, reinforce, training, vocabulary
     from models.train.methods import group, ppo
+    from models.train.recorder import Recorder
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.sft)
@@ -73,11 +76,17 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
     held_out = held_out[: params.measured_prompts]
     before = reinforce.sample(sft, tokenizer, held_out, params, params.seed)
     model = policy.load(inputs.sft).to(work.device)
+    recorder = Recorder(
+        params,
+        tokens=lambda texts: [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]],
+        measure=lambda now: reinforce.mean_reward(now, rewards, tokenizer, held_out, params, params.seed),
+        folder=work.folder,
+    )
     if params.method.algorithm == "ppo":
         value = preference.load(inputs.reward or inputs.sft).to(work.device)
-        model = ppo.fit(model, sft, value, rewards, tokenizer, train, params, params.seed, work)
+        model = ppo.fit(model, sft, value, rewards, tokenizer, train, params, params.seed, work, recorder)
     else:
-        model = group.fit(model, rewards, tokenizer, train, params, params.seed, work)
+        model = group.fit(model, rewards, tokenizer, train, params, params.seed, work, recorder)
     after = reinforce.sample(model, tokenizer, held_out, params, params.seed)
     divergence = reinforce.divergence(model, sft, after)
     kl, tokens = float(divergence.mean()), float(after.tokens.sum())
@@ -99,6 +108,8 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
         kl_per_token=float(divergence.sum()) / tokens,
         tokens_before=float(before.tokens.mean()),
         tokens_after=float(after.tokens.mean()),
+        diagnoses=recorder.found,
+        handed_on=recorder.handed_on,
         held_out_prompts=len(held_out),
         too_long=train_dropped + held_out_dropped,
     )

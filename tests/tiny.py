@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
+from models.train.recorder import Recorder
 from models.train.settings import Weights
 
 CHAT = (
@@ -15,6 +16,15 @@ CHAT = (
 
 
 ROOM = {"micro_batch": None, "gradient_checkpointing": False}  # all the memory there is
+
+
+WARNED = {"recorder": {"act": "warn"}}  # whatever the flight recorder finds
+
+
+def recorder_of(plan: Any, folder: Path, **others: Any) -> Recorder:
+    """A flight recorder that counts letters and finds every model as good."""
+    known = {"tokens": lambda texts: list(map(len, texts)), "measure": lambda _: 0.0, "folder": folder}
+    return Recorder(plan, **{**known, **others})
 
 
 def weights_of(train: str, rank: int = 2, alpha: float = 4, layers: int = 1) -> Weights:

@@ -12,7 +12,7 @@ from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
 from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
 from tasks.sft import SftInputs, SftOutputs, SftParams, sft
 from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
-from tests.tiny import ROOM, method_of, weights_of
+from tests.tiny import ROOM, WARNED, method_of, weights_of
 
 SIZE = world.Size(
     people=16,
@@ -45,9 +45,9 @@ def finetuning(name="full", epochs=1):
 
 def reinforcement(name="full", max_kl=50.0, steps=2, algorithm="grpo", **method):
     sampling = {"max_new_tokens": 8, "temperature": 1.0, "measured_answers": 2, "measured_prompts": 4, "answers_per_batch": 8}
-    sizes = {"steps": steps, "prompts_per_step": 2, "answers_per_prompt": 2}
-    method = method_of(algorithm, **method)
-    return Reinforcement(method=method, weights=weights_of(name, 4, 8), beta=0.1, max_kl=max_kl, **sampling, **sizes, **ROOM, **SPEED)
+    sizes = {"steps": steps, "prompts_per_step": 2, "answers_per_prompt": 2, **ROOM, **WARNED}
+    chosen = {"method": method_of(algorithm, **method), "weights": weights_of(name, 4, 8)}
+    return Reinforcement(**chosen, beta=0.1, max_kl=max_kl, **sampling, **sizes, **SPEED)
 
 
 class Pipeline:

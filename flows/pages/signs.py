@@ -95,6 +95,8 @@ def _training(found: Facts) -> Iterator[Sign]:
         before, after = (metrics or {}).get("held_out_loss_before"), (metrics or {}).get("held_out_loss")
         if before is not None and after is not None and after > before:
             yield Sign("training", f"{stage}: held-out loss rose from {before:.3f} to {after:.3f}")
+        for said in ((metrics or {}).get("diagnoses") or {}).values():
+            yield Sign("training", f"{stage}, {said}")
         if abs(pays := (metrics or {}).get("length_correlation") or 0.0) > PAYS:
             yield Sign("training", f"{stage}: rewards go with the length of answers (correlation {pays:+.2f})")
         if "reward_gain" in (metrics or {}) and metrics["tokens_after"] > LENGTH * metrics["tokens_before"]:

@@ -25,6 +25,8 @@ NAMES = {
     "value_loss": "value model's loss, nats squared",
     "value_error": "error of what was foreseen, nats squared",
     "kl_weight": "weight of the KL term",
+    "length_correlation": "reward with length, within a prompt's answers",
+    "groups_alike": "share of prompts whose answers are worth the same",
     "clipped": "share of tokens beyond the clip",
     "accuracy": "accuracy",
 }

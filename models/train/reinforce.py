@@ -97,3 +97,10 @@ def mean_rewards(rewards: Rewards, answers: Answers, plan: Reinforcement) -> dic
     parts = rewards.parts(answers.asked, answers.texts)
     whole = {"": rewards.total(parts), **parts}
     return {name: values.reshape(-1, plan.measured_answers).mean(1) for name, values in whole.items()}
+
+
+def mean_reward(
+    model: PreTrainedModel, rewards: Rewards, tokenizer: PreTrainedTokenizerBase, asked: Asked, plan: Reinforcement, seed: int
+) -> float:
+    """Of a model as it is, over its answers to these prompts."""
+    return float(mean_rewards(rewards, sample(model, tokenizer, asked, plan, seed), plan)[""].mean())

@@ -160,6 +160,25 @@ class Ppo(Record):
     cut_reward: float | None = Field(description="of an answer that was cut, in the place of its own; null: its own")
 
 
+class Warn(Record):
+    """Say it, in the log, the metrics and the report."""
+
+    act: Literal["warn"]
+
+
+class Stop(Record):
+    """Fail, with the last checkpoint kept."""
+
+    act: Literal["stop"]
+
+
+class Restore(Record):
+    """Say it, and hand on the weights that had the most reward on held-out prompts."""
+
+    act: Literal["restore"]
+    every: int = Field(ge=1, description="steps between two looks at the held-out prompts")
+
+
 class Reinforcement(Room):
     method: Group | Ppo = Field(discriminator="algorithm", description="what an answer is held against")
     weights: Weights
@@ -177,6 +196,7 @@ class Reinforcement(Room):
     measured_prompts: int = Field(ge=2, description="held-out prompts at most")
     answers_per_batch: int = Field(ge=1, le=65536, description="sampled, rated and compared at once while measuring; bounds the memory")
     precision: Precision = Field(description="of the forward passes")
+    recorder: Warn | Stop | Restore = Field(discriminator="act", description="what to do where the numbers of the steps show a fault")
 
     @model_validator(mode="after")
     def a_group_has_two(self) -> "Reinforcement":

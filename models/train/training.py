@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,7 @@ def arguments(plan: Finetuning, records: Sized, work: Work, seed: int) -> dict[s
     )
 
 
+SEVERAL = "rewards_of/"  # before the name of a reward, where a sum of several is learned from
 KNOWN = {  # what Hugging Face's trainers and TRL's log, by the names that our curves have
     "loss": "loss",
     "learning_rate": "learning_rate",
@@ -155,16 +156,11 @@ class Progress(TrainerCallback):
     def on_log(
         self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
-        values = {KNOWN[name]: float(value) for name, value in (logs or {}).items() if name in KNOWN} | _of_several(logs or {})
+        values = {KNOWN[name]: float(value) for name, value in (logs or {}).items() if name in KNOWN}
+        values |= {name.replace(SEVERAL, "reward_"): float(value) for name, value in (logs or {}).items() if name.startswith(SEVERAL)}
         if values or (logs and "train_loss" in logs):  # the last call, which tells the mean of all steps
             self.work.progress(state.global_step, state.max_steps, values)
         require_number(values, state.global_step)
-
-
-def _of_several(logs: Mapping[str, float]) -> dict[str, float]:
-    """The mean of each reward, where a sum of several is learned from."""
-    found = {name.split("/")[1]: float(value) for name, value in logs.items() if name.startswith("rewards/") and name.endswith("/mean")}
-    return {f"reward_{name}": value for name, value in found.items()} if len(found) > 1 else {}
 
 
 def run(trainer: Any, plan: Room, work: Work) -> Any:

@@ -15,7 +15,7 @@ from models.train.methods import ppo
 from models.train.settings import Reinforcement
 from models.train.worth import Rewards
 from tests.models.test_reinforce import ASKED, LETTERS, PLAN
-from tests.tiny import method_of, tiny_model, weights_of
+from tests.tiny import method_of, recorder_of, tiny_model, weights_of
 
 ALL = torch.ones(1, 3, dtype=torch.bool)
 
@@ -200,7 +200,7 @@ def test_a_lora_has_its_reference_in_itself_and_ends_as_a_plain_model(folder, tm
     words, plan = vocabulary.load(folder), Reinforcement(method=method_of("ppo"), **{**PLAN, "weights": weights_of("lora"), "steps": 6})
     rows = []
     work = Work(tmp_path, tmp_path, progress=lambda *told: rows.append(told[-1]))
-    model = ppo.fit(policy.load(folder), None, preference.load(folder), LETTERS, words, ASKED, plan, 1, work)
+    model = ppo.fit(policy.load(folder), None, preference.load(folder), LETTERS, words, ASKED, plan, 1, work, recorder_of(plan, tmp_path))
     assert rows[0]["kl_per_token"] == 0.0
     assert abs(rows[-1]["kl_per_token"]) > 0
     assert {name for name, _ in model.named_parameters()} == {name for name, _ in policy.load(folder).named_parameters()}

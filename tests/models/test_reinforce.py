@@ -8,13 +8,14 @@ from models.train import policy, preference, reinforce, training, vocabulary
 from models.train.methods import group, ppo
 from models.train.settings import Reinforcement
 from models.train.worth import Rewards
-from tests.tiny import ROOM, method_of, tiny_model, weights_of
+from tests.tiny import ROOM, WARNED, method_of, recorder_of, tiny_model, weights_of
 
 pytestmark = pytest.mark.long
 
 ASKED = [{"prompt": [{"role": "user", "content": f"{number}?"}]} for number in range(8)]
 PLAN = {
     **ROOM,
+    **WARNED,
     "weights": weights_of("full"),
     "steps": 25,
     "prompts_per_step": 4,
@@ -62,9 +63,9 @@ def trained(folder, tmp_path):
         plan = Reinforcement(method=method, **{**PLAN, **changes})
         first, work = policy.load(folder), Work(tmp_path, tmp_path)
         if method["algorithm"] == "ppo":
-            model = ppo.fit(first, plain, preference.load(folder), LETTERS, words, ASKED, plan, 1, work)
+            model = ppo.fit(first, plain, preference.load(folder), LETTERS, words, ASKED, plan, 1, work, recorder_of(plan, tmp_path))
         else:
-            model = group.fit(first, LETTERS, words, ASKED, plan, 1, work)
+            model = group.fit(first, LETTERS, words, ASKED, plan, 1, work, recorder_of(plan, tmp_path))
         before, after = (reinforce.sample(one, words, ASKED, plan, 1) for one in (plain, model))
         gained = reinforce.mean_rewards(LETTERS, after, plan)[""].mean() - reinforce.mean_rewards(LETTERS, before, plan)[""].mean()
         return gained, reinforce.divergence(model, plain, after).mean()

@@ -23,7 +23,7 @@ from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
 from tasks.sft import SftInputs, SftOutputs, SftParams, sft
 from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
 from tests.architectures import PUBLISHED
-from tests.tiny import ROOM, method_of, weights_of
+from tests.tiny import ROOM, WARNED, method_of, weights_of
 from tests.trainings import JUDGED
 
 pytestmark = pytest.mark.long
@@ -119,7 +119,7 @@ class Stages:
         sizes = {"steps": 1, "prompts_per_step": 1, "answers_per_prompt": 2, "max_new_tokens": 4, "temperature": 1.0}
         measured = {"measured_answers": 2, "measured_prompts": 2, "answers_per_batch": 3, "beta": 0.1, "max_kl": 1000.0}
         inputs = RlhfInputs(sft=self.target / "sft", reward=self.target / "reward", prompts=self.records / "prompts")
-        numbers = {"method": method_of("grpo"), **sizes, **measured, **ROOM, **SPEED, **changes}
+        numbers = {"method": method_of("grpo"), **sizes, **measured, **WARNED, **ROOM, **SPEED, **changes}
         params = RlhfParams(seed=1, rewards=JUDGED, **dict(Reinforcement(weights=weights, **numbers)))
         return rlhf(params, inputs, RlhfOutputs(rlhf=out), self.work)
 
@@ -264,6 +264,7 @@ def test_answers_do_not_depend_on_how_many_are_rated_at_once(made, name):
         beta=0.1,
         **sizes,
         **ROOM,
+        **WARNED,
         **SPEED,
     )
     asked = [{"prompt": [{"role": "user", "content": text}]} for text in ("Hello", "Who is in Ton?", "a")]

@@ -7,6 +7,7 @@ import pytest
 
 from models.core.checkpoints import Checkpoints
 from models.core.content import folder_md5
+from models.train.settings import Restore
 from tests.trainings import PRETRAINING, Pipeline, finetuning, reinforcement, write_records
 
 pytestmark = pytest.mark.long
@@ -23,6 +24,12 @@ KINDS = {  # each with enough steps for two epochs and more, and for logs that s
     **{f"dpo-{name}": lambda stages, name=name: stages.dpo("made", finetuning(name, 5)) for name in ("full", "lora")},
     **{f"rlhf-{name}": lambda stages, name=name: stages.rlhf("made", reinforcement(name, steps=14)) for name in ("full", "lora")},
     "rlhf-rloo": lambda stages: stages.rlhf("made", reinforcement(steps=14, algorithm="rloo")),
+    **{
+        f"rlhf-{algorithm}-restored": lambda stages, algorithm=algorithm: stages.rlhf(
+            "made", reinforcement(steps=14, algorithm=algorithm).model_copy(update={"recorder": Restore(act="restore", every=3)})
+        )
+        for algorithm in ("grpo", "ppo")
+    },
     **{
         f"rlhf-ppo-{name}": lambda stages, name=name: stages.rlhf("made", reinforcement(name, steps=14, algorithm="ppo", target_kl=0.01))
         for name in ("full", "lora", "last-layers")

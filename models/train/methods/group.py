@@ -5,19 +5,20 @@ grpo: Shao et al. (2024), section 4.1, departing from it as TRL does by default:
 TRL keeps a copy, or takes the adapter off.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from models.core.work import Work
 from models.train import policy
 from models.train.chat import Messages
 from models.train.parts import InParts
+from models.train.recorder import Recorder
 from models.train.settings import Reinforcement
-from models.train.training import Progress, options, quiet, run, schedule_options
+from models.train.training import SEVERAL, Progress, options, quiet, run, schedule_options
 from models.train.worth import Asked, Rewards
 
 
@@ -42,18 +43,19 @@ def fit(
     plan: Reinforcement,
     seed: int,
     work: Work,
+    recorder: Recorder,
 ) -> PreTrainedModel:
     """The trained policy, adapters merged."""
     policy.freeze(model, plan.weights)
     asked = list(asked) * -(-plan.prompts_per_step // len(asked))  # TRL leaves a step out that it cannot fill: with few, all of them
 
-    def judge(name: str) -> Callable[..., list[float]]:
-        def judged(completions: list[Messages], place: Sequence[int], **_: Any) -> list[float]:
-            said = rewards.of(name, [asked[at] for at in place], [completion[-1]["content"] for completion in completions])
-            return [float(value) for value in said]
+    rewards, work = recorder.watched(rewards), recorder.watching(work)
 
-        judged.__name__ = name  # under which TRL logs it
-        return judged
+    def worth(completions: list[Messages], place: Sequence[int], **_: Any) -> list[float]:
+        parts = rewards.parts([asked[at] for at in place], [completion[-1]["content"] for completion in completions])
+        for name, values in parts.items() if len(parts) > 1 else ():
+            trainer._metrics["train"][f"{SEVERAL}{name}"].append(float(values.mean()))
+        return [float(value) for value in rewards.total(parts)]
 
     arguments = (
         options(plan, work, seed, logging_steps=2)
@@ -67,7 +69,6 @@ def fit(
             "learning_rate": plan.learning_rate,
             "warmup_steps": plan.warmup_share,
             "beta": plan.beta,
-            "reward_weights": [weight for weight, _ in rewards.sources.values()],
             "disable_dropout": True,
         }
     )
@@ -75,12 +76,23 @@ def fit(
     with quiet():
         trainer = kind(
             model=model,
-            reward_funcs=[judge(name) for name in rewards.sources],
+            reward_funcs=worth,
             args=config(**arguments),
             train_dataset=Dataset.from_list([{"prompt": record["prompt"], "place": at} for at, record in enumerate(asked)]),
             processing_class=tokenizer,
             peft_config=policy.adapter(plan.weights, model),
-            callbacks=[Progress(work)],
+            callbacks=[Progress(work), Stepped(recorder)],
         )
         run(trainer, plan, work)
+    recorder.restored(trainer.model)
     return policy.merged(trainer.model)
+
+
+class Stepped(TrainerCallback):
+    """Has the recorder look after each step."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def on_step_end(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, model: Any = None, **_: Any) -> None:
+        self.recorder.stepped(state.global_step, model)

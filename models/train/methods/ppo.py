@@ -32,6 +32,7 @@ from models.core.checkpoints import Checkpoints
 from models.core.work import Work
 from models.train import generation, policy, preference, resuming
 from models.train.parts import Parts
+from models.train.recorder import Recorder, trained
 from models.train.settings import Ppo, Reinforcement
 from models.train.training import logits_in_pieces, precision, rate
 from models.train.worth import Asked, Rewards
@@ -131,7 +132,7 @@ class Training:
             if self.plan.gradient_checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
         adam = partial(torch.optim.AdamW, lr=self.plan.learning_rate, eps=EPSILON, weight_decay=0.0, fused=True)
-        self.optimizers = [adam(list(_trained(model).values())) for model in self.models]
+        self.optimizers = [adam(list(trained(model).values())) for model in self.models]
         share = partial(rate, steps=self.plan.steps, warmup_share=self.plan.warmup_share, schedule=self.plan.schedule)
         self.schedules = [LambdaLR(optimizer, share) for optimizer in self.optimizers]
         self.others: list[Any] = [*self.optimizers, *self.schedules]
@@ -241,7 +242,7 @@ class Training:
 
     def save(self, folder: Path) -> None:
         kept = {
-            "models": [_trained(model) for model in self.models],
+            "models": [trained(model) for model in self.models],
             "others": [part.state_dict() for part in self.others],
             "weight": self.weight,
             "room": self.room.size,
@@ -254,7 +255,7 @@ class Training:
         """Put everything where a checkpoint has it."""
         states = resuming.load(kept / resuming.FILE, self.model.device)
         for model, weights in zip(self.models, states["models"], strict=True):
-            for name, weight in _trained(model).items():
+            for name, weight in trained(model).items():
                 weight.copy_(weights[name])
         for part, state in zip(self.others, states["others"], strict=True):
             part.load_state_dict(state)
@@ -272,6 +273,7 @@ def fit(
     plan: Reinforcement,
     seed: int,
     work: Work,
+    recorder: Recorder,
 ) -> PreTrainedModel:
     """The trained policy, adapters merged.
 
@@ -282,6 +284,7 @@ def fit(
     adapters = policy.adapter(plan.weights, model), policy.adapter(plan.weights, value, TaskType.SEQ_CLS)
     both = [one if shape is None else get_peft_model(one, shape) for one, shape in zip((model, value), adapters, strict=True)]
     training = Training(both[0], both[1], None if adapters[0] else reference, tokenizer, plan)
+    rewards, work = recorder.watched(rewards), recorder.watching(work)
     checkpoints = work.checkpoints or Checkpoints()
     if kept := checkpoints.latest():
         training.resume(kept)
@@ -290,8 +293,10 @@ def fit(
             told = training.one_step(some, rewards)
             work.progress(training.step, plan.steps, told)
             resuming.require_number(told, training.step)
+            recorder.stepped(training.step, training.model)
             if checkpoints.due():
                 checkpoints.save(training.step, training.save)
+    recorder.restored(training.model)
     return policy.merged(training.model)
 
 
@@ -302,10 +307,6 @@ def _batches(asked: Asked, plan: Reinforcement, seed: int) -> Iterator[Asked]:
         while len(order) < plan.prompts_per_step:
             order = source.sample(range(len(asked)), len(asked)) + order
         yield [asked[place] for place in [order.pop() for _ in range(plan.prompts_per_step)] for _ in range(plan.answers_per_prompt)]
-
-
-def _trained(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 def _from_the_left(made: generation.Batch, pad: int) -> tuple[Tensor, Tensor, Tensor]:
