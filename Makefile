@@ -1,5 +1,5 @@
 # One vocabulary for people, hooks and CI.
-.PHONY: setup run quick test test-all check wire example demo-refusal bench lock clean
+.PHONY: setup run quick test test-all check wire example demo-refusal bench bench-rl lock clean
 BIN = .venv/bin
 PARALLEL = --dist loadfile --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE =  # where it is set, as in containers, each of the many processes of a test would compile again what it imports
@@ -37,6 +37,9 @@ demo-refusal: setup  ## an honest candidate is promoted, what must not be is ref
 
 bench: setup  ## one JSON object a line: {"name", "ours", "theirs", "unit", "ratio"}
 	@$(BIN)/python -m tests.bench
+
+bench-rl: setup  ## after `make run`: reward against KL of every online method over five seeds, and runs that are sabotaged; 20 minutes
+	@$(BIN)/python -m tests.bench.rl
 
 lock: setup  ## compile the lock files anew from pyproject.toml, and cut them by stage
 	@infra/lock.sh

@@ -93,7 +93,7 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
     if not kl <= params.max_kl:  # nor a number that is none
         raise StageError(
             f"rlhf moved {kl:.2f} nats an answer away from sft, must be at most rlhf.max_kl = {params.max_kl}: "
-            "raise rlhf.beta, or lower rlhf.learning_rate or rlhf.steps"
+            "raise rlhf.beta, or lower rlhf.learning_rate or rlhf.steps" + "".join(f"; {said}" for said in recorder.found.values())
         )
     first, last = (reinforce.mean_rewards(rewards, answers, params) for answers in (before, after))
     reward_gain, error = gain(first[""], last[""])

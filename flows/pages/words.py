@@ -25,7 +25,7 @@ NAMES = {
     "value_loss": "value model's loss, nats squared",
     "value_error": "error of what was foreseen, nats squared",
     "kl_weight": "weight of the KL term",
-    "length_correlation": "reward with length, within a prompt's answers",
+    "length_correlation": "correlation of reward with length",
     "groups_alike": "share of prompts whose answers are worth the same",
     "clipped": "share of tokens beyond the clip",
     "accuracy": "accuracy",

@@ -23,7 +23,7 @@ from models.score.suite import NAME, check_name
 
 DEFAULT = "tiny"
 PARAMS, SHAPE = "params.yaml", "dvc.yaml"
-VARIANTS = ("take", "train", "algorithm", "form", "act")  # the keys that name the variant of a union
+VARIANTS = ("take", "train", "algorithm", "form", "act", "how")  # the keys that name the variant of a union
 FOLDER = Path(models.__file__).parent / "recipes"
 SHOWN = 100  # characters of a value
 

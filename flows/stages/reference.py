@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flows.stages.pipeline import task_contract
+from flows.stages.pipeline import bindings, task_contract
 from flows.stages.recipes import FOLDER, SHAPE
 from models.core.files import write_whole
 from tasks.gate.verdicts import Policy
@@ -127,7 +127,8 @@ def tasks_of(root: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(FOLDER.glob(f"*/{SHAPE}"), key=lambda path: (path.parent.name != "tiny", path)):
         for name, stage in YAML(typ="safe").load((root / path).read_text(encoding="utf-8"))["stages"].items():
-            found.setdefault(name, stage["desc"])
+            if bindings(str(stage["cmd"]).split()).get("task", name) == name:
+                found.setdefault(name, stage["desc"])
     return found
 
 

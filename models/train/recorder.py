@@ -5,7 +5,7 @@ Overoptimization"; Singhal et al. 2023, "A Long Way to Go", of length). Each dia
 last LAST of them beside the first ones: one odd batch is none.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from models.train.settings import Reinforcement, Restore, Stop
 from models.train.worth import Asked, Rewards
 
 LEAST, LAST = 6, 4  # rows before anything is said, and those that speak
-LONGER, PAYS = 1.3, 0.3  # times the length in the beginning, and the correlation of reward and length within a prompt's answers
+LONGER, PAYS = 1.3, 0.85  # times the length at first, and the correlation of reward and length within a prompt's answers
 COLLAPSED = 0.2  # of the entropy in the beginning
 ALL = 0.9  # share of answers that are cut, or of groups whose answers are all worth the same
 EXPLODED = 5.0  # times the value model's least error so far
@@ -50,8 +50,10 @@ class Recorder:
     seen: list[dict[str, float]] = field(default_factory=list)  # of the batches since the last row
     best: tuple[int, float] | None = None  # step, reward
     handed_on: int | None = None  # the step whose weights were restored
+    judges: list[str] = field(default_factory=list)  # rewards of weight 0
 
     def watched(self, rewards: Rewards) -> "Watched":
+        self.judges = [name for name, (weight, _) in rewards.sources.items() if weight == 0]
         return Watched(rewards.sources, self)
 
     def watching(self, work: Work) -> Work:
@@ -114,7 +116,7 @@ class Recorder:
         self.seen.append({"length_correlation": _correlation(*(values.ravel() for values in within)), "groups_alike": alike})
 
     def _look(self, step: int) -> None:
-        for name, said in diagnoses(self.rows, self.plan.max_kl):
+        for name, said in diagnoses(self.rows, self.plan.max_kl, self.judges):
             if name not in self.found:
                 self.found[name] = f"at step {step}: {said}"
                 print(f"rlhf, at step {step}: {said}", flush=True)
@@ -134,8 +136,8 @@ class Watched(Rewards):
         return found
 
 
-def diagnoses(rows: Sequence[Mapping[str, float]], max_kl: float) -> Iterator[Diagnosis]:
-    """What the rows of a curve say, the last of which is the present."""
+def diagnoses(rows: Sequence[Mapping[str, float]], max_kl: float, judges: Collection[str] = ()) -> Iterator[Diagnosis]:
+    """What the rows of a curve say, the last of which is the present. judges: the rewards that are measured and not learned from."""
     if len(rows) < LEAST:
         return
     now, first = Side(rows[-LAST:]), Side(rows[: max(2, len(rows) // 5)])
@@ -155,7 +157,7 @@ def diagnoses(rows: Sequence[Mapping[str, float]], max_kl: float) -> Iterator[Di
     if (alike := now("groups_alike")) > ALL:
         yield Diagnosis("alike", f"to {alike:.0%} of the prompts all answers are worth the same, so that there is nothing to learn from")
     yield from _values(rows, now)
-    yield from _judges(rows)
+    yield from _judges(rows, judges)
 
 
 def _values(rows: Sequence[Mapping[str, float]], now: "Side") -> Iterator[Diagnosis]:
@@ -168,14 +170,17 @@ def _values(rows: Sequence[Mapping[str, float]], now: "Side") -> Iterator[Diagno
         yield Diagnosis("values", f"{said}: what it foresees is worth nothing; lower the rate or value_weight, or raise minibatches")
 
 
-def _judges(rows: Sequence[Mapping[str, float]]) -> Iterator[Diagnosis]:
-    """A reward that falls while their sum rises; one of weight 0 is measured for this alone."""
+def _judges(rows: Sequence[Mapping[str, float]], judges: Collection[str]) -> Iterator[Diagnosis]:
+    """A judge whose reward falls while what is learned from rises."""
     if _slope([row["mean_reward"] for row in rows]) < SURE:
         return
-    for name in rows[-1]:
-        if name.startswith("reward_") and _slope([row[name] for row in rows if name in row]) < -SURE:
-            said = f"what is learned from rises, and {name.removeprefix('reward_')} falls, from {rows[0][name]:.3g} to {rows[-1][name]:.3g}"
-            yield Diagnosis(f"judges {name.removeprefix('reward_')}", f"{said}: the one is bought with the other; weigh them otherwise")
+    for name in judges:
+        values = [row[f"reward_{name}"] for row in rows if f"reward_{name}" in row]
+        if _slope(values) < -SURE:
+            said = f"what is learned from rises, and {name}, which is only measured, falls from {values[0]:.3g} to {values[-1]:.3g}"
+            yield Diagnosis(
+                f"judge {name}", f"{said}: the one is bought with the other; give {name} a weight, or mend what is learned from"
+            )
 
 
 def trained(model: torch.nn.Module) -> dict[str, Tensor]:

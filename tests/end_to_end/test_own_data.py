@@ -67,13 +67,20 @@ def base(tmp_path_factory):
     return tiny_model(tmp_path_factory.mktemp("base"))
 
 
-def test_a_team_with_its_own_data_goes_from_sft_to_dpo_and_to_its_documents(tmp_path, base):
+@pytest.fixture
+def mine(tmp_path):
+    """(workspace, folder of records): conversations and a quiz are in the workspace, nothing ran."""
     workspace, mine = make_workspace(tmp_path / "sluice", recipe=""), tmp_path / "mine"
     for kind, records in world.generate(5, SIZE, ())[0].items():
         write_lines(mine / f"{kind}.jsonl", records)
     sluice(workspace, "import", str(mine / "instructions.jsonl"))
     sluice(workspace, "suite", "new", "desk", "--from", str(quiz(tmp_path / "quiz.csv")))
+    return workspace, mine
 
+
+def test_a_team_with_its_own_data_goes_from_sft_to_dpo(mine, base):
+    """And nothing is trained again that is as it was."""
+    workspace, records = mine
     first = retrain(workspace, "sft", base)
     assert (first["version"], first["verdict"]) == ("1", "promote")
     assert last_run(workspace) == {
@@ -81,7 +88,7 @@ def test_a_team_with_its_own_data_goes_from_sft_to_dpo_and_to_its_documents(tmp_
         *("benchmark@base-desk", "benchmark@sft-desk", "questions", "samples@base", "samples@sft"),
     }
 
-    sluice(workspace, "import", str(mine / "preferences.jsonl"))
+    sluice(workspace, "import", str(records / "preferences.jsonl"))
     second = retrain(workspace, "dpo", base)
     assert second["version"] == "2"
     assert {"dpo", "benchmark@dpo-desk"} <= last_run(workspace)
@@ -89,16 +96,30 @@ def test_a_team_with_its_own_data_goes_from_sft_to_dpo_and_to_its_documents(tmp_
     found = json.loads(sluice(workspace, "lineage", "2", "--json"))
     assert "dpo" in found["runs"]["stages"]
     assert "artifacts/prepared/preferences" in found["data"]
+    assert run(workspace, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    changed = json.loads(sluice(workspace, "diff", "1", "2", "--json"))
+    assert changed["params"]["candidate"] == ["sft", "dpo"]
+    assert run(workspace, "sluice", "verify", "2").returncode == 0
 
-    sluice(workspace, "import", str(mine / "documents.jsonl"))
-    third = retrain(workspace, "continue", base)
-    assert third["version"] == "3"
+
+@pytest.mark.slow
+def test_and_goes_on_to_its_documents_and_to_a_soup_of_three(mine, base):
+    workspace, records = mine
+    assert retrain(workspace, "sft", base)["version"] == "1"
+    sluice(workspace, "import", str(records / "documents.jsonl"))
+    assert retrain(workspace, "continue", base)["version"] == "2"
     assert json.loads((workspace / "metrics" / "base.json").read_text())["training_tokens"] > 0
-    found = json.loads(sluice(workspace, "lineage", "3", "--json"))
+    found = json.loads(sluice(workspace, "lineage", "2", "--json"))
     assert "artifacts/prepared/documents" in found["data"]
     assert "artifacts/prepared/preferences" not in found["data"]
-    assert "dpo" not in found["runs"]["stages"]
+
+    assert retrain(workspace, "soup", base)["version"] == "3"
+    assert {"sft-2", "sft-3", "soup", "benchmark@soup-desk"} <= last_run(workspace)
+    metrics = json.loads((workspace / "metrics" / "soup.json").read_text())
+    assert list(metrics["held_out_losses"]) == ["first", "second", "third"]
+    assert len(set(metrics["held_out_losses"].values())) == 3
+    assert metrics["taken"] == ["first", "second", "third"]
+    found = json.loads(sluice(workspace, "lineage", "3", "--json"))
+    assert {"sft", "sft-2", "sft-3", "soup"} <= found["runs"]["stages"].keys()
     assert run(workspace, "dvc", "status").stdout.strip() == "Data and pipelines are up to date."
-    changed = json.loads(sluice(workspace, "diff", "2", "3", "--json"))
-    assert changed["params"]["candidate"] == ["dpo", "sft"]
     assert run(workspace, "sluice", "verify", "3").returncode == 0

@@ -293,7 +293,9 @@ def test_a_training_beside_which_mlflow_dies_is_trained_once_and_reported_whole(
     workspace = Workspace(root)
     client, [found] = runs(workspace)
     assert (found.info.status, found.data.params) == ("FINISHED", {"steps": "40"})
-    assert [(row.step, row.value) for row in client.get_metric_history(found.info.run_id, "loss")] == [(n, 1 / n) for n in range(1, 41)]
+    assert [(row.step, row.value) for row in client.get_metric_history(found.info.run_id, "train/loss")] == [
+        (n, 1 / n) for n in range(1, 41)
+    ]
     assert found.data.metrics["accuracy"] == 0.75
     client.delete_run(found.info.run_id)
 

@@ -246,7 +246,7 @@ def test_signs_of_training_data_and_health_have_their_numbers():
     metrics = {
         "sft": {"held_out_loss_before": 2.0, "held_out_loss": 2.5},
         "reward": {"accuracy": 0.7, "length_correlation": 0.81},
-        "rlhf": {"reward_gain": 1.0, "tokens_before": 10.0, "tokens_after": 40.0},
+        "rlhf": {"reward_gain": 1.0, "tokens_before": 10.0, "tokens_after": 40.0, "diagnoses": {"cut": "at step 6: all are cut"}},
     }
     broken = {"quiz": {"rlhf": {**sheet(), "empty": 150}}}
     found = facts(metrics=metrics, health=broken)
@@ -254,6 +254,7 @@ def test_signs_of_training_data_and_health_have_their_numbers():
     assert [(one.section, one.said) for one in signs(found, other, "champion")] == [
         ("training", "sft: held-out loss rose from 2.000 to 2.500"),
         ("training", "reward: rewards go with the length of answers (correlation +0.81)"),
+        ("training", "rlhf, at step 6: all are cut"),
         ("training", "rlhf: as the reward rose, answers grew from 10 to 40 tokens; a reward that pays for length does that"),
         ("data", "quiz: 2 items stand in training text, and count for nothing"),
         ("data", "90 documents were kept, the champion had 300"),
