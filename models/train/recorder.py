@@ -23,7 +23,8 @@ from models.train.worth import Asked, Rewards
 LEAST, LAST = 6, 4  # rows before anything is said, and those that speak
 LONGER, PAYS = 1.3, 0.85  # times the length at first, and the correlation of reward and length within a prompt's answers
 COLLAPSED = 0.2  # of the entropy in the beginning
-ALL = 0.9  # share of answers that are cut, or of groups whose answers are all worth the same
+CUT = 0.5  # share of the answers
+ALIKE = 0.9  # share of the prompts to which all answers are worth the same
 EXPLODED = 5.0  # times the value model's least error so far
 SURE = 3.0  # standard errors of a slope over all rows
 BEST = "best.pt"
@@ -152,9 +153,9 @@ def diagnoses(rows: Sequence[Mapping[str, float]], max_kl: float, judges: Collec
     if (kl := now("kl_per_token") * tokens) > max_kl:
         said = f"KL to sft is {kl:.1f} nats an answer and runs away, must be at most max_kl = {max_kl:g}"
         yield Diagnosis("kl", f"{said}: raise beta or lower the rate")
-    if (cut := now("answers_cut")) > ALL:
+    if (cut := now("answers_cut")) > CUT:
         yield Diagnosis("cut", f"{cut:.0%} of the answers are cut, and no reward sees how they end: raise max_new_tokens")
-    if (alike := now("groups_alike")) > ALL:
+    if (alike := now("groups_alike")) > ALIKE:
         yield Diagnosis("alike", f"to {alike:.0%} of the prompts all answers are worth the same, so that there is nothing to learn from")
     yield from _values(rows, now)
     yield from _judges(rows, judges)

@@ -30,7 +30,7 @@ WORDS = {"words": {"take": "function", "weight": 1.0, "function": "tests.bench.r
 CONSTANT = {"constant": {"take": "function", "weight": 1.0, "function": "tests.bench.rl:constant"}}
 SABOTAGE: Mapping[str, tuple[dict[str, Any], str]] = {  # what is wrong, and the diagnosis that must be among those made
     "a reward that pays for length": ({"rewards": WORDS}, "length"),
-    "no KL": ({"beta": 1e-9}, "kl"),
+    "no KL, 60 steps": ({"beta": 1e-9, "steps": 60}, "kl"),
     "rate x 100": ({"learning_rate": 0.01}, "kl"),
     "max_new_tokens 4": ({"max_new_tokens": 4}, "cut"),
     "a constant reward": ({"rewards": CONSTANT}, "alike"),
