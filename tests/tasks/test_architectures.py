@@ -156,6 +156,18 @@ def test_every_choice_of_weights_in_every_stage_trains_every_architecture_into_a
         assert not {name for name in moved if any(name.endswith(own) for own in first)}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("train", ["full", "lora", "last-layers"])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_ppo_trains_every_architecture_too(made, tmp_path, name, train):
+    stages = made(name).need(*NEEDS["rlhf"])
+    metrics = stages.train("rlhf", train, tmp_path / "out", method=method_of("ppo"), answers_per_prompt=1, prompts_per_step=2)
+    assert metrics.kl >= 0
+    after, before = policy.load(tmp_path / "out").state_dict(), policy.load(stages.target / "sft").state_dict()
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(after[weight], before[weight]) for weight in after)
+
+
 def test_pretraining_goes_on_from_a_published_model(made):
     stages = Stages("opt", made("opt").records, made("opt").target.parent / "opt-further")
     metrics = stages.base(steps=2)
