@@ -24,6 +24,7 @@ NAMES = {
     "answers_cut": "share of answers cut",
     "value_loss": "value model's loss, nats squared",
     "value_error": "error of what was foreseen, nats squared",
+    "value_explained": "share of the returns' spread that was foreseen",
     "kl_weight": "weight of the KL term",
     "length_correlation": "correlation of reward with length",
     "groups_alike": "share of prompts whose answers are worth the same",

@@ -166,8 +166,8 @@ def _values(rows: Sequence[Mapping[str, float]], now: "Side") -> Iterator[Diagno
     if len(errors) < 2 * LAST:
         return
     least = min(float(np.mean(errors[at : at + LAST])) for at in range(len(errors) - LAST))
-    if now("value_error") > EXPLODED * least > 0:
-        said = f"the value model's squared error is {now('value_error'):.3g}, it was {least:.3g}"
+    if now("value_error") > EXPLODED * least > 0 and now("value_explained") < 0:
+        said = f"the value model's squared error is {now('value_error'):.3g}, it was {least:.3g}, and more than the spread of what comes"
         yield Diagnosis("values", f"{said}: what it foresees is worth nothing; lower the rate or value_weight, or raise minibatches")
 
 

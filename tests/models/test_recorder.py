@@ -23,6 +23,7 @@ HONEST = {
     "answers_cut": (0.3, 0.4),
     "groups_alike": (0.0, 0.1),
     "value_error": (2.0, 0.5),
+    "value_explained": (0.2, 0.7),
 }
 
 
@@ -55,7 +56,7 @@ def test_an_honest_curve_is_not_named(seed):
         ("kl", {"kl_per_token": (0.0, 0.5)}),
         ("cut", {"answers_cut": (0.9, 1.0)}),
         ("alike", {"groups_alike": (0.9, 1.0)}),
-        ("values", {"value_error": (0.1, 9.0)}),
+        ("values", {"value_error": (0.1, 9.0), "value_explained": (0.5, -3.0)}),
         ("judge taste", {"reward_taste": (1.0, -1.0), "reward_other": (0.0, 4.0)}),
     ],
 )

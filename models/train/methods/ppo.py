@@ -176,7 +176,8 @@ class Training:
             "entropy_per_token": float(mean(entropy, said)),
             "answer_tokens": float(said.sum(1).float().mean()),
             "answers_cut": float((~made.ended).float().mean()),
-            "value_error": float(mean((values - returns) ** 2, said)),
+            "value_error": (error := float(mean((values - returns) ** 2, said))),
+            "value_explained": 1 - error / max(float(mean((returns - mean(returns, said)) ** 2, said)), 1e-8),
         }
         if len(parts) > 1:
             told |= {f"reward_{name}": float(values.mean()) for name, values in parts.items()}
@@ -253,7 +254,7 @@ class Training:
     @torch.no_grad()
     def resume(self, kept: Path) -> None:
         """Put everything where a checkpoint has it."""
-        states = resuming.load(kept / resuming.FILE, self.model.device)
+        states = resuming.load(kept / resuming.FILE)  # on the CPU, where the states of generators must be
         for model, weights in zip(self.models, states["models"], strict=True):
             for name, weight in trained(model).items():
                 weight.copy_(weights[name])
