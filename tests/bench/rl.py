@@ -78,25 +78,35 @@ def plot(known: list[dict[str, Any]]) -> str:
     import vl_convert
 
     rows = [
-        {"method": one["method"], "seed": one["seed"], "step": row["step"], "reward": row["mean_reward"], "KL": _kl(row)}
+        {
+            "method": one["method"],
+            "seed": one["seed"],
+            "step": row["step"],
+            "reward": round(row["mean_reward"], 3),
+            "KL": round(_kl(row), 3),
+        }
         for one in known
         for row in one["curve"]
         if one["run"] == "honest"
     ]
-    spec = {
-        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
-        "config": {"background": "white", "font": "sans-serif", "range": {"category": ["#3b82c4", "#d97706", "#2a9d8f", "#a855a8"]}},
-        "width": 640,
-        "height": 340,
-        "data": {"values": rows},
-        "mark": {"type": "line", "point": {"size": 14}, "strokeWidth": 1.4, "opacity": 0.75},
+    lines = {
+        "width": 320,
+        "height": 180,
+        "mark": {"type": "line", "point": {"size": 12}, "strokeWidth": 1.4},
         "encoding": {
             "x": {"field": "KL", "type": "quantitative", "title": "KL to sft, nats an answer"},
             "y": {"field": "reward", "type": "quantitative", "title": "reward, nats"},
-            "order": {"field": "step"},
-            "detail": {"field": "seed"},
-            "color": {"field": "method", "sort": list(METHODS), "legend": {"orient": "top", "title": None, "labelLimit": 300}},
+            "order": {"field": "step", "type": "quantitative"},
+            "color": {"field": "seed", "type": "nominal", "legend": {"orient": "top"}},
         },
+    }
+    spec = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "config": {"background": "white", "font": "sans-serif"},
+        "data": {"values": rows},
+        "facet": {"field": "method", "type": "nominal", "sort": list(METHODS), "title": None},
+        "columns": 2,
+        "spec": lines,
     }
     found: str = vl_convert.vegalite_to_svg(spec)
     return found
