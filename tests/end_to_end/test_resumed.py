@@ -87,6 +87,9 @@ def test_verify_resume_gives_a_certificate_and_keeps_it_with_the_run(finished, t
     assert snapshot(workspace / "artifacts", workspace / "dvc.yaml", workspace / "dvc.lock") == before
 
 
-@pytest.mark.parametrize(("stage", "said"), [("prepare", "ended before it could be killed"), ("nothing", "no stage 'nothing'")])
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [pytest.param("prepare", "ended before it could be killed", marks=pytest.mark.slow), ("nothing", "no stage 'nothing'")],
+)
 def test_what_is_no_training_has_no_certificate(finished, tmp_path, stage, said):
     assert_one_line_each(run(copy_of(finished, tmp_path / "sluice"), "sluice", "verify-resume", stage), 2, said)

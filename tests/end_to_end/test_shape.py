@@ -10,6 +10,7 @@ from models.core.content import folder_md5
 from models.core.files import write_lines
 from models.core.given import read_lines
 from tests.shapes import edit, only_sft, polished
+from tests.tiny import method_of
 from tests.workspaces import ROOT, copy_of, git, make_workspace, run
 
 
@@ -86,3 +87,37 @@ def test_a_team_with_documents_and_conversations_of_its_own_reaches_a_champion(f
     [line] = json.loads(run(workspace, "sluice", "history", "--json").stdout)
     assert (line["version"], line["verdict"]) == ("1", "promote")
     assert run(workspace, "sluice", "verify", "1").returncode == 0
+
+
+@pytest.mark.slow
+def test_the_reward_of_ones_own_that_the_docs_show_trains_by_ppo_and_a_change_of_it_trains_again(finished, tmp_path):
+    workspace = copy_of(finished, tmp_path / "sluice")
+    own = workspace / "mine" / "rewards.py"
+    own.parent.mkdir()
+    own.write_text(block("training.md", "# mine/rewards.py"))
+    polite = {"take": "function", "weight": 1.0, "function": "mine.rewards:polite"}
+
+    def with_it(values):
+        values["rlhf"]["rewards"] = {"polite": polite, "short": {"take": "length", "weight": 0.1, "words": 5}}
+        values["rlhf"]["method"] = method_of("ppo")
+
+    edit(workspace, "params.yaml", with_it)
+    done = run(workspace, "sluice", "run")
+    assert (done.returncode, "mine/rewards.py, which is no dep of rlhf" in done.stderr) == (2, True), done.stderr
+
+    edit(workspace, "dvc.yaml", lambda values: values["stages"]["rlhf"]["deps"].append("mine/rewards.py"))
+    git(workspace, "add", "-A")
+    git(workspace, "commit", "-qm", "a reward of our own")
+    done = run(workspace, "sluice", "run")
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    assert "to run: rlhf, " in done.stdout
+    metrics = json.loads((workspace / "metrics" / "rlhf.json").read_text())
+    assert metrics["gains"].keys() == {"polite", "short"}
+    header = (workspace / "artifacts" / "curves" / "rlhf.csv").read_text().partition("\n")[0].split(",")
+    assert {"reward_polite", "reward_short", "value_loss", "length_correlation"} <= set(header)
+    assert run(workspace, "sluice", "verify", "2").returncode == 0
+
+    own.write_text(own.read_text().replace("please", "thank you"))
+    states = {row["name"]: row["state"] for row in json.loads(run(workspace, "sluice", "stages", "--json").stdout)}
+    assert states["rlhf"] == "changed"
+    assert states["reward"] == "unchanged"

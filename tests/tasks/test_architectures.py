@@ -35,13 +35,8 @@ OFTEN = {
     ("mixtral", "rlhf", "full"),
     ("qwen2", "reward", "lora"),
     ("granite", "reward", "last-layers"),
-    ("gpt_neox", "sft", "last-layers"),
     ("opt", "sft", "last-layers"),
-    ("llama", "sft", "full"),
     ("gemma3", "sft", "lora"),
-    ("phi", "sft", "lora"),
-    ("qwen3", "sft", "full"),
-    ("gemma2", "dpo", "lora"),
     ("gpt2", "dpo", "full"),
 }
 MATRIX = [

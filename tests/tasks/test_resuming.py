@@ -91,7 +91,7 @@ def whole(done, tmp_path_factory):
     return of
 
 
-QUICK = ("base", "sft-lora", "rlhf-full")
+QUICK = ("base", "rlhf-full")
 
 
 @pytest.mark.parametrize("kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])

@@ -94,7 +94,7 @@ def test_progress_ends_with_the_last_step(done):
     assert "loss" in [values for *_, values in told if values][-1]
 
 
-@pytest.mark.parametrize("name", ["lora", "last-layers"])
+@pytest.mark.parametrize("name", ["lora", pytest.param("last-layers", marks=pytest.mark.slow)])
 def test_other_weights_give_whole_models_too(done, name):
     done.sft(f"sft-{name}", finetuning(name))
     done.reward(f"reward-{name}", finetuning(name))
