@@ -11,6 +11,7 @@ from models.score.rewards import Source, sum_of
 from models.train.settings import Reinforcement
 from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 
+EVIDENCE = 5  # answers before and after, for people to read
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,39}$")]
 
 
@@ -89,13 +90,16 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
         model = group.fit(model, rewards, tokenizer, train, params, params.seed, work, recorder)
     after = reinforce.sample(model, tokenizer, held_out, params, params.seed)
     divergence = reinforce.divergence(model, sft, after)
+    first, last = (reinforce.mean_rewards(rewards, answers, params) for answers in (before, after))
+    shown = (reinforce.shown(answers, means[""], params, EVIDENCE) for answers, means in ((before, first), (after, last)))
+    work.reports.mkdir(parents=True, exist_ok=True)
+    (work.reports / "flight-recorder.html").write_text(recorder.page(*shown), encoding="utf-8")
     kl, tokens = float(divergence.mean()), float(after.tokens.sum())
     if not kl <= params.max_kl:  # nor a number that is none
         raise StageError(
             f"rlhf moved {kl:.2f} nats an answer away from sft, must be at most rlhf.max_kl = {params.max_kl}: "
             "raise rlhf.beta, or lower rlhf.learning_rate or rlhf.steps" + "".join(f"; {said}" for said in recorder.found.values())
         )
-    first, last = (reinforce.mean_rewards(rewards, answers, params) for answers in (before, after))
     reward_gain, error = gain(first[""], last[""])
     policy.save(model, tokenizer, outputs.rlhf)
     return RlhfMetrics(

@@ -7,6 +7,7 @@ last LAST of them beside the first ones: one odd batch is none.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +29,27 @@ ALIKE = 0.9  # share of the prompts to which all answers are worth the same
 EXPLODED = 5.0  # times the value model's least error so far
 SURE = 3.0  # standard errors of a slope over all rows
 BEST = "best.pt"
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>flight recorder</title>
+<style>body {{ font: 15px system-ui, sans-serif; margin: 2em }} td, th {{ padding: .3em .6em; text-align: left; vertical-align: top;
+border-bottom: 1px solid #ccc }} td {{ white-space: pre-wrap }}</style>
+<h1>Flight recorder</h1><h2>Found</h2><ul>{found}</ul>
+<h2>Answers to held-out prompts</h2>
+<table><tr><th>prompt</th><th>before</th><th>reward</th><th>after</th><th>reward</th></tr>{pairs}</table>
+<h2>Steps</h2><table><tr>{names}</tr>{rows}</table></html>
+"""
 
 
 class Diagnosis(NamedTuple):
     name: str
     said: str
+
+
+class Shown(NamedTuple):
+    """An answer for people to read, with the mean reward of the answers to its prompt."""
+
+    prompt: str
+    answer: str
+    reward: float
 
 
 @dataclass
@@ -115,6 +132,23 @@ class Recorder:
         alike = float(np.mean(np.ptp(groups, axis=1) <= 1e-6 * max(1.0, float(np.abs(groups).max())))) if size > 1 else 0.0
         within = (values - values.mean(1, keepdims=True) if size > 1 else values - values.mean() for values in (groups, lengths))
         self.seen.append({"length_correlation": _correlation(*(values.ravel() for values in within)), "groups_alike": alike})
+
+    def page(self, before: Sequence[Shown], after: Sequence[Shown]) -> str:
+        """What was found, answers to the same prompts before and after, and the rows: HTML that stands alone."""
+        found = [f"<li>{escape(said)}</li>" for said in self.found.values()] or ["<li>nothing</li>"]
+        pairs = [
+            f"<tr><td>{escape(old.prompt)}</td><td>{escape(old.answer)}</td><td>{old.reward:.3g}</td>"
+            f"<td>{escape(new.answer)}</td><td>{new.reward:.3g}</td></tr>"
+            for old, new in zip(before, after, strict=True)
+        ]
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        rows = ["".join(f"<td>{row[name]:.4g}</td>" if name in row else "<td></td>" for name in names) for row in self.rows]
+        return PAGE.format(
+            found="".join(found),
+            pairs="".join(pairs),
+            names="".join(f"<th>{escape(name)}</th>" for name in names),
+            rows="".join(f"<tr>{row}</tr>" for row in rows),
+        )
 
     def _look(self, step: int) -> None:
         for name, said in diagnoses(self.rows, self.plan.max_kl, self.judges):

@@ -14,6 +14,7 @@ from models.core.lines import read_rows
 from models.train import preference
 from models.train.chat import Messages
 from models.train.generation import Batch, batches, prompt_ids
+from models.train.recorder import Shown
 from models.train.settings import Reinforcement
 from models.train.training import logits_in_pieces
 from models.train.worth import Asked, Judge, Rewards
@@ -104,3 +105,10 @@ def mean_reward(
 ) -> float:
     """Of a model as it is, over its answers to these prompts."""
     return float(mean_rewards(rewards, sample(model, tokenizer, asked, plan, seed), plan)[""].mean())
+
+
+def shown(answers: Answers, means: np.ndarray, plan: Reinforcement, count: int) -> list[Shown]:
+    """The first answer to each of the first prompts, with the mean reward [prompts] of all answers to it."""
+    firsts = range(0, min(count, len(means)) * plan.measured_answers, plan.measured_answers)
+    prompts = [answers.asked[place]["prompt"][-1]["content"] for place in firsts]
+    return [Shown(*one) for one in zip(prompts, [answers.texts[place] for place in firsts], map(float, means), strict=False)]

@@ -7,7 +7,7 @@ import torch
 from models.core.checkpoints import Checkpoints
 from models.core.errors import StageError
 from models.core.work import Work
-from models.train.recorder import diagnoses
+from models.train.recorder import Shown, diagnoses
 from models.train.settings import Reinforcement
 from models.train.worth import Rewards
 from tests.models.test_reinforce import PLAN
@@ -151,3 +151,13 @@ def test_the_weights_that_were_best_are_handed_on_where_something_was_found(tmp_
     hear(recorder, curve(answers_cut=(1.0, 1.0)) if fault else curve())
     recorder.restored(model)
     assert (model.weight.item(), recorder.handed_on) == ((4.0, 4) if fault else (6.0, None))
+
+
+def test_its_page_shows_what_models_wrote_as_text(tmp_path):
+    recorder = recorder_of(plan(max_kl=10.0), tmp_path)
+    hear(recorder, curve(answers_cut=(1.0, 1.0)))
+    text = recorder.page([Shown("<b>?", "<script>1</script>", 1.0)], [Shown("<b>?", "a & b", 2.5)])
+    assert "<script>" not in text
+    assert "<td>&lt;b&gt;?</td><td>&lt;script&gt;1&lt;/script&gt;</td><td>1</td><td>a &amp; b</td><td>2.5</td>" in text
+    assert text.count("<tr><td>") == 1 + STEPS
+    assert "of the answers are cut" in text

@@ -165,5 +165,8 @@ def test_checks_train_without_a_reward_model_and_each_is_told_of(done, tmp_path,
     assert metrics.gains["short"] + 0.5 * metrics.gains["letters"] == pytest.approx(metrics.reward_gain)
     for values in (values for values in told if "mean_reward" in values):
         assert values["reward_short"] + 0.5 * values["reward_letters"] == pytest.approx(values["mean_reward"], abs=1e-5)
+    page = (tmp_path / "flight-recorder.html").read_text()
+    assert page.count("<tr><td>") == 4 + len([values for values in told if "mean_reward" in values])  # held-out prompts, rows
+    assert "<th>length_correlation</th>" in page
     with pytest.raises(UserError, match=r"rewards.judge takes the reward model, which dvc.yaml does not give the stage"):
         own.rlhf("none", judged=False)
