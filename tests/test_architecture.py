@@ -1,6 +1,7 @@
 """dvc.yaml, the stage signatures, params.yaml and the imports say the same thing."""
 
 import ast
+import functools
 import re
 import tomllib
 from pathlib import Path
@@ -97,11 +98,17 @@ DOORS = {  # tool: the modules that its line in pyproject.toml names
 }
 
 
+@functools.cache
+def imports():
+    """The tools that each module imports, wherever it does."""
+    sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in sources}
+    return {path: set().union(*map(tools_of, ast.walk(tree))) for path, tree in trees.items()}
+
+
 @pytest.mark.parametrize("tool", sorted(DOORS))
 def test_a_tool_is_imported_where_pyproject_says_and_nowhere_else(tool):
-    sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    users = {path for path in sources for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if tool in tools_of(node)}
-    assert {path.relative_to(ROOT).as_posix() for path in users} == DOORS[tool]
+    assert {path for path, tools in imports().items() if tool in tools} == DOORS[tool]
 
 
 def test_the_tools_with_few_doors_are_known():

@@ -120,6 +120,7 @@ def test_a_file_that_is_no_yaml_is_replaced_where_git_holds_it(root, text):
     assert load(root / "params.yaml")["candidate"] == "rlhf"
 
 
+@pytest.mark.long
 def test_a_recipe_is_made_of_a_workspace_and_taken_again(root):
     for arguments in (("use", "sft"), ("new", "mine")):
         done = run(root, "sluice", "recipe", *arguments)

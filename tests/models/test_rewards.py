@@ -29,6 +29,7 @@ def test_format_is_that_of_the_whole_answer(answer, value):
     assert worth({"take": "format", "pattern": "<think>.*</think>.+"}, [{}], [answer]) == [value]
 
 
+@pytest.mark.long
 def test_an_expression_that_backtracks_for_ever_has_not_matched():
     assert worth({"take": "format", "pattern": r"(a|aa)+(a|aa)+(a|aa)+c"}, [{}], ["a" * 60 + "b"]) == [0.0]
 
