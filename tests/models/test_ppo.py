@@ -195,6 +195,7 @@ def test_a_group_of_one_is_refused_where_answers_are_compared(algorithm):
         Reinforcement(method=method_of(algorithm), **{**PLAN, "answers_per_prompt": 1})
 
 
+@pytest.mark.long
 def test_a_lora_has_its_reference_in_itself_and_ends_as_a_plain_model(folder, tmp_path):
     training.make_repeatable(1)
     words, plan = vocabulary.load(folder), Reinforcement(method=method_of("ppo"), **{**PLAN, "weights": weights_of("lora"), "steps": 6})
