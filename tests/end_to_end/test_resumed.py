@@ -50,7 +50,7 @@ def is_there(group):
 @pytest.mark.parametrize(
     ("stage", "sign"),
     [
-        ("sft", signal.SIGKILL),
+        pytest.param("sft", signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param("base", signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param("reward", signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param("rlhf", signal.SIGKILL, marks=pytest.mark.slow),

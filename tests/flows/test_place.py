@@ -154,7 +154,7 @@ def test_a_stage_that_would_end_the_same_way_is_tried_once_and_only_what_needs_i
     assert sorted(place.attempted) == ["above", "aside"]
 
 
-@pytest.mark.server
+@pytest.mark.slow
 def test_stages_that_need_nothing_of_each_other_are_at_work_at_once(session, monkeypatch):
     monkeypatch.setattr(session.pipeline, "stages", {name: session.pipeline.stages[name] for name in ("above", "aside")})
     states, raised = retrained(session, Scripted(together=threading.Barrier(2)), monkeypatch)

@@ -45,7 +45,7 @@ KINDS = {
     "ppo": ppo("reward"),
     "ppo-loss": ppo("loss"),
 }
-QUICK = ("base", "sft-full", "ppo")
+QUICK = ("sft-full", "ppo")
 EACH = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 
