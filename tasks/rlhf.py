@@ -90,8 +90,8 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
         model = group.fit(model, rewards, tokenizer, train, params, params.seed, work, recorder)
     after = reinforce.sample(model, tokenizer, held_out, params, params.seed)
     divergence = reinforce.divergence(model, sft, after)
-    first, last = (reinforce.mean_rewards(rewards, answers, params) for answers in (before, after))
-    shown = (reinforce.shown(answers, means[""], params, EVIDENCE) for answers, means in ((before, first), (after, last)))
+    (first, first_of), (last, last_of) = (reinforce.mean_rewards(rewards, answers, params) for answers in (before, after))
+    shown = (reinforce.shown(answers, means, params, EVIDENCE) for answers, means in ((before, first), (after, last)))
     work.reports.mkdir(parents=True, exist_ok=True)
     (work.reports / "flight-recorder.html").write_text(recorder.page(*shown), encoding="utf-8")
     kl, tokens = float(divergence.mean()), float(after.tokens.sum())
@@ -100,14 +100,14 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
             f"rlhf moved {kl:.2f} nats an answer away from sft, must be at most rlhf.max_kl = {params.max_kl}: "
             "raise rlhf.beta, or lower rlhf.learning_rate or rlhf.steps" + "".join(f"; {said}" for said in recorder.found.values())
         )
-    reward_gain, error = gain(first[""], last[""])
+    reward_gain, error = gain(first, last)
     policy.save(model, tokenizer, outputs.rlhf)
     return RlhfMetrics(
         reward_gain=reward_gain,
         reward_gain_stderr=error,
-        gains={name: float((last[name] - first[name]).mean()) for name in params.rewards},
-        reward_before=float(first[""].mean()),
-        reward_after=float(last[""].mean()),
+        gains={name: float((last_of[name] - first_of[name]).mean()) for name in params.rewards},
+        reward_before=float(first.mean()),
+        reward_after=float(last.mean()),
         kl=kl,
         kl_per_token=float(divergence.sum()) / tokens,
         tokens_before=float(before.tokens.mean()),

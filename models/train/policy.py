@@ -91,12 +91,18 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     vocabulary.save(tokenizer, folder)
 
 
+def trained(model: Module) -> dict[str, torch.Tensor]:
+    """The weights that a training moves."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
 def remove_dropout(model: Module) -> None:
     """Have the model compute the same in training as at work."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        vars(module).update({"attention_dropout": 0.0} if "attention_dropout" in vars(module) else {})
+        if "attention_dropout" in vars(module):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
 
 
 def adapter(weights: Weights, model: PreTrainedModel, task: TaskType = TaskType.CAUSAL_LM) -> LoraConfig | None:

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from models.core.errors import StageError
 from models.core.work import Work
-from models.train import resuming
+from models.train import policy, resuming
 from models.train.settings import Reinforcement, Restore, Stop
 from models.train.worth import Asked, Rewards
 
@@ -111,7 +110,7 @@ class Recorder:
             self.best = (step, reward)
             self.folder.mkdir(parents=True, exist_ok=True)
             draft = self.folder / f".{BEST}"
-            resuming.save(trained(model), draft)
+            resuming.save(policy.trained(model), draft)
             draft.replace(self.folder / BEST)
 
     @torch.no_grad()
@@ -120,7 +119,7 @@ class Recorder:
         if not self.found or self.best is None:
             return
         kept = resuming.load(self.folder / BEST, model.device)
-        for name, weight in trained(model).items():
+        for name, weight in policy.trained(model).items():
             weight.copy_(kept[name])
         print(f"rlhf: the weights of step {self.best[0]} are handed on, held-out reward {self.best[1]:.3g}", flush=True)
         self.handed_on = self.best[0]
@@ -199,7 +198,7 @@ def _values(rows: Sequence[Mapping[str, float]], now: "Side") -> Iterator[Diagno
     errors = [row["value_error"] for row in rows if "value_error" in row]
     if len(errors) < 2 * LAST:
         return
-    least = min(float(np.mean(errors[at : at + LAST])) for at in range(len(errors) - LAST))
+    least = float(np.lib.stride_tricks.sliding_window_view(errors, LAST)[:-1].mean(1).min())
     if now("value_error") > EXPLODED * least > 0 and now("value_explained") < 0:
         said = f"the value model's squared error is {now('value_error'):.3g}, it was {least:.3g}, and more than the spread of what comes"
         yield Diagnosis("values", f"{said}: what it foresees is worth nothing; lower the rate or value_weight, or raise minibatches")
@@ -216,11 +215,6 @@ def _judges(rows: Sequence[Mapping[str, float]], judges: Collection[str]) -> Ite
             yield Diagnosis(
                 f"judge {name}", f"{said}: the one is bought with the other; give {name} a weight, or mend what is learned from"
             )
-
-
-def trained(model: torch.nn.Module) -> dict[str, Tensor]:
-    """The weights that a training moves."""
-    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 class Side(NamedTuple):

@@ -93,18 +93,19 @@ def divergence(model: PreTrainedModel, reference: PreTrainedModel, answers: Answ
     return np.concatenate(totals)
 
 
-def mean_rewards(rewards: Rewards, answers: Answers, plan: Reinforcement) -> dict[str, np.ndarray]:
-    """The mean reward of each prompt's answers [prompts], by source, and their sum as "": what is learned from."""
+def mean_rewards(rewards: Rewards, answers: Answers, plan: Reinforcement) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The mean of each prompt's answers [prompts]: of what is learned from, and of each of its sources."""
     parts = rewards.parts(answers.asked, answers.texts)
-    whole = {"": rewards.total(parts), **parts}
-    return {name: values.reshape(-1, plan.measured_answers).mean(1) for name, values in whole.items()}
+    total, *sources = (values.reshape(-1, plan.measured_answers).mean(1) for values in (rewards.total(parts), *parts.values()))
+    return total, dict(zip(parts, sources, strict=True))
 
 
 def mean_reward(
     model: PreTrainedModel, rewards: Rewards, tokenizer: PreTrainedTokenizerBase, asked: Asked, plan: Reinforcement, seed: int
 ) -> float:
     """Of a model as it is, over its answers to these prompts."""
-    return float(mean_rewards(rewards, sample(model, tokenizer, asked, plan, seed), plan)[""].mean())
+    total, _ = mean_rewards(rewards, sample(model, tokenizer, asked, plan, seed), plan)
+    return float(total.mean())
 
 
 def shown(answers: Answers, means: np.ndarray, plan: Reinforcement, count: int) -> list[Shown]:

@@ -61,14 +61,19 @@ def logits_in_pieces(model: PreTrainedModel, ids: torch.Tensor, attention: torch
         yield from logits.flatten(0, 1).split(max(1, LOGITS // vocabulary))
 
 
+def pieces_of_next(model: PreTrainedModel, ids: torch.Tensor, attention: torch.Tensor | None = None) -> Iterator[tuple[Any, torch.Tensor]]:
+    """The same logits, each piece with the tokens that come next [tokens of a piece]; the last of a row has the row's first."""
+    targets, at = ids.roll(-1, 1).flatten().to(model.device), 0
+    for logits in logits_in_pieces(model, ids, attention):
+        yield logits, targets[at : at + len(logits)]
+        at += len(logits)
+
+
 @torch.no_grad()
 def log_likelihoods(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
     """Log-likelihood of every token of `ids` [rows, tokens] but the first of a row: [rows, tokens - 1], in nats, on the CPU."""
     model.eval()
-    targets, found = ids.roll(-1, 1).flatten().to(model.device), list[torch.Tensor]()
-    for logits in logits_in_pieces(model, ids):
-        at = sum(map(len, found))
-        found.append(-cross_entropy(logits.float(), targets[at : at + len(logits)], reduction="none"))
+    found = [-cross_entropy(logits.float(), targets, reduction="none") for logits, targets in pieces_of_next(model, ids)]
     return torch.cat(found).view(ids.shape)[:, :-1].cpu()
 
 

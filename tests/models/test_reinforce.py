@@ -67,7 +67,7 @@ def trained(folder, tmp_path):
         else:
             model = group.fit(first, LETTERS, words, ASKED, plan, 1, work, recorder_of(plan, tmp_path))
         before, after = (reinforce.sample(one, words, ASKED, plan, 1) for one in (plain, model))
-        gained = reinforce.mean_rewards(LETTERS, after, plan)[""].mean() - reinforce.mean_rewards(LETTERS, before, plan)[""].mean()
+        gained = reinforce.mean_rewards(LETTERS, after, plan)[0].mean() - reinforce.mean_rewards(LETTERS, before, plan)[0].mean()
         return gained, reinforce.divergence(model, plain, after).mean()
 
     return train

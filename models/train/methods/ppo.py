@@ -32,9 +32,9 @@ from models.core.checkpoints import Checkpoints
 from models.core.work import Work
 from models.train import generation, policy, preference, resuming
 from models.train.parts import Parts
-from models.train.recorder import Recorder, trained
+from models.train.recorder import Recorder
 from models.train.settings import Ppo, Reinforcement
-from models.train.training import logits_in_pieces, precision, rate
+from models.train.training import pieces_of_next, precision, rate
 from models.train.worth import Asked, Rewards
 
 EPSILON = 1e-5  # Adam's
@@ -132,7 +132,7 @@ class Training:
             if self.plan.gradient_checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
         adam = partial(torch.optim.AdamW, lr=self.plan.learning_rate, eps=EPSILON, weight_decay=0.0, fused=True)
-        self.optimizers = [adam(list(trained(model).values())) for model in self.models]
+        self.optimizers = [adam(list(policy.trained(model).values())) for model in self.models]
         share = partial(rate, steps=self.plan.steps, warmup_share=self.plan.warmup_share, schedule=self.plan.schedule)
         self.schedules = [LambdaLR(optimizer, share) for optimizer in self.optimizers]
         self.others: list[Any] = [*self.optimizers, *self.schedules]
@@ -222,13 +222,11 @@ class Training:
 
     def _likelihoods(self, model: Any, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy at each token but the first of `ids` [answers, tokens], in nats, at the temperature of sampling."""
-        targets, found = ids.roll(-1, 1).flatten(), list[tuple[Tensor, Tensor]]()
+        found = list[tuple[Tensor, Tensor]]()
         with precision(self.plan.precision, ids.device.type):
-            for logits in logits_in_pieces(model, ids, attention):
-                at = sum(len(one) for one, _ in found)
+            for logits, targets in pieces_of_next(model, ids, attention):
                 logs = (logits.float() / self.plan.temperature).log_softmax(-1)
-                chosen = logs.gather(1, targets[at : at + len(logs), None])[:, 0]
-                found.append((chosen, -(logs.exp() * logs).sum(-1)))
+                found.append((logs.gather(1, targets[:, None])[:, 0], -(logs.exp() * logs).sum(-1)))
         chosen, entropy = (torch.cat(part).view(ids.shape)[:, :-1] for part in zip(*found, strict=True))
         return chosen, entropy
 
@@ -243,7 +241,7 @@ class Training:
 
     def save(self, folder: Path) -> None:
         kept = {
-            "models": [trained(model) for model in self.models],
+            "models": [policy.trained(model) for model in self.models],
             "others": [part.state_dict() for part in self.others],
             "weight": self.weight,
             "room": self.room.size,
@@ -256,7 +254,7 @@ class Training:
         """Put everything where a checkpoint has it."""
         states = resuming.load(kept / resuming.FILE)  # on the CPU, where the states of generators must be
         for model, weights in zip(self.models, states["models"], strict=True):
-            for name, weight in trained(model).items():
+            for name, weight in policy.trained(model).items():
                 weight.copy_(weights[name])
         for part, state in zip(self.others, states["others"], strict=True):
             part.load_state_dict(state)

@@ -74,8 +74,9 @@ def _loss(model: PreTrainedModel, batch: Tensor, precision_name: str, room: Part
         with precision(precision_name, batch.device.type):
             logits = model(input_ids=batch[part].clamp(min=0)).logits
         mean = cross_entropy(logits[:, :-1].flatten(0, 1).float(), batch[part, 1:].flatten(), ignore_index=IGNORED)
-        losses.append(mean * (counted[part].sum() / counted.sum()))
-        losses[-1].backward()
+        loss = mean * (counted[part].sum() / counted.sum())
+        loss.backward()
+        losses.append(loss.detach())
 
     def clear() -> None:
         losses.clear()
