@@ -72,9 +72,12 @@ def base(params: BaseParams, inputs: BaseInputs, outputs: BaseOutputs, work: Wor
     if reading is not None and documents is not None:
         policy.require_positions(model, reading.tokens, "base.blocks.tokens")
         if plan is not None:
-            packed = pretraining.pack(training.texts(documents / "train.jsonl"), tokenizer, reading.tokens)
-            train_loss = pretraining.fit(model, packed, plan, reading, params.seed, work)
-        held_out = pretraining.pack(training.texts(documents / "held_out.jsonl"), tokenizer, reading.tokens)
+            texts, names = training.texts(documents / "train.jsonl")
+            blocks, places = pretraining.packed(texts, tokenizer, reading.tokens)
+            records = [[names[place] for place in some] for some in places]
+            train_loss = pretraining.fit(model, blocks, plan, reading, params.seed, work, records)
+        model = policy.merged(model, reading.precision)
+        held_out = pretraining.pack(training.texts(documents / "held_out.jsonl")[0], tokenizer, reading.tokens)
         held_out_loss = pretraining.loss(model, held_out, reading)
     policy.save(model, tokenizer, outputs.base)
     return BaseMetrics(

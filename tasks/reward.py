@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from models.core.errors import StageError
 from models.train.settings import Finetuning
@@ -12,6 +12,12 @@ from tasks.stage import Inputs, Metrics, Outputs, Params, Seed, Work
 class RewardParams(Finetuning, Params):
     seed: Seed = Field(description="of the head's first weights and of the order of the pairs")
     floor: float = Field(ge=0, le=1, description="held-out accuracy below which the stage fails, so that nothing is trained on it")
+
+    @model_validator(mode="after")
+    def the_head_is_whole(self) -> "RewardParams":
+        if self.weights.train == "qlora":
+            raise ValueError("weights.train is qlora, must be one of full, lora, rslora, dora, last-layers: four bits are for what writes")
+        return self
 
 
 class RewardInputs(Inputs):
@@ -40,17 +46,17 @@ class RewardMetrics(Metrics):
 def reward(params: RewardParams, inputs: RewardInputs, outputs: RewardOutputs, work: Work) -> RewardMetrics:
     import numpy as np
 
-    from models.train import pairs, policy, preference, training, vocabulary
+    from models.train import pairs, policy, reward_model, training, vocabulary
     from models.train.methods import bradley_terry
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.sft)
     train, held_out, too_long = pairs.splits(inputs.preferences, tokenizer, params.max_tokens)
-    model = preference.load(inputs.sft)
+    model = reward_model.opened(inputs.sft, params, work.device)
     policy.require_positions(model, params.max_tokens, "reward.max_tokens")
     model, train_loss = bradley_terry.fit(model, tokenizer, train, params, params.seed, work)
     sides = [[pair["prompt"] + pair[side] for pair in held_out] for side in ("chosen", "rejected")]
-    chosen, rejected = (preference.rewards(model, tokenizer, side, params.batch_size) for side in sides)
+    chosen, rejected = (reward_model.rewards(model, tokenizer, side, params.batch_size) for side in sides)
     accuracy, margin = pairs.ranked(chosen, rejected)
     error = pairs.standard_error(accuracy, len(held_out))
     if accuracy < params.floor:
@@ -59,7 +65,7 @@ def reward(params: RewardParams, inputs: RewardInputs, outputs: RewardOutputs, w
             f"{params.floor} at least: bring more or clearer preferences, train longer, or lower the floor"
         )
     policy.save(model, tokenizer, outputs.reward)
-    longer = np.subtract(*(preference.tokens(tokenizer, side) for side in sides))
+    longer = np.subtract(*(reward_model.tokens(tokenizer, side) for side in sides))
     return RewardMetrics(
         accuracy=accuracy,
         accuracy_stderr=error,

@@ -58,7 +58,7 @@ def gain(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
 
 
 def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Work) -> RlhfMetrics:
-    from models.train import chat, policy, preference, reinforce, training, vocabulary
+    from models.train import chat, policy, reinforce, reward_model, training, vocabulary
     from models.train.methods import group, ppo
     from models.train.recorder import Recorder
 
@@ -67,8 +67,8 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
     judge = None
     if inputs.reward is not None:
         chat.refuse_drift(vocabulary.load(inputs.reward), tokenizer, "reward", "sft")
-        judge = reinforce.by_model(preference.load(inputs.reward).to(work.device), tokenizer, params.answers_per_batch)
-    rewards, sft = sum_of(params.rewards, judge), policy.load(inputs.sft).to(work.device)
+        judge = reinforce.by_model(reward_model.load(inputs.reward, params.precision).to(work.device), tokenizer, params.answers_per_batch)
+    rewards, sft = sum_of(params.rewards, judge), policy.load(inputs.sft, params.precision).to(work.device)
     policy.require_positions(sft, params.max_new_tokens, "rlhf.max_new_tokens")
     most = policy.positions(sft)
     room = None if most is None else most - params.max_new_tokens
@@ -76,7 +76,7 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
     held_out, held_out_dropped = reinforce.prompts(inputs.prompts / "held_out.jsonl", tokenizer, room, least=2)
     held_out = held_out[: params.measured_prompts]
     before = reinforce.sample(sft, tokenizer, held_out, params, params.seed)
-    model = policy.load(inputs.sft).to(work.device)
+    model = policy.opened(inputs.sft, params, work.device)
     recorder = Recorder(
         params,
         tokens=lambda texts: [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]],
@@ -84,7 +84,7 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
         folder=work.folder,
     )
     if params.method.algorithm == "ppo":
-        value = preference.load(inputs.reward or inputs.sft).to(work.device)
+        value = reward_model.opened(inputs.reward or inputs.sft, params, work.device)
         model = ppo.fit(model, sft, value, rewards, tokenizer, train, params, params.seed, work, recorder)
     else:
         model = group.fit(model, rewards, tokenizer, train, params, params.seed, work, recorder)

@@ -36,7 +36,7 @@ def sft(params: SftParams, inputs: SftInputs, outputs: SftOutputs, work: Work) -
 
     training.make_repeatable(params.seed)
     tokenizer = vocabulary.load(inputs.base)
-    model = policy.load(inputs.base).to(work.device)
+    model = policy.opened(inputs.base, params, work.device)
     policy.require_positions(model, params.max_tokens, "sft.max_tokens")
     train, train_left_out = finetune.conversations(inputs.instructions / "train.jsonl", tokenizer, params.max_tokens)
     held_out, held_out_left_out = finetune.conversations(inputs.instructions / "held_out.jsonl", tokenizer, params.max_tokens)

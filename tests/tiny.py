@@ -40,6 +40,16 @@ def method_of(algorithm: str, **changes: Any) -> dict[str, Any]:
     return {"algorithm": algorithm, **(ppo | kl if algorithm == "ppo" else {}), **changes}
 
 
+def preferring(algorithm: str, **changes: Any) -> dict[str, Any]:
+    """What is learned of a pair, in usual numbers."""
+    numbers = {
+        "dpo": {"beta": 0.1, "loss": {"form": "sigmoid", "label_smoothing": 0.0}},
+        "kto": {"beta": 0.1, "chosen_weight": 1.0, "rejected_weight": 1.0},
+        "orpo": {"odds_weight": 0.1},
+    }
+    return {"algorithm": algorithm, **numbers[algorithm], **changes}
+
+
 def tiny_model(folder: Path, seed: int = 1) -> Path:
     """Write model, tokenizer and chat template into the folder, and return it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -7,12 +7,12 @@ from models.core.work import Work
 from models.train.settings import Finetuning, Reinforcement
 from models.world import world
 from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
-from tasks.dpo import DpoInputs, DpoOutputs, DpoParams, dpo
+from tasks.preference import PreferenceInputs, PreferenceOutputs, PreferenceParams, preference
 from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
 from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
 from tasks.sft import SftInputs, SftOutputs, SftParams, sft
 from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
-from tests.tiny import ROOM, WARNED, method_of, weights_of
+from tests.tiny import ROOM, WARNED, method_of, preferring, weights_of
 
 SIZE = world.Size(
     people=16,
@@ -30,17 +30,18 @@ SIZE = world.Size(
     dirt=0,
 )
 SPEED = {"learning_rate": 1e-3, "warmup_share": 0.1, "schedule": "linear", "precision": "float32"}
+STEADY = {"weight_decay": 0.0, "max_rise": None}
 PLAN = {key: value for key, value in SPEED.items() if key != "precision"}
 JUDGED = {"judge": {"take": "model", "weight": 1.0}}
 PRETRAINING = {
     "start": {"take": "scratch", "layers": 2, "hidden_size": 32, "feed_forward_size": 64, "heads": 2},
     "blocks": {"tokens": 64, "batch": 4, "precision": "float32", **ROOM},
-    "training": {"steps": 6, "optimizer": "muon", "weight_decay": 0.0, **PLAN},
+    "training": {"steps": 6, "optimizer": "muon", **STEADY, **PLAN},
 }
 
 
 def finetuning(name="full", epochs=1):
-    return Finetuning(weights=weights_of(name, 4, 8), epochs=epochs, batch_size=8, max_tokens=256, weight_decay=0.0, **ROOM, **SPEED)
+    return Finetuning(weights=weights_of(name, 4, 8), epochs=epochs, batch_size=8, max_tokens=256, **STEADY, **ROOM, **SPEED)
 
 
 def reinforcement(name="full", max_kl=50.0, steps=2, algorithm="grpo", **method):
@@ -69,7 +70,7 @@ class Pipeline:
 
     def sft(self, name="sft", plan=None):
         inputs = SftInputs(base=self.target / "base", instructions=self.records / "instructions")
-        params = SftParams(**{"seed": 1, "neftune": 0.0, **dict(plan or finetuning())})
+        params = SftParams(**{"seed": 1, "neftune": 0.0, "packing": False, **dict(plan or finetuning())})
         return sft(params, inputs, SftOutputs(sft=self.target / name), self.work)
 
     def reward(self, name="reward", plan=None):
@@ -84,13 +85,13 @@ class Pipeline:
         params = RlhfParams(seed=1, rewards=rewards or JUDGED, **dict(plan or reinforcement()))
         return rlhf(params, inputs, RlhfOutputs(rlhf=self.target / name), self.work)
 
-    def dpo(self, name="dpo", plan=None, **changes):
-        inputs = DpoInputs(sft=self.target / "sft", preferences=self.records / "preferences")
-        params = DpoParams(seed=1, beta=0.1, loss={"form": "sigmoid", "label_smoothing": 0.0}, **{**dict(plan or finetuning()), **changes})
-        return dpo(params, inputs, DpoOutputs(dpo=self.target / name), self.work)
+    def preference(self, name="preference", plan=None, algorithm="dpo", **changes):
+        inputs = PreferenceInputs(sft=self.target / "sft", preferences=self.records / "preferences")
+        params = PreferenceParams(seed=1, method=preferring(algorithm), **{**dict(plan or finetuning()), **changes})
+        return preference(params, inputs, PreferenceOutputs(preference=self.target / name), self.work)
 
     def run(self):
-        self.metrics = [self.tokenizer(), self.base(), self.sft(), self.reward(), self.rlhf(), self.dpo()]
+        self.metrics = [self.tokenizer(), self.base(), self.sft(), self.reward(), self.rlhf(), self.preference()]
         return self
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from models.train import chat
+from models.train import chat, training
 from models.train.chat import Messages
 
 
@@ -31,6 +31,7 @@ def batches(
     size: int,
     max_new_tokens: int,
     temperature: float = 0.0,
+    precision: str = "float32",
 ) -> Iterator[Batch]:
     """One answer to each prompt, `size` prompts at a time, in their order; at temperature 0 the likeliest token each time."""
     model.eval()
@@ -39,7 +40,8 @@ def batches(
     settings = GenerationConfig(**drawn, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     for start in range(0, len(asked), size):
         ids, attention = _prompts(tokenizer, asked[start : start + size], model.device)
-        written = model.generate(input_ids=ids, attention_mask=attention, generation_config=settings)
+        with training.precision(precision, model.device.type):
+            written = model.generate(input_ids=ids, attention_mask=attention, generation_config=settings)
         new = written[:, ids.shape[1] :]
         over = torch.isin(new, torch.tensor(ends, device=new.device)).int()
         own = over.cumsum(-1) - over == 0

@@ -1,17 +1,22 @@
 """Pairs of answers to one prompt, of which somebody chose one: read for training, and how well a model ranks them."""
 
 import math
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.core.errors import StageError
 from models.core.lines import read_rows
 from models.train import chat
+from models.train.training import log_likelihoods
 
 BINS = 10  # of certainty
+SIDES = ("chosen", "rejected")
 
 
 def read(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[Dataset, int]:
@@ -22,13 +27,13 @@ def read(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tup
     rows, dropped = [], 0
     for number, record in enumerate(read_rows(path), 1):
         try:
-            both = [chat.rendered(tokenizer, record["prompt"] + record[side]) for side in ("chosen", "rejected")]
+            both = [chat.rendered(tokenizer, record["prompt"] + record[side]) for side in SIDES]
         except StageError as error:
             raise StageError(f"{path}, {record.get('id', f'record {number}')}: {error}: mend or remove the record") from error
         if max(map(len, tokenizer(both, add_special_tokens=False)["input_ids"])) > max_tokens:
             dropped += 1
         else:
-            rows.append({side: record[side] for side in ("prompt", "chosen", "rejected")})
+            rows.append({"record": record.get("id", f"record {number}")} | {side: record[side] for side in ("prompt", *SIDES)})
     if not rows:
         raise StageError(f"{path}: none of {dropped} pairs has at most {max_tokens} tokens a side: raise the key max_tokens")
     return Dataset.from_list(rows), dropped
@@ -38,6 +43,43 @@ def splits(folder: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: int) ->
     """The pairs to train on, those held out, and how many of both were left out; as `read` has them."""
     (train, too_long), (held_out, more) = (read(folder / f"{split}.jsonl", tokenizer, max_tokens) for split in ("train", "held_out"))
     return train, held_out, too_long + more
+
+
+def coded(pairs: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Each pair as `prompt_ids`, what both conversations begin with, and the rest of each up to the token that ends the last reply."""
+    as_tokens, rows = chat.coder(tokenizer), []
+    for pair in pairs:
+        both = []
+        for side in SIDES:
+            ids, said = as_tokens(pair["prompt"] + pair[side])
+            both.append(ids[: len(said) - said[::-1].index(1)])
+        asked = tokenizer(chat.rendered(tokenizer, pair["prompt"], prompt=True), add_special_tokens=False)["input_ids"]
+        # Where tokens merge across the end of the prompt, the answers begin at the merged one.
+        begin = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(asked, *both, strict=False)))
+        rest = {"chosen_ids": both[0][begin:], "rejected_ids": both[1][begin:]}
+        rows.append({"prompt_ids": both[0][:begin], **rest, "record": pair["record"]})
+    return Dataset.from_list(rows)
+
+
+def likelihoods(model: PreTrainedModel, pairs: Dataset, batch_size: int) -> np.ndarray:
+    """Log-likelihood of both answers of each pair, in nats an answer: [pairs, 2], chosen and rejected."""
+    return np.stack([_likelihoods(model, pairs, f"{side}_ids", batch_size) for side in SIDES], axis=1)
+
+
+def _likelihoods(model: PreTrainedModel, pairs: Dataset, side: str, batch_size: int) -> np.ndarray:
+    values = []
+    for start in range(0, len(pairs), batch_size):
+        rows = pairs[start : start + batch_size]
+        both = list(zip(rows["prompt_ids"], rows[side], strict=True))
+        ids = pad_sequence([torch.tensor(asked + answer) for asked, answer in both], True)  # on the right: any token does
+        said = pad_sequence([torch.tensor([0] * len(asked) + [1] * len(answer)) for asked, answer in both], True)
+        values.append((log_likelihoods(model, ids) * said[:, 1:]).sum(-1).double().numpy())
+    return np.concatenate(values)
+
+
+def lengths(pairs: Dataset) -> np.ndarray:
+    """The tokens of both answers of each pair, the one that ends them included [pairs, 2]."""
+    return np.array([[len(pair[f"{side}_ids"]) for side in SIDES] for pair in pairs])
 
 
 def ranked(chosen: np.ndarray, rejected: np.ndarray) -> tuple[float, float]:

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from models.core.errors import StageError
+from models.train.spikes import Spikes
+
+KEPT = ("record", "position_ids")  # columns of records that no trainer would hand on
 
 
 class Parts:
@@ -62,7 +65,7 @@ def cut(inputs: Mapping[str, Any], part: slice, rows: int, sides: int) -> dict[s
 
 
 class InParts:
-    """Mixed into a Hugging Face trainer, before it: the batch of each step in parts.
+    """Mixed into a Hugging Face trainer, before it: the batch of each step in parts, and its loss seen.
 
     sides: how many rows the trainer's collator makes of a record. adds_up: whether the losses of parts add up to that of the batch, as
     those do that are divided by the batch's tokens; else each is a mean, and counts by its records.
@@ -71,10 +74,17 @@ class InParts:
     sides = 1
     adds_up = False
     parts: Parts
+    spikes: Spikes
+
+    def _set_signature_columns_if_needed(self) -> None:
+        trainer: Any = super()
+        trainer._set_signature_columns_if_needed()
+        self._signature_columns: list[str] = [*dict.fromkeys([*self._signature_columns, *KEPT])]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, num_items_in_batch: Any = None, **__: Any) -> Tensor:
         """The gradients are there when it returns; what it returns has none that anybody needs."""
         trainer: Any = self
+        records = inputs.pop("record", ())
         rows = max(len(value) for value in inputs.values() if isinstance(value, Tensor) and value.ndim) // self.sides
         logged = {name: len(values) for name, values in _metrics(trainer).items()}
         losses: list[Tensor] = []
@@ -101,7 +111,20 @@ class InParts:
         self.parts.step(rows, one, clear)
         if auxiliary is not None:
             trainer.router_aux_loss_coef = auxiliary
-        return torch.stack(losses).sum().requires_grad_()
+        loss = torch.stack(losses).sum()
+        self.spikes.see(loss.item(), trainer.state.global_step + 1, records)
+        return loss.requires_grad_()
+
+
+class Named:
+    """A collator whose batches tell which records are in them."""
+
+    def __init__(self, collator: Any) -> None:
+        self.collator = collator
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = self.collator(examples)
+        return batch | {"record": [example["record"] for example in examples]} if "record" in examples[0] else batch
 
 
 def _metrics(trainer: Any) -> dict[str, list[Any]]:

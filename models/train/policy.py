@@ -3,14 +3,17 @@
 Nothing here knows an architecture by its name: layers, head and limits are found in the model itself.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, TaskType
+from peft.tuners.lora import LoraLayer
 from torch.nn import Module, ModuleList
 from transformers import (
     AutoModelForCausalLM,
+    BitsAndBytesConfig,
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -18,11 +21,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from models.core.errors import StageError
+from models.core.errors import StageError, UserError
 from models.train import chat, vocabulary
-from models.train.settings import LastLayers, Lora, Scratch, Weights
+from models.train.settings import Finetuning, Full, LastLayers, Lora, Reinforcement, Scratch, Weights
 
 PROBE = 32  # tokens on which a merged adapter is compared with the unmerged one
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # of the largest logit, that merging may move
 
 
@@ -72,8 +76,31 @@ def require_positions(model: PreTrainedModel, tokens: int, key: str) -> None:
         raise StageError(f"{key} is {tokens}, must be at most the model's {most} positions: lower it in params.yaml")
 
 
-def load(folder: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+def load(folder: Path, precision: str = "float32", **more: Any) -> PreTrainedModel:
+    """A saved model, to be used as it is."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[precision], local_files_only=True, **more)
+
+
+def opened(folder: Path, plan: Finetuning | Reinforcement, device: str) -> PreTrainedModel:
+    """A saved model, to be trained: what is trained of it is float32, or sums of small steps would be lost; the rest as `plan` has it.
+
+    Raises UserError where weights of four bits are asked for and the package that makes them is missing.
+    """
+    if isinstance(plan.weights, Lora) and plan.weights.train == "qlora":
+        if find_spec("bitsandbytes") is None:
+            raise UserError(
+                "weights.train is qlora, and the package bitsandbytes is not installed: 'pip install bitsandbytes', or take lora"
+            )
+        form = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=DTYPES[plan.precision]
+        )
+        return load(folder, plan.precision, quantization_config=form, device_map={"": device})
+    return load(folder, opening(plan)).to(device)
+
+
+def opening(plan: Finetuning | Reinforcement) -> str:
+    """The precision in which a model is loaded that is to be trained; `freeze` and PEFT make float32 of the part that is trained."""
+    return "float32" if isinstance(plan.weights, Full) else plan.precision
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -128,7 +155,7 @@ def freeze(model: PreTrainedModel, weights: Weights) -> None:
     trained = [*layers[-weights.layers :], *_after(model, layers[-1])]
     model.requires_grad_(False)
     for module in trained:
-        module.requires_grad_(True)
+        module.requires_grad_(True).float()
 
 
 def _layers(model: PreTrainedModel) -> ModuleList:
@@ -160,22 +187,33 @@ def _after(model: PreTrainedModel, last: Module) -> list[Module]:
 
 
 @torch.no_grad()
-def merged(model: Any) -> PreTrainedModel:
-    """The plain model again, with any adapter's weights added into its own.
+def merged(model: Any, precision: str = "float32") -> PreTrainedModel:
+    """The plain model again, with any adapter's weights added into its own, all in one precision.
 
     Raises StageError where its outputs on tokens from all over the vocabulary are no longer the adapted model's, but for rounding.
     """
     if not hasattr(model, "merge_and_unload"):
         plain: PreTrainedModel = model
-        return plain
+        return plain.to(DTYPES[precision])
     model.eval()
     probe = torch.linspace(0, model.get_input_embeddings().num_embeddings - 1, PROBE, device=model.device).long()[None]
     before = model(input_ids=probe, use_cache=False).logits.float()
-    plain = model.merge_and_unload()
+    plain = _dequantized(model) if getattr(model, "is_loaded_in_4bit", False) else model.merge_and_unload()
+    plain = plain.to(DTYPES[precision])
     off = float((plain(input_ids=probe, use_cache=False).logits.float() - before).abs().max() / before.abs().max().clamp(min=1.0))
     if not off <= ROUNDING[plain.dtype]:
         raise StageError(
             f"the model with its adapter merged answers otherwise than before, by {off:.2g} of its largest logit, must be at most "
             f"{ROUNDING[plain.dtype]:g}: train with weights full or last-layers, or another rank"
         )
+    return plain
+
+
+def _dequantized(model: Any) -> PreTrainedModel:
+    """The weights of four bits written out, and the adapter's added: put back into four bits, its small steps would be rounded away."""
+    added = {name: part.get_delta_weight("default") for name, part in model.base_model.model.named_modules() if isinstance(part, LoraLayer)}
+    plain: PreTrainedModel = model.unload().dequantize()
+    for name, change in added.items():
+        weight = plain.get_parameter(f"{name}.weight")
+        weight.copy_(weight.float() + change.float())
     return plain

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.core.errors import StageError
 from models.core.lines import read_rows
-from models.train import preference
+from models.train import reward_model
 from models.train.chat import Messages
 from models.train.generation import Batch, batches, prompt_ids
 from models.train.recorder import Shown
@@ -49,7 +49,7 @@ def conversation(record: Mapping[str, Any], answer: str) -> Messages:
 
 def by_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Judge:
     """What the reward model says of each answer, in nats: differences are log-odds of being preferred."""
-    return lambda asked, answers: preference.rewards(model, tokenizer, list(map(conversation, asked, answers)), batch_size)
+    return lambda asked, answers: reward_model.rewards(model, tokenizer, list(map(conversation, asked, answers)), batch_size)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: As
     torch.manual_seed(seed)
     repeated = [record for record in asked for _ in range(plan.measured_answers)]
     prompts = [record["prompt"] for record in repeated]
-    return Answers(list(batches(model, tokenizer, prompts, plan.answers_per_batch, plan.max_new_tokens, plan.temperature)), repeated)
+    how = plan.answers_per_batch, plan.max_new_tokens, plan.temperature, plan.precision
+    return Answers(list(batches(model, tokenizer, prompts, *how)), repeated)
 
 
 @torch.no_grad()

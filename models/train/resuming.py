@@ -83,6 +83,7 @@ class Resuming(TrainerCallback):
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.trainer.parts.size = self.resumed.get("parts", self.trainer.parts.size)
+        self.trainer.spikes.recent = self.resumed.get("recent", [])
         for name, value in self.resumed.get("sums", {}).items():
             setattr(self.trainer, name, value)
         for name, values in self.resumed.get("means", {}).items():
@@ -113,7 +114,10 @@ class Resuming(TrainerCallback):
         def write(folder: Path) -> None:
             made.rename(folder / made.name)
             order = {"epoch": self.epoch, "now": _order(train_dataloader)}
-            save({"sums": sums, "means": means, "parts": self.trainer.parts.size, **order}, folder / FILE)
+            save(
+                {"sums": sums, "means": means, "parts": self.trainer.parts.size, "recent": self.trainer.spikes.recent, **order},
+                folder / FILE,
+            )
 
         self.checkpoints.save(state.global_step, write)
 

@@ -6,7 +6,10 @@ from pydantic import Field, model_validator
 
 from models.core.records import Record
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Annotated[
+    Literal["float32", "bfloat16"],
+    Field(description="of the forward passes, of weights that are not trained, and of those that are saved; bfloat16: trained in float32"),
+]
 
 
 Schedule = Annotated[
@@ -44,10 +47,10 @@ class Lora(Record):
     """Two matrices of low rank beside each linear layer (Hu et al. 2021); scaled by the rank's root (rslora), or lengths apart (dora).
 
     rslora: Kalajdzievski (2023), alpha / sqrt(rank) in the place of alpha / rank. dora: Liu et al. (2024), the length of each weight's
-    columns is learned by itself.
+    columns is learned by itself. qlora: Dettmers et al. (2023), beside weights of four bits, which the trained model keeps, written out.
     """
 
-    train: Literal["lora", "rslora", "dora"]
+    train: Literal["lora", "rslora", "dora", "qlora"]
     rank: int = Field(ge=1, le=1024, description="of the matrices")
     alpha: float = Field(gt=0, description="their product is scaled by alpha / rank")
 
@@ -85,7 +88,7 @@ class Blocks(Room):
 
     tokens: int = Field(ge=16, description="length of a block")
     batch: int = Field(ge=1, description="blocks an optimiser step")
-    precision: Precision = Field(description="of the forward passes")
+    precision: Precision
 
 
 class Pretraining(Record):
@@ -97,6 +100,9 @@ class Pretraining(Record):
     warmup_share: float = Field(ge=0, lt=1, description="of the steps, in which the rate rises")
     schedule: Schedule
     weight_decay: float = Field(ge=0, lt=1, description="on the matrices inside the layers")
+    max_rise: float | None = Field(
+        gt=0, description="nats by which a step's loss may be above the median of the 20 before it, else the stage stops; null: any"
+    )
 
 
 class Finetuning(Room):
@@ -108,10 +114,16 @@ class Finetuning(Room):
     warmup_share: float = Field(ge=0, lt=1, description="of the steps, in which the rate rises")
     schedule: Schedule
     weight_decay: float = Field(ge=0, lt=1)
-    precision: Precision = Field(description="of the forward passes")
+    max_rise: float | None = Field(
+        gt=0, description="nats by which a step's loss may be above the median of the 20 before it, else the stage stops; null: any"
+    )
+    precision: Precision
 
 
 class Supervised(Finetuning):
+    packing: bool = Field(
+        description="several conversations in a row of max_tokens, none of which sees another: batch_size counts rows, little is padded"
+    )
     neftune: float = Field(ge=0, le=100, description="noise on the embeddings while training (Jain et al. 2023); 0: none")
 
 
@@ -128,9 +140,38 @@ class Ipo(Record):
     form: Literal["ipo"]
 
 
-class DirectPreference(Finetuning):
+class Dpo(Record):
+    """The log-odds of a preference are beta times the gap of two log-ratios of policy to sft (Rafailov et al. 2023)."""
+
+    algorithm: Literal["dpo"]
     beta: float = Field(gt=0, le=10, description="how strongly the policy is held to what it began as")
     loss: Annotated[Sigmoid | Ipo, Field(discriminator="form", description="what is lowered")]
+
+
+class Kto(Record):
+    """Each answer is good or bad by itself, against how far the policy has moved at all (Ethayarajh et al. 2024, eq. 8)."""
+
+    algorithm: Literal["kto"]
+    beta: float = Field(gt=0, le=10, description="how strongly the policy is held to what it began as")
+    chosen_weight: float = Field(gt=0, description="of answers that were chosen")
+    rejected_weight: float = Field(gt=0, description="of those that were rejected")
+
+
+class Orpo(Record):
+    """What sft lowers on the chosen answers, and the odds of the two answers; held to nothing (Hong et al. 2024, eq. 6)."""
+
+    algorithm: Literal["orpo"]
+    odds_weight: float = Field(gt=0, le=10, description="lambda: of the odds beside the likelihood")
+
+
+class Preference(Finetuning):
+    method: Dpo | Kto | Orpo = Field(discriminator="algorithm", description="what is learned of a pair")
+
+    @model_validator(mode="after")
+    def others_are_in_the_batch(self) -> "Preference":
+        if isinstance(self.method, Kto) and self.batch_size < 2:
+            raise ValueError(f"batch_size is {self.batch_size}, must be 2 at least: kto holds an answer against others' prompts")
+        return self
 
 
 class Group(Record):
@@ -195,7 +236,7 @@ class Reinforcement(Room):
     measured_answers: int = Field(ge=1, description="answers a held-out prompt, before and after")
     measured_prompts: int = Field(ge=2, description="held-out prompts at most")
     answers_per_batch: int = Field(ge=1, le=65536, description="sampled, rated and compared at once while measuring; bounds the memory")
-    precision: Precision = Field(description="of the forward passes")
+    precision: Precision
     recorder: Warn | Stop | Restore = Field(discriminator="act", description="what to do where the numbers of the steps show a fault")
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from transformers import (
 )
 
 from models.core.checkpoints import Checkpoints
+from models.core.lines import read_rows
 from models.core.work import Work
-from models.train.parts import Parts
+from models.train.parts import Named, Parts
 from models.train.resuming import Resuming, require_number
 from models.train.settings import Finetuning, Reinforcement, Room
+from models.train.spikes import Spikes
 
 DECAY = 0.2  # of the steps of schedule wsd: its last part, in which the rate falls
 LOGITS = 1 << 24  # read at once at most while measuring: 64 MiB in float32
@@ -155,13 +157,13 @@ KNOWN = {  # what Hugging Face's trainers and TRL's log, by the names that our c
 class Progress(TrainerCallback):
     """Tells `work` how far a Hugging Face trainer is."""
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
+    def __init__(self, work: Work, known: Mapping[str, str] = KNOWN) -> None:
+        self.work, self.known = work, known
 
     def on_log(
         self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
-        values = {KNOWN[name]: float(value) for name, value in (logs or {}).items() if name in KNOWN}
+        values = {self.known[name]: float(value) for name, value in (logs or {}).items() if name in self.known}
         values |= {name.replace(SEVERAL, "reward_"): float(value) for name, value in (logs or {}).items() if name.startswith(SEVERAL)}
         if values or (logs and "train_loss" in logs):  # the last call, which tells the mean of all steps
             self.work.progress(state.global_step, state.max_steps, values)
@@ -172,7 +174,8 @@ def run(trainer: Any, plan: Room, work: Work) -> Any:
     """Have a trainer train in parts, from the last checkpoint where there is one, and print nothing: progress is `work`'s to show."""
     trainer.remove_callback(PrinterCallback)
     checkpoints = work.checkpoints or Checkpoints()
-    trainer.parts = Parts(plan.micro_batch)
+    trainer.parts, trainer.spikes = Parts(plan.micro_batch), Spikes(getattr(plan, "max_rise", None))
+    trainer.data_collator = Named(trainer.data_collator)
     resuming = Resuming(trainer, checkpoints)
     trainer.add_callback(resuming)
     with checkpoints.training():
@@ -196,8 +199,7 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(before)
 
 
-def texts(path: Path) -> Iterator[str]:
-    """The `text` of every record of a JSON Lines file."""
-    from models.core.lines import read_rows
-
-    return (record["text"] for record in read_rows(path))
+def texts(path: Path) -> tuple[list[str], list[str]]:
+    """The `text` of every record of a JSON Lines file, and what each is called."""
+    rows = [(record["text"], record.get("id", f"record {number}")) for number, record in enumerate(read_rows(path), 1)]
+    return [text for text, _ in rows], [name for _, name in rows]

@@ -3,12 +3,14 @@
 import pytest
 import torch
 from peft import get_peft_model
+from safetensors.torch import load_file
 
-from models.core.errors import StageError
-from models.train import policy, preference, pretrained, training, vocabulary
+from models.core.errors import StageError, UserError
+from models.train import policy, pretrained, reward_model, training, vocabulary
 from models.train.settings import Scratch
 from tests.architectures import PUBLISHED
 from tests.tiny import weights_of
+from tests.trainings import finetuning
 
 SHAPE = Scratch(take="scratch", layers=3, hidden_size=32, feed_forward_size=64, heads=2)
 
@@ -85,6 +87,57 @@ def test_rank_stabilised_adapters_are_scaled_by_the_root_of_their_rank(model):
     assert {module.scaling["default"] for module in adapted.modules() if hasattr(module, "lora_A")} == {2.0}
 
 
+def trained_a_little(model):
+    """An optimiser step on everything that is trained, in bfloat16."""
+    ids = torch.tensor([[3, 4, 5, 6, 7]])
+    with training.precision("bfloat16", "cpu"):
+        model(input_ids=ids, labels=ids).loss.backward()
+    torch.optim.AdamW([*policy.trained(model).values()], lr=1e-2).step()
+    return model
+
+
+@pytest.mark.parametrize("train", ["full", "lora", "last-layers"])
+def test_in_bfloat16_what_is_trained_is_float32_and_what_is_saved_is_not(model, tokenizer, tmp_path, train):
+    policy.save(model, tokenizer, tmp_path / "model")
+    plan = finetuning(train).model_copy(update={"precision": "bfloat16"})
+    opened = policy.opened(tmp_path / "model", plan, "cpu")
+    policy.freeze(opened, plan.weights)
+    adapter = policy.adapter(plan.weights, opened)
+    opened = trained_a_little(get_peft_model(opened, adapter) if adapter else opened)
+    kinds = {(weight.requires_grad, weight.dtype) for weight in opened.parameters()}
+    assert kinds - {(False, torch.bfloat16)} == {(True, torch.float32)}
+    assert (kinds == {(True, torch.float32)}) is (train == "full")
+    policy.save(policy.merged(opened, "bfloat16"), tokenizer, tmp_path / "saved")
+    assert {weight.dtype for weight in load_file(tmp_path / "saved" / "model.safetensors").values()} == {torch.bfloat16}
+    assert {weight.dtype for weight in policy.load(tmp_path / "saved").parameters()} == {torch.float32}
+
+
+def test_weights_of_four_bits_are_trained_beside_and_written_out(model, tokenizer, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    policy.save(model, tokenizer, tmp_path / "model")
+    plan = finetuning("qlora")
+    opened, ids = policy.opened(tmp_path / "model", plan, "cpu"), torch.tensor([[3, 4, 5, 6, 7]])
+    coarse = opened(input_ids=ids).logits.detach()
+    assert not torch.allclose(coarse, model(input_ids=ids).logits, atol=1e-4)  # four bits are not the weights that they stand for
+    adapted = get_peft_model(opened, policy.adapter(plan.weights, opened))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=1e-3)  # steps that four bits would swallow
+    expected = adapted(input_ids=ids).logits.detach()
+    plain = policy.merged(adapted)
+    assert torch.allclose(plain(input_ids=ids).logits, expected, atol=1e-4)
+    assert not torch.allclose(coarse, expected, atol=1e-4)
+    policy.save(plain, tokenizer, tmp_path / "saved")
+    assert torch.allclose(policy.load(tmp_path / "saved")(input_ids=ids).logits, expected, atol=1e-4)
+
+
+def test_without_the_package_four_bits_are_refused_in_one_line(model, tokenizer, tmp_path, monkeypatch):
+    policy.save(model, tokenizer, tmp_path / "model")
+    monkeypatch.setattr(policy, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"weights.train is qlora, and the package bitsandbytes is not installed"):
+        policy.opened(tmp_path / "model", finetuning("qlora"), "cpu")
+
+
 def test_new_tokens_get_rows_in_the_model(model, tokenizer):
     tokenizer.add_tokens(["<|new|>"])
     policy.fit_vocabulary(model, tokenizer)
@@ -121,7 +174,7 @@ def test_last_layers_are_found_in_any_architecture_with_norm_and_head(name, tmp_
     assert all(any(weight.startswith(f"{part}.") for weight in trained) for part in AFTER[name])
     assert found.training is False
     policy.save(found, words, tmp_path / "saved")
-    rated = preference.load(tmp_path / "saved")
+    rated = reward_model.load(tmp_path / "saved")
     policy.freeze(rated, weights_of("last-layers"))
     trained = {weight for weight, value in rated.named_parameters() if value.requires_grad}
     assert "score.weight" in trained

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from trl import RLOOConfig, RLOOTrainer
 
 from models.core.work import Work
-from models.train import generation, policy, preference, reinforce, training, vocabulary
+from models.train import generation, policy, reinforce, reward_model, training, vocabulary
 from models.train.methods import ppo
 from models.train.settings import Reinforcement
 from models.train.worth import Rewards
@@ -139,7 +139,7 @@ def begun(folder):
     """A training that has not made a step yet."""
     training.make_repeatable(1)
     words, plan = vocabulary.load(folder), Reinforcement(method=method_of("ppo"), **{**PLAN, "temperature": 0.7})
-    return ppo.Training(policy.load(folder), preference.load(folder), policy.load(folder), words, plan)
+    return ppo.Training(policy.load(folder), reward_model.load(folder), policy.load(folder), words, plan)
 
 
 def test_what_is_known_of_an_answer_does_not_depend_on_the_others_padding(begun):
@@ -151,7 +151,7 @@ def test_what_is_known_of_an_answer_does_not_depend_on_the_others_padding(begun)
         logs = (begun.model(alone).logits[0, :-1] / 0.7).log_softmax(-1).gather(1, alone[0, 1:, None])[:, 0]
         kept = said[: len(logs)]
         torch.testing.assert_close(drawn[: len(logs)][kept], logs[kept], rtol=1e-4, atol=1e-5)
-        values.append(preference.at_tokens(begun.value, alone, torch.ones_like(alone))[0, :-1][kept])
+        values.append(reward_model.at_tokens(begun.value, alone, torch.ones_like(alone))[0, :-1][kept])
         torch.testing.assert_close(value[: len(logs)][kept], values[-1], rtol=1e-4, atol=1e-5)
         assert generation.prompt_ids(begun.tokenizer, asked[0]["prompt"])[-1] in alone[0, : -kept.sum()].tolist()
     assert torch.equal(found.drawn, found.reference)  # the policy is the reference still
@@ -161,16 +161,16 @@ def test_what_is_known_of_an_answer_does_not_depend_on_the_others_padding(begun)
 
 def test_a_value_at_the_last_token_is_the_reward_of_the_whole(begun):
     texts = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "some more words"}]]
-    rewards = preference.rewards(begun.value, begun.tokenizer, texts, 2)
+    rewards = reward_model.rewards(begun.value, begun.tokenizer, texts, 2)
     for text, reward in zip(texts, rewards, strict=True):
         ids = torch.tensor([begun.tokenizer(begun.tokenizer.apply_chat_template(text, tokenize=False))["input_ids"]])
-        assert preference.at_tokens(begun.value, ids, torch.ones_like(ids))[0, -1].item() == pytest.approx(float(reward), abs=1e-5)
+        assert reward_model.at_tokens(begun.value, ids, torch.ones_like(ids))[0, -1].item() == pytest.approx(float(reward), abs=1e-5)
 
 
 def test_an_answer_that_was_cut_is_worth_what_the_recipe_says(folder):
     words = vocabulary.load(folder)
     plan = Reinforcement(method=method_of("ppo", cut_reward=-5.0), **PLAN)
-    begun = ppo.Training(policy.load(folder), preference.load(folder), policy.load(folder), words, plan)
+    begun = ppo.Training(policy.load(folder), reward_model.load(folder), policy.load(folder), words, plan)
     training.make_repeatable(1)
     asked = [ASKED[0]] * 64
     _, told = begun._answered(asked, Rewards({"one": (1.0, lambda asked, _: np.ones(len(asked)))}))
@@ -201,7 +201,7 @@ def test_a_lora_has_its_reference_in_itself_and_ends_as_a_plain_model(folder, tm
     words, plan = vocabulary.load(folder), Reinforcement(method=method_of("ppo"), **{**PLAN, "weights": weights_of("lora"), "steps": 6})
     rows = []
     work = Work(tmp_path, tmp_path, progress=lambda *told: rows.append(told[-1]))
-    model = ppo.fit(policy.load(folder), None, preference.load(folder), LETTERS, words, ASKED, plan, 1, work, recorder_of(plan, tmp_path))
+    model = ppo.fit(policy.load(folder), None, reward_model.load(folder), LETTERS, words, ASKED, plan, 1, work, recorder_of(plan, tmp_path))
     assert rows[0]["kl_per_token"] == 0.0
     assert abs(rows[-1]["kl_per_token"]) > 0
     assert {name for name, _ in model.named_parameters()} == {name for name, _ in policy.load(folder).named_parameters()}

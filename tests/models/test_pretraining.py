@@ -20,7 +20,7 @@ pytestmark = pytest.mark.long
 TEXTS = [f"the {word} is {number}." for number in range(40) for word in ("river", "town", "house that is far away from here")]
 SHAPE = Scratch(take="scratch", layers=2, hidden_size=32, feed_forward_size=64, heads=2)
 READING = Blocks(tokens=32, batch=4, precision="float32", **ROOM)
-PLAN = Pretraining(steps=30, optimizer="muon", learning_rate=0.01, warmup_share=0.1, schedule="linear", weight_decay=0.0)
+PLAN = Pretraining(steps=30, optimizer="muon", learning_rate=0.01, warmup_share=0.1, schedule="linear", weight_decay=0.0, max_rise=None)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_loss_that_is_no_number_ends_the_training(tokenizer):
     model = policy.new(SHAPE, tokenizer, 64)
     model.model.norm.weight.data.fill_(1e38)
     blocks = pretraining.pack(TEXTS, tokenizer, READING.tokens)
-    with pytest.raises(StageError, match=r"loss is (nan|inf) at step 10, must be a number"):
+    with pytest.raises(StageError, match=r"loss is (nan|inf) at step 1, must be a number"):
         pretraining.fit(model, blocks, PLAN, READING, 3, Work(Path(), Path()))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.core.work import Work
-from models.train import policy, preference, reinforce, training, vocabulary
+from models.train import policy, reinforce, reward_model, training, vocabulary
 from models.train.methods import group, ppo
 from models.train.settings import Reinforcement
 from models.train.worth import Rewards
@@ -63,7 +63,7 @@ def trained(folder, tmp_path):
         plan = Reinforcement(method=method, **{**PLAN, **changes})
         first, work = policy.load(folder), Work(tmp_path, tmp_path)
         if method["algorithm"] == "ppo":
-            model = ppo.fit(first, plain, preference.load(folder), LETTERS, words, ASKED, plan, 1, work, recorder_of(plan, tmp_path))
+            model = ppo.fit(first, plain, reward_model.load(folder), LETTERS, words, ASKED, plan, 1, work, recorder_of(plan, tmp_path))
         else:
             model = group.fit(first, LETTERS, words, ASKED, plan, 1, work, recorder_of(plan, tmp_path))
         before, after = (reinforce.sample(one, words, ASKED, plan, 1) for one in (plain, model))

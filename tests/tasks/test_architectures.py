@@ -14,22 +14,22 @@ from models.core.errors import StageError
 from models.core.files import write_lines
 from models.core.given import read_lines
 from models.core.work import Work
-from models.train import policy, preference, vocabulary
+from models.train import policy, reward_model, vocabulary
 from models.train.settings import Finetuning, Reinforcement, Weights
 from tasks.base import BaseInputs, BaseOutputs, BaseParams, base
-from tasks.dpo import DpoInputs, DpoOutputs, DpoParams, dpo
+from tasks.preference import PreferenceInputs, PreferenceOutputs, PreferenceParams, preference
 from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
 from tasks.rlhf import RlhfInputs, RlhfOutputs, RlhfParams, rlhf
 from tasks.sft import SftInputs, SftOutputs, SftParams, sft
 from tasks.tokenizer import TokenizerInputs, TokenizerOutputs, TokenizerParams, tokenizer
 from tests.architectures import PUBLISHED
-from tests.tiny import ROOM, WARNED, method_of, weights_of
-from tests.trainings import JUDGED
+from tests.tiny import ROOM, WARNED, method_of, preferring, weights_of
+from tests.trainings import JUDGED, STEADY
 
 pytestmark = pytest.mark.long
 
 METHODS = ("full", "lora", "last-layers")
-STAGES = ("sft", "reward", "rlhf", "dpo")
+STAGES = ("sft", "reward", "rlhf", "preference")
 OFTEN = {
     ("gpt2", "rlhf", "last-layers"),
     ("mixtral", "rlhf", "full"),
@@ -37,7 +37,7 @@ OFTEN = {
     ("granite", "reward", "last-layers"),
     ("opt", "sft", "last-layers"),
     ("gemma3", "sft", "lora"),
-    ("gpt2", "dpo", "full"),
+    ("gpt2", "preference", "full"),
 }
 MATRIX = [
     pytest.param(*case, marks=[] if case in OFTEN else pytest.mark.slow, id="-".join(case)) for case in product(PUBLISHED, STAGES, METHODS)
@@ -78,7 +78,7 @@ class Stages:
         plan = {
             "start": {"take": "pretrained"},
             "blocks": {"tokens": block_tokens, "batch": 4, "precision": SPEED["precision"], **ROOM},
-            "training": {"steps": steps, "optimizer": "muon", "weight_decay": 0.0, **speed} if steps else None,
+            "training": {"steps": steps, "optimizer": "muon", **STEADY, **speed} if steps else None,
         }
         inputs = BaseInputs(pretrained=self.published.parent, tokenizer=self.target / "tokenizer", documents=self.records / "documents")
         params = BaseParams(seed=1, pretrained=str(self.published), **plan)
@@ -94,21 +94,23 @@ class Stages:
         return self
 
     def _finetuning(self, weights: Weights, changes: dict):
-        numbers = {"epochs": 1, "batch_size": 4, "max_tokens": 256, "weight_decay": 0.0, **ROOM, **SPEED, **changes}
+        numbers = {"epochs": 1, "batch_size": 4, "max_tokens": 256, **STEADY, **ROOM, **SPEED, **changes}
         return dict(Finetuning(weights=weights, **numbers))
 
     def _sft(self, weights: Weights, out: Path, changes: dict):
         inputs = SftInputs(base=self.target / "base", instructions=self.records / "instructions")
-        return sft(SftParams(seed=1, neftune=0.0, **self._finetuning(weights, changes)), inputs, SftOutputs(sft=out), self.work)
+        return sft(
+            SftParams(seed=1, neftune=0.0, packing=False, **self._finetuning(weights, changes)), inputs, SftOutputs(sft=out), self.work
+        )
 
     def _reward(self, weights: Weights, out: Path, changes: dict):
         inputs = RewardInputs(sft=self.target / "sft", preferences=self.records / "preferences")
         return reward(RewardParams(seed=1, floor=0.0, **self._finetuning(weights, changes)), inputs, RewardOutputs(reward=out), self.work)
 
-    def _dpo(self, weights: Weights, out: Path, changes: dict):
-        inputs = DpoInputs(sft=self.target / "sft", preferences=self.records / "preferences")
-        params = DpoParams(seed=1, beta=0.1, loss={"form": "sigmoid", "label_smoothing": 0.0}, **self._finetuning(weights, changes))
-        return dpo(params, inputs, DpoOutputs(dpo=out), self.work)
+    def _preference(self, weights: Weights, out: Path, changes: dict):
+        inputs = PreferenceInputs(sft=self.target / "sft", preferences=self.records / "preferences")
+        params = PreferenceParams(seed=1, method=preferring("dpo"), **self._finetuning(weights, changes))
+        return preference(params, inputs, PreferenceOutputs(preference=out), self.work)
 
     def _rlhf(self, weights: Weights, out: Path, changes: dict):
         sizes = {"steps": 1, "prompts_per_step": 1, "answers_per_prompt": 2, "max_new_tokens": 4, "temperature": 1.0}
@@ -132,7 +134,7 @@ def made(records: Path, tmp_path_factory: pytest.TempPathFactory):
     return stages
 
 
-NEEDS = {"sft": ("base",), "reward": ("base", "sft"), "rlhf": ("base", "sft", "reward"), "dpo": ("base", "sft")}
+NEEDS = {"sft": ("base",), "reward": ("base", "sft"), "rlhf": ("base", "sft", "reward"), "preference": ("base", "sft")}
 
 
 @pytest.mark.parametrize(("name", "stage", "train"), MATRIX)
@@ -140,7 +142,7 @@ def test_every_choice_of_weights_in_every_stage_trains_every_architecture_into_a
     stages, out = made(name).need(*NEEDS[stage]), tmp_path / "out"
     stages.train(stage, train, out)
     assert {path.suffix for path in out.iterdir()} == {".json", ".jinja", ".safetensors"}
-    load = preference.load if stage == "reward" else policy.load
+    load = reward_model.load if stage == "reward" else policy.load
     after, before = load(out), load(stages.target / NEEDS[stage][-1 if stage != "rlhf" else 1])
     pairs = list(zip(after.named_parameters(), before.parameters(), strict=True))
     moved = {name for (name, weight), other in pairs if not torch.equal(weight, other)}
@@ -183,7 +185,7 @@ def test_a_trained_model_answers_a_chat_as_a_server_asks_it(made, name):
 
 @pytest.mark.parametrize(
     ("stage", "key", "too_many"),
-    [("sft", "max_tokens", 513), ("reward", "max_tokens", 600), ("dpo", "max_tokens", 600), ("rlhf", "max_new_tokens", 513)],
+    [("sft", "max_tokens", 513), ("reward", "max_tokens", 600), ("preference", "max_tokens", 600), ("rlhf", "max_new_tokens", 513)],
 )
 def test_more_tokens_than_the_model_has_positions_are_refused(made, tmp_path, stage, key, too_many):
     stages = made("opt").need(*NEEDS[stage])
@@ -249,9 +251,9 @@ def test_a_reward_model_with_another_template_is_refused_with_the_difference(mad
 
 def test_a_longer_conversation_than_the_reward_model_can_place_is_read_from_its_end(made):
     stages = made("gpt2").need("base", "sft", "reward")
-    model, words = preference.load(stages.target / "reward"), vocabulary.load(stages.target / "reward")
+    model, words = reward_model.load(stages.target / "reward"), vocabulary.load(stages.target / "reward")
     long, other = ([{"role": "user", "content": start + "Hello Ton " * 100}] for start in ("a", "b"))
-    one, two = preference.rewards(model, words, [long, other], 2)
+    one, two = reward_model.rewards(model, words, [long, other], 2)
     assert one == two
 
 
@@ -294,4 +296,4 @@ def test_answers_do_not_depend_on_how_many_are_rated_at_once(made, name):
 def test_an_architecture_that_cannot_rate_is_refused_in_one_line(tmp_path):
     MambaForCausalLM(MambaConfig(vocab_size=20, hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path / "mamba")
     with pytest.raises(StageError, match=r"^MambaForCausalLM keeps what it has read in its own way, .*: take another architecture$"):
-        preference.load(tmp_path / "mamba")
+        reward_model.load(tmp_path / "mamba")

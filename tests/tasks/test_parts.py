@@ -36,8 +36,13 @@ KINDS = {
         f"{stage}-{weights}": lambda stages, name, stage=stage, weights=weights, **room: getattr(stages, stage)(
             name, _with(finetuning(weights), room)
         )
-        for stage in ("sft", "reward", "dpo")
+        for stage in ("sft", "reward", "preference")
         for weights in ("full", "lora")
+    },
+    "sft-packed": lambda stages, name, **room: stages.sft(name, {**dict(_with(finetuning(epochs=3), room)), "packing": True}),
+    **{
+        algorithm: lambda stages, name, algorithm=algorithm, **room: stages.preference(name, _with(finetuning(), room), algorithm)
+        for algorithm in ("kto", "orpo")
     },
     "grpo": lambda stages, name, **room: stages.rlhf(name, _with(reinforcement(), room)),
     "grpo-lora": lambda stages, name, **room: stages.rlhf(name, _with(reinforcement("lora"), room)),

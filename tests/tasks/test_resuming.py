@@ -21,7 +21,13 @@ KINDS = {  # each with enough steps for two epochs and more, and for logs that s
     "sft-parts": lambda stages: stages.sft("made", {**dict(finetuning("full", 3)), "micro_batch": 3}),
     "sft-dora": lambda stages: stages.sft("made", finetuning("dora", 3)),
     **{f"reward-{name}": lambda stages, name=name: stages.reward("made", finetuning(name, 5)) for name in ("full", "lora")},
-    **{f"dpo-{name}": lambda stages, name=name: stages.dpo("made", finetuning(name, 5)) for name in ("full", "lora")},
+    "sft-packed": lambda stages: stages.sft("made", {**dict(finetuning("full", 5)), "packing": True}),
+    "sft-bfloat16": lambda stages: stages.sft("made", {**dict(finetuning("lora", 3)), "precision": "bfloat16"}),
+    **{
+        f"{algorithm}-{name}": lambda stages, name=name, algorithm=algorithm: stages.preference("made", finetuning(name, 5), algorithm)
+        for algorithm in ("dpo", "kto", "orpo")
+        for name in ("full", "lora")
+    },
     **{f"rlhf-{name}": lambda stages, name=name: stages.rlhf("made", reinforcement(name, steps=14)) for name in ("full", "lora")},
     "rlhf-rloo": lambda stages: stages.rlhf("made", reinforcement(steps=14, algorithm="rloo")),
     **{

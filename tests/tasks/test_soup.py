@@ -20,7 +20,12 @@ def three(tmp_path_factory):
     stages.tokenizer(), stages.base()
     inputs = SftInputs(base=stages.target / "base", instructions=stages.records / "instructions")
     found = [
-        sft(SftParams(seed=seed, neftune=0.0, **dict(finetuning())), inputs, SftOutputs(sft=stages.target / f"sft-{seed}"), stages.work)
+        sft(
+            SftParams(seed=seed, neftune=0.0, packing=False, **dict(finetuning())),
+            inputs,
+            SftOutputs(sft=stages.target / f"sft-{seed}"),
+            stages.work,
+        )
         for seed in (1, 2, 3)
     ]
     return stages, [metrics.held_out_loss for metrics in found]

@@ -34,4 +34,4 @@ def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: 
             callbacks=[Progress(work)],
         )
         trained = run(trainer, plan, work)
-    return policy.merged(trainer.model), float(trained.training_loss)
+    return policy.merged(trainer.model, plan.precision), float(trained.training_loss)

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from models.core.errors import StageError
 from models.core.lines import read_rows
 from models.core.work import Work
 from models.train import chat, policy, tools
+from models.train.packs import IGNORED, Collator, best_fit, positions, require_apart
 from models.train.parts import InParts
 from models.train.settings import Supervised
 from models.train.training import Progress, arguments, log_likelihoods, quiet, run
@@ -47,7 +49,7 @@ def conversations(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: in
         if len(ids) > max_tokens:
             too_long += 1
         else:
-            rows.append({"input_ids": ids, "assistant_masks": said})
+            rows.append({"input_ids": ids, "assistant_masks": said, "record": record.get("id", f"record {number}")})
     for reason, count in not_shown.most_common(3):
         print(f"{path}: {count:,} conversations with tools are left out: {reason}", flush=True)
     if not rows:
@@ -65,23 +67,39 @@ class Trainer(InParts, SFTTrainer):
     adds_up = True
 
 
+def packed(records: Dataset, max_tokens: int) -> Dataset:
+    """The same conversations in rows of at most `max_tokens`, each with positions of its own; a row is called by all its records."""
+    rows = []
+    for places in best_fit([*map(len, records["input_ids"])], max_tokens):
+        some = records.select(places)
+        counted = [[0, *said[1:]] for said in some["assistant_masks"]]  # the first token would follow from the text before it
+        ids, said = ([*chain.from_iterable(column)] for column in (some["input_ids"], counted))
+        labels = [token if own else IGNORED for token, own in zip(ids, said, strict=True)]
+        places_of = positions([*map(len, some["input_ids"])])
+        rows.append({"input_ids": ids, "labels": labels, "position_ids": places_of, "record": ", ".join(some["record"])})
+    return Dataset.from_list(rows)
+
+
 def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: Supervised, seed: int, work: Work) -> tuple[Any, float]:
     """The trained model (adapters merged), and the mean loss over training, in nats a token."""
+    if plan.packing:
+        require_apart(model, "sft.packing")
+        records = packed(records, plan.max_tokens)
     policy.freeze(model, plan.weights)
+    # The masks in the records say what counts; assistant_only_loss would ask for untokenised conversations.
+    how = {"packing": False, "assistant_only_loss": False, "neftune_noise_alpha": plan.neftune or None}
     with quiet():
         trainer = Trainer(
             model=model,
-            # The masks in the records say what counts; assistant_only_loss would ask for untokenised conversations.
-            args=SFTConfig(
-                **arguments(plan, records, work, seed), packing=False, assistant_only_loss=False, neftune_noise_alpha=plan.neftune or None
-            ),
+            args=SFTConfig(**arguments(plan, records, work, seed), **how),
+            data_collator=Collator(tokenizer.pad_token_id) if plan.packing else None,
             train_dataset=records,
             processing_class=tokenizer,
             peft_config=policy.adapter(plan.weights, model),
             callbacks=[Progress(work)],
         )
         trained = run(trainer, plan, work)
-    return policy.merged(trainer.model), float(trained.training_loss)
+    return policy.merged(trainer.model, plan.precision), float(trained.training_loss)
 
 
 def loss(model: PreTrainedModel, records: Dataset, batch_size: int) -> float:

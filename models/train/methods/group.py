@@ -85,7 +85,7 @@ def fit(
         )
         run(trainer, plan, work)
     recorder.restored(trainer.model)
-    return policy.merged(trainer.model)
+    return policy.merged(trainer.model, plan.precision)
 
 
 class Stepped(TrainerCallback):

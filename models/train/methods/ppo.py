@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.core.checkpoints import Checkpoints
 from models.core.work import Work
-from models.train import generation, policy, preference, resuming
+from models.train import generation, policy, resuming, reward_model
 from models.train.parts import Parts
 from models.train.recorder import Recorder
 from models.train.settings import Ppo, Reinforcement
@@ -156,7 +156,8 @@ class Training:
     def _answered(self, asked: Asked, rewards: Rewards) -> tuple[Answered, dict[str, float]]:
         plan, device = self.plan, self.model.device
         prompts = [record["prompt"] for record in asked]
-        [made] = generation.batches(self.model, self.tokenizer, prompts, len(asked), plan.max_new_tokens, plan.temperature)
+        how = len(asked), plan.max_new_tokens, plan.temperature, plan.precision
+        [made] = generation.batches(self.model, self.tokenizer, prompts, *how)
         ids, attention, said = _from_the_left(made, self.tokenizer.pad_token_id)
         drawn, entropy = self._likelihoods(self.model, ids, attention)
         with self.model.disable_adapter() if self.reference is None else nullcontext():
@@ -237,7 +238,7 @@ class Training:
 
     def _values(self, ids: Tensor, attention: Tensor) -> Tensor:
         """What the value model foresees before each token but the first [answers, tokens - 1]."""
-        return preference.at_tokens(self.value, ids, attention)[:, :-1].float()
+        return reward_model.at_tokens(self.value, ids, attention)[:, :-1].float()
 
     def save(self, folder: Path) -> None:
         kept = {
@@ -296,7 +297,7 @@ def fit(
             if checkpoints.due():
                 checkpoints.save(training.step, training.save)
     recorder.restored(training.model)
-    return policy.merged(training.model)
+    return policy.merged(training.model, plan.precision)
 
 
 def _batches(asked: Asked, plan: Reinforcement, seed: int) -> Iterator[Asked]:

@@ -2,10 +2,9 @@
 
 import math
 import random
-from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ from models.core.checkpoints import Checkpoints
 from models.core.work import Work
 from models.train import chat, resuming
 from models.train.muon import Muon
+from models.train.packs import IGNORED, best_fit
 from models.train.parts import Parts
 from models.train.settings import Blocks, Pretraining
+from models.train.spikes import WINDOW, Spikes
 from models.train.training import log_likelihoods, precision, rate
 
-IGNORED = -100
 # A few hundred steps are too short for Muon's usual momentum of .95 and for an embedding that moves no faster than the layers: with these,
 # 400 steps of the tiny recipe learn to copy out of their context what 780 steps did not learn without them.
 MOMENTUM = 0.8
@@ -37,33 +37,32 @@ def pack(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_tokens:
     stands for padding, because some tokenizers pad with the one that ends a text. Texts begin with the token that the tokenizer begins them
     with, if any.
     """
+    return packed(texts, tokenizer, block_tokens)[0]
+
+
+def packed(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, block_tokens: int) -> tuple[Tensor, list[list[int]]]:
+    """As `pack`, with the places of the texts that each block holds."""
     every, first = tokenizer(list(texts), add_special_tokens=False)["input_ids"], chat.begin(tokenizer)
     pieces = [
-        ids[at : at + block_tokens]
-        for ids in ([*first, *text, tokenizer.eos_token_id] for text in every)
+        (place, ids[at : at + block_tokens])
+        for place, ids in enumerate([*first, *text, tokenizer.eos_token_id] for text in every)
         for at in range(0, len(ids), block_tokens)
     ]
-    blocks: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (free tokens, block), ascending
-    for piece in sorted(pieces, key=len, reverse=True):
-        at = bisect_left(room, (len(piece), 0))
-        free, block = room.pop(at) if at < len(room) else (block_tokens, len(blocks))
-        if block == len(blocks):
-            blocks.append([])
-        blocks[block].extend(piece)
-        if free > len(piece):
-            insort(room, (free - len(piece), block))
-    return torch.tensor([block + [IGNORED] * (block_tokens - len(block)) for block in blocks])
+    rows = [[pieces[place] for place in places] for places in best_fit([len(ids) for _, ids in pieces], block_tokens)]
+    blocks = [[*chain.from_iterable(ids for _, ids in row)] for row in rows]
+    ids = torch.tensor([block + [IGNORED] * (block_tokens - len(block)) for block in blocks])
+    return ids, [[place for place, _ in row] for row in rows]
 
 
-def _batches(blocks: Tensor, size: int, steps: int, seed: int) -> Iterator[Tensor]:
+def _batches(count: int, size: int, steps: int, seed: int) -> Iterator[list[int]]:
+    """The places of each step's blocks, in an order of its own every time that all have been read."""
     source, order = random.Random(seed), list[int]()
     for _ in range(steps):
         while len(order) < size:
-            epoch = list(range(len(blocks)))
+            epoch = list(range(count))
             source.shuffle(epoch)
             order = epoch[::-1] + order
-        yield blocks[[order.pop() for _ in range(size)]]
+        yield [order.pop() for _ in range(size)]
 
 
 def _loss(model: PreTrainedModel, batch: Tensor, precision_name: str, room: Parts) -> float:
@@ -113,10 +112,11 @@ def fit(
     reading: Blocks,
     seed: int,
     work: Work,
+    records: Sequence[Sequence[str]] = (),
 ) -> float:
     """Train in place on `plan.steps` batches of `blocks` [blocks, tokens]; the mean loss of the last tenth, in nats a token.
 
-    Goes on from the last checkpoint, where there is one.
+    Goes on from the last checkpoint, where there is one. records: the names of the texts in each block, for a step that goes wrong.
     """
     model.train()
     optimizers = _optimizers(model, plan)
@@ -125,10 +125,12 @@ def fit(
     checkpoints, room = work.checkpoints or Checkpoints(), Parts(reading.micro_batch)
     if reading.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    losses = _resumed(parts, room, checkpoints, model.device)
+    losses, spikes = _resumed(parts, room, checkpoints, model.device), Spikes(plan.max_rise)
+    spikes.recent = losses[-WINDOW:]
     with checkpoints.training():
-        for step, batch in islice(enumerate(_batches(blocks, reading.batch, plan.steps, seed), 1), len(losses), None):
-            loss = _loss(model, batch.to(model.device), reading.precision, room)
+        for step, places in islice(enumerate(_batches(len(blocks), reading.batch, plan.steps, seed), 1), len(losses), None):
+            loss = _loss(model, blocks[places].to(model.device), reading.precision, room)
+            spikes.see(loss, step, [name for place in places for name in records[place]] if records else ())
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             learning_rate = float(schedules[0].get_last_lr()[0])
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
@@ -142,7 +144,6 @@ def fit(
                 work.progress(step, plan.steps, told)
                 resuming.require_number(told, step)
             if checkpoints.due():
-                resuming.require_number({"loss": losses[-1]}, step)
                 checkpoints.save(step, partial(_save, parts, room, losses))
     last = losses[-max(1, plan.steps // 10) :]
     return sum(last) / len(last)

@@ -23,21 +23,31 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from models.core.errors import StageError
 from models.train import chat, policy
 from models.train.chat import Messages
+from models.train.settings import Finetuning, Reinforcement
 from models.train.training import quiet
 
 
-def load(folder: Path) -> PreTrainedModel:
+def load(folder: Path, precision: str = "float32") -> PreTrainedModel:
     """The model with a head of one output in place of its vocabulary's; the head's weights are random unless the folder has them.
 
     Raises StageError for an architecture that cannot have such a head.
     """
     with quiet():
         kind = _kind(AutoConfig.from_pretrained(folder, local_files_only=True))
-        how = {"num_labels": 1, "dtype": torch.float32, "local_files_only": True}
+        how = {"num_labels": 1, "dtype": policy.DTYPES[precision], "local_files_only": True}
         model, found = kind.from_pretrained(folder, output_loading_info=True, **how)
     if lost := [name for name in found["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]:
         raise StageError(f"{folder} has no weights for {lost[0]} of {type(model).__name__}: take another architecture as 'pretrained'")
     return model
+
+
+def opened(folder: Path, plan: Finetuning | Reinforcement, device: str) -> PreTrainedModel:
+    """The same, to be trained: as policy.opened, with the head, whose first weights are random, in float32."""
+    model = load(folder, policy.opening(plan))
+    for name, module in model.named_children():
+        if name != model.base_model_prefix:
+            module.float()
+    return model.to(device)
 
 
 def _kind(config: PretrainedConfig) -> Any:
