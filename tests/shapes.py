@@ -78,7 +78,7 @@ def shrunk(root: Path, source):
     def params(values):
         values["pretrained"] = source
         values["gate"]["health"] |= easy
-        for section in {"sft", "sft-2", "sft-3", "dpo"} & values.keys():
+        for section in {"sft", "sft-2", "sft-3", "preference"} & values.keys():
             values[section] |= {"weights": {"train": "full"}, "epochs": 1, "batch_size": 8, "max_tokens": 512, "learning_rate": 0.001}
         if "soup" in values:
             values["soup"] |= {"mix": {"how": "uniform"}, "max_tokens": 512}  # greedy may end with one of the three as it is

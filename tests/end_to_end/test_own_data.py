@@ -95,10 +95,10 @@ def test_and_goes_on_to_dpo_to_its_documents_and_to_a_soup_of_three(mine, base):
 
     sluice(workspace, "import", str(records / "preferences.jsonl"))
     assert retrain(workspace, "dpo", base)["version"] == "2"
-    assert {"dpo", "benchmark@dpo-desk"} <= last_run(workspace)
+    assert {"preference", "benchmark@preference-desk"} <= last_run(workspace)
     assert not {"tokenizer", "base", "sft", "benchmark@sft-desk"} & last_run(workspace)
     found = json.loads(sluice(workspace, "lineage", "2", "--json"))
-    assert "dpo" in found["runs"]["stages"]
+    assert "preference" in found["runs"]["stages"]
     assert "artifacts/prepared/preferences" in found["data"]
 
     sluice(workspace, "import", str(records / "documents.jsonl"))
@@ -107,9 +107,9 @@ def test_and_goes_on_to_dpo_to_its_documents_and_to_a_soup_of_three(mine, base):
     found = json.loads(sluice(workspace, "lineage", "3", "--json"))
     assert "artifacts/prepared/documents" in found["data"]
     assert "artifacts/prepared/preferences" not in found["data"]
-    assert "dpo" not in found["runs"]["stages"]
+    assert "preference" not in found["runs"]["stages"]
     changed = json.loads(sluice(workspace, "diff", "2", "3", "--json"))
-    assert changed["params"]["candidate"] == ["dpo", "sft"]
+    assert changed["params"]["candidate"] == ["preference", "sft"]
 
     assert retrain(workspace, "soup", base)["version"] == "4"
     assert {"sft-2", "sft-3", "soup", "benchmark@soup-desk"} <= last_run(workspace)

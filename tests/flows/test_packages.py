@@ -95,11 +95,11 @@ def test_another_comparer_of_formulas_changes_what_scores_and_rewards_alone(work
 
 
 def test_another_trl_changes_what_fine_tunes_alone(workspace):
-    assert rewired(workspace, "trl") == of("dpo", "reward", "rlhf", "sft", "soup")
+    assert rewired(workspace, "trl") == of("preference", "reward", "rlhf", "sft", "soup")
 
 
 def test_another_torch_changes_all_that_train_or_score_or_list_suites_and_no_other(workspace):
-    trained = ("base", "dpo", "reward", "rlhf", "sft", "soup")
+    trained = ("base", "preference", "reward", "rlhf", "sft", "soup")
     assert rewired(workspace, "torch") == sorted(of(*trained, "benchmark", "samples", "tokenizer", "sources"))
 
 
