@@ -109,7 +109,7 @@ def benchmark(params: BenchmarkParams, inputs: BenchmarkInputs, outputs: Benchma
 
     asked = settings(params, inputs.suite.name)
     result = evaluation.score_suite(
-        inputs.model, inputs.suite, outputs.items, asked, work.device, lambda step, total: work.progress(step, total, {})
+        inputs.model, inputs.suite, outputs.items, asked, work.device, lambda step, total: work.progress(step, total, {}), work.ranks
     )
     if outputs.scores is not None:
         write_scores(outputs.scores, result.items or [])

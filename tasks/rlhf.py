@@ -1,5 +1,6 @@
 """RLHF stage: reinforcement learning from the learned reward, with a KL term to sft. The benchmark and the gate read it next."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -68,19 +69,19 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
     if inputs.reward is not None:
         chat.refuse_drift(vocabulary.load(inputs.reward), tokenizer, "reward", "sft")
         judge = reinforce.by_model(reward_model.load(inputs.reward, params.precision).to(work.device), tokenizer, params.answers_per_batch)
-    rewards, sft = sum_of(params.rewards, judge), policy.load(inputs.sft, params.precision).to(work.device)
+    rewards, sft = replace(sum_of(params.rewards, judge), ranks=work.ranks), policy.load(inputs.sft, params.precision).to(work.device)
     policy.require_positions(sft, params.max_new_tokens, "rlhf.max_new_tokens")
     most = policy.positions(sft)
     room = None if most is None else most - params.max_new_tokens
     train, train_dropped = reinforce.prompts(inputs.prompts / "train.jsonl", tokenizer, room, least=1)
     held_out, held_out_dropped = reinforce.prompts(inputs.prompts / "held_out.jsonl", tokenizer, room, least=2)
     held_out = held_out[: params.measured_prompts]
-    before = reinforce.sample(sft, tokenizer, held_out, params, params.seed)
+    before = reinforce.sample(sft, tokenizer, held_out, params, params.seed, work.ranks)
     model = policy.opened(inputs.sft, params, work.device)
     recorder = Recorder(
         params,
         tokens=lambda texts: [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]],
-        measure=lambda now: reinforce.mean_reward(now, rewards, tokenizer, held_out, params, params.seed),
+        measure=lambda now: reinforce.mean_reward(now, rewards, tokenizer, held_out, params, params.seed, work.ranks),
         folder=work.folder,
     )
     if params.method.algorithm == "ppo":
@@ -88,7 +89,7 @@ def rlhf(params: RlhfParams, inputs: RlhfInputs, outputs: RlhfOutputs, work: Wor
         model = ppo.fit(model, sft, value, rewards, tokenizer, train, params, params.seed, work, recorder)
     else:
         model = group.fit(model, rewards, tokenizer, train, params, params.seed, work, recorder)
-    after = reinforce.sample(model, tokenizer, held_out, params, params.seed)
+    after = reinforce.sample(model, tokenizer, held_out, params, params.seed, work.ranks)
     divergence = reinforce.divergence(model, sft, after)
     (first, first_of), (last, last_of) = (reinforce.mean_rewards(rewards, answers, params) for answers in (before, after))
     shown = (reinforce.shown(answers, means, params, EVIDENCE) for answers, means in ((before, first), (after, last)))

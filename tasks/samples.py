@@ -79,7 +79,9 @@ def _answers(
     )
     found: dict[str, dict[str, Any]] = {}
     for group in _alike(fits, sizes, params.batch_size):
-        [batch] = generation.batches(model, tokenizer, [row["prompt"] for row in group], len(group), params.max_new_tokens)
+        [batch] = generation.batches(
+            model, tokenizer, [row["prompt"] for row in group], len(group), params.max_new_tokens, ranks=work.ranks
+        )
         written = zip(group, batch.texts, batch.said.sum(1).tolist(), batch.ended.tolist(), strict=True)
         found |= {
             row["id"]: {"answer": text.strip(), "tokens": tokens, "flags": flags(text, ended)} for row, text, tokens, ended in written

@@ -101,7 +101,7 @@ def rescore(model: Path, suite: Path, output: Path) -> None:
     """Score a model folder on a suite with today's params. Called by the gate, in a process of its own."""
     from flows.host import slots
     from flows.registry import release
-    from flows.stages.runner import prepare_device
+    from flows.stages.ranks import prepare_device
     from flows.stages.session import Session
     from models.score import evaluation
     from tasks import benchmark

@@ -31,8 +31,8 @@ app.add_typer(recipes.app, name="recipe")
 app.add_typer(suites.app, name="suite")
 
 INTERRUPTED = 130
-FORWARDED = ("repro", "stage", "register", "rescore")  # what a flow starts: its warm process does it, where one is up
-TRAINING = ("stage", "rescore")  # what holds tensors: their garbage is collected as soon as ever
+FORWARDED = ("repro", "stage", "probe", "register", "rescore")  # what a flow starts: its warm process does it, where one is up
+TRAINING = ("stage", "probe", "rescore")  # what holds tensors: their garbage is collected as soon as ever
 COLLECTED_EVERY = 50_000  # objects made; Python's own 700 cost an eighth of a command, whose imports make hundreds of thousands that stay
 
 

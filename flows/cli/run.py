@@ -114,6 +114,54 @@ def _brief(why: Any) -> str:
     return "; ".join(why[:2]) + more
 
 
+@app.command()
+def plan(as_json: Json = False) -> None:
+    """What a run would take: time, memory, disk, money. Each stage that would run is tried in miniature."""
+    from flows.run import plan as plans
+    from flows.screen.tables import print_rows
+
+    found = plans.plan(here(), tell)
+    if as_json:
+        say(found)
+        return
+    if not found["stages"]:
+        print("nothing to run")
+        return
+    priced = found["cost"] is not None
+    print_rows("Plan", [_planned(row, priced) for row in found["stages"]])
+    money = f", {found['cost']:,.2f} at the prices of params.yaml" if priced else ""
+    print(
+        f"about {_long(found['seconds'])}{money}; up to {found['peak_mib'] / 1024:.1f} GiB of memory, {found['disk_mb'] / 1e3:.1f} GB of disk"
+    )
+    for line in plans.warnings(found):
+        tell(f"sluice: warning: {line}")
+
+
+def _planned(row: dict[str, Any], priced: bool) -> dict[str, str]:
+    steps = f"{row['steps']:,} of {row['step_seconds']:.3g} s" if row["steps"] else ""
+    memory = f"{row['peak_mib'] / 1024:.1f} GiB" + (f", device {row['device_mib'] / 1024:.1f} GiB" if row["device_mib"] else "")
+    disk = f"{(row['checkpoints_mb'] + row['outputs_mb']) / 1e3:.2f} GB"
+    cells = {"stage": row["name"], "time": _long(row["seconds"]), "steps": steps, "memory": memory, "disk": disk}
+    return cells | ({"cost": "" if row["cost"] is None else f"{row['cost']:,.2f}"} if priced else {})
+
+
+def _long(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+@app.command(hidden=True)
+def probe(stage: str, folder: str, micro_batch: Annotated[int | None, typer.Option()] = None) -> None:
+    """Try one stage in miniature. Called by `plan`, in a process of its own."""
+    from pathlib import Path
+
+    from flows.registry.decisions import registry_of
+    from flows.stages import probe as probes
+
+    probes.probe(here(), stage, Path(folder), micro_batch, registry_of)
+
+
 @app.command(hidden=True)
 def repro(stage: str) -> int:
     """Have DVC reproduce one stage. Called by the flow, in a process of its own."""

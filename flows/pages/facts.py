@@ -18,6 +18,7 @@ from flows.registry.release import Release, candidate_folder
 from flows.stages.attempt import StageResult
 from flows.stages.parameters import PRICES
 from flows.stages.pipeline import LEAKS, Cell, Pipeline, Stage, git_commit, read_metrics
+from flows.stages.probe import foretold
 from flows.stages.session import Session
 from models.core.content import folder_md5
 from models.core.display import shortened
@@ -264,11 +265,12 @@ def _subjects(records: Records, described: Described) -> dict[str, dict[str, dic
 
 def _time(session: Session, results: Sequence[StageResult], seconds: float) -> dict[str, Any]:
     """What each stage took, where, and what that cost where params.yaml says what an hour of its pool costs."""
-    prices, stages = session.params.get(PRICES) or {}, []
+    prices, stages, plan = session.params.get(PRICES) or {}, [], foretold(session.workspace)
     for one in results:
         pool = session.pipeline.stages[one.name].pool
         cost = one.seconds / 3600 * prices[pool] if one.state == "ran" and pool in prices else None
-        stages.append({**one.model_dump(mode="json"), "pool": pool, "cost": cost})
+        planned = plan[one.name]["seconds"] if one.state == "ran" and one.name in plan else None
+        stages.append({**one.model_dump(mode="json"), "pool": pool, "cost": cost, "planned": planned})
     known = [one["cost"] for one in stages if one["cost"] is not None]
     return {"seconds": round(seconds, 1), "stages": stages, "cost": sum(known) if prices else None}
 

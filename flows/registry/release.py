@@ -23,7 +23,7 @@ from flows.registry.versions import file_md5
 from flows.stages import pretrained, warm
 from flows.stages.parameters import gated
 from flows.stages.pipeline import LEAKS, Pipeline, git_commit
-from flows.stages.runner import prepare_device
+from flows.stages.ranks import prepare_device
 from flows.stages.session import Session
 from models.core.content import folder_md5
 from models.core.errors import StageError, UserError

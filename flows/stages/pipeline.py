@@ -78,6 +78,7 @@ class Stage:
     given: Mapping[str, str] = field(default_factory=dict)
     plots: tuple[str, ...] = ()
     checkpoint_minutes: float = CHECKPOINT_MINUTES
+    ranks: int = 1
 
     @property
     def task(self) -> str:
@@ -204,6 +205,7 @@ class Pipeline:
             timeout_s=float(meta.get("timeout_s", 86400)),
             checkpoint_minutes=float(meta.get("checkpoint_minutes", CHECKPOINT_MINUTES)),
             retries=int(meta.get("retries", 0)),
+            ranks=int(meta.get("ranks", 1)),
             upstream=upstream,
             given=bindings(str(node.cmd).split()),
             plots=tuple(out.def_path for out in node.outs if out.plot),

@@ -19,7 +19,7 @@ from typing import Any
 from flows.host import courier, failures, slots, spool
 from flows.host.masking import masked
 from flows.host.workspace import Workspace
-from flows.stages import finished, pretrained
+from flows.stages import finished, pretrained, ranks
 from flows.stages.parameters import load, stage_params
 from flows.stages.pipeline import Contract, Pipeline, Stage, contract, data_of, git_commit
 from flows.stages.pipeline import signature as signature_of
@@ -30,7 +30,6 @@ from models.core.files import write_json
 from models.core.work import Work
 from models.train import weights
 
-CHECKPOINTS = "checkpoints"  # in a stage's work folder
 CURVE = "curve"  # the field under which a stage's plot is saved beside its outputs
 POINTS = 2000  # of a plot
 SHOWN = ("loss", "mean_reward", "accuracy", "kl_per_token")  # of a step's values, on the screen
@@ -134,12 +133,14 @@ def _execute(pipeline: Pipeline, stage: Stage, registry_of: RegistryOf) -> None:
     if not _by_hand():
         tags["prefect.flow_run_id"] = os.environ[FLOW_RUN]
     run = spool.Run(workspace, values["model"], name, tags, os.environ.get(PARENT))
-    checkpoints = Checkpoints(workspace.work / name / signature / CHECKPOINTS, 60 * stage.checkpoint_minutes)
+    checkpoints = Checkpoints(workspace.work / name / signature / ranks.CHECKPOINTS, 60 * stage.checkpoint_minutes)
     with _delivered(workspace, run), _closing(run, name, checkpoints):
         run.params(params.model_dump())
         run.inputs(read)
         reports, progress = workspace.state / "reports" / name, Progress(run, name)
-        work = Work(workspace.work / name / signature, reports, prepare_device(stage.pool), checkpoints, progress)
+        work = Work(
+            workspace.work / name / signature, reports, ranks.prepare_device(stage.pool, 0, ranks.wanted(stage)), checkpoints, progress
+        )
         if finished.is_saved(work.folder) and not (_by_dvc() and pipeline.recorded_signatures().get(name) != signature):
             finished.drop(work.folder)  # whoever asks for what is on record, or by hand, wants it made again
         try:
@@ -193,7 +194,8 @@ def produce(root: Path, stage: Stage, spec: Contract, params: Any, work: Work) -
                 bound = {field: root / path for field, path in inputs.items()}
                 if work.checkpoints is not None:
                     work.checkpoints.notes, work.checkpoints.recall = curve.told.copy, curve.recall
-                metrics = _call(spec, params, bound, {field: drafts[field] for field in outputs}, with_fields(work, progress=curve))
+                with ranks.together(root, stage, with_fields(work, progress=curve)) as shared:
+                    metrics = _call(spec, params, bound, {field: drafts[field] for field in outputs}, shared)
                 missing = [outputs[field] for field in outputs if not drafts[field].exists()]
                 if missing:
                     raise StageError(f"stage {stage.name!r} left out {', '.join(missing)}: a stage writes every output it declares")
@@ -238,22 +240,6 @@ def replace(draft: Path, place: Path) -> None:
         remove(aside)
     else:
         draft.rename(place)
-
-
-def prepare_device(pool: str) -> str:
-    """Return the device that a stage of the pool may use, and set what makes equal work equal bytes on a CPU.
-
-    The order of a sum depends on how many threads share it: they are counted out. MKL promises the same bytes from run to run only where
-    its "conditional numerical reproducibility" is on.
-    """
-    if pool != "gpu":
-        return "cpu"
-    import torch
-
-    os.environ.setdefault("MKL_CBWR", "AUTO")  # read at the first product
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    torch.set_num_threads(int(asked) if asked.isdigit() else len(os.sched_getaffinity(0)))
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _require_inputs(root: Path, stage: Stage) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.core.files import read_json, write_json
+from models.core.ranks import ALONE, Ranks
 
 SIZES = "sizes.json"  # of a checkpoint: its files with their bytes, and what the caller noted beside them
 KEPT = 2
@@ -26,12 +27,14 @@ class Checkpoints:
     folder: keyed by the stage's signature, so that no other params, inputs or packages ever find them.
     every_s: seconds between two; what writing one takes is not counted, or a slow disk would leave no time to train.
     notes: what the caller has to remember as well, as JSON; where a training goes on, `recall` is given the steps it has done, and that.
+    ranks: of them the leader writes, and decides when; all read.
     """
 
     folder: Path | None = None
     every_s: float = 300.0
     notes: Callable[[], Any] = lambda: None
     recall: Callable[[int, Any], None] = lambda *_: None
+    ranks: Ranks = ALONE
     running: bool = field(default=False, init=False)
     asked: bool = field(default=False, init=False)
     last: float = field(default_factory=time.monotonic, init=False)
@@ -52,8 +55,11 @@ class Checkpoints:
         return heeded
 
     def due(self) -> bool:
-        """Whether one is to be written now, at the end of a step."""
-        return self.folder is not None and (self.asked or time.monotonic() - self.last >= self.every_s)
+        """Whether one is to be written now, at the end of a step. Raises Stopped in those who only follow where the leader was asked."""
+        due, asked = self.ranks.told((self.folder is not None and (self.asked or time.monotonic() - self.last >= self.every_s), self.asked))
+        if asked and not self.ranks.leads:
+            raise Stopped
+        return due and self.ranks.leads
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Have `write` fill a folder, and keep it as what stands after `step` steps. Raises Stopped where somebody asked for it.

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer
 from models.core.content import folder_md5
 from models.core.errors import StageError
 from models.core.files import write_json, write_lines
+from models.core.ranks import ALONE, Ranks
 from models.core.sets import OfSet
 from models.sandbox import sandbox
 from models.score import asking, grading, harness
@@ -52,8 +53,8 @@ class Scorer:
     Raises UserError for a broken suite and StageError for a model that the suite cannot ask.
     """
 
-    def __init__(self, model: Path, suite: Path, settings: Settings, device: str, progress: Progress) -> None:
-        self.model, self.suite, self.settings = model, suite, settings
+    def __init__(self, model: Path, suite: Path, settings: Settings, device: str, progress: Progress, ranks: Ranks = ALONE) -> None:
+        self.model, self.suite, self.settings, self.ranks = model, suite, settings, ranks
         self.described = suites.load(suite)
         is_code = isinstance(self.described, CodeSuite)
         self.isolation = sandbox.isolation() if is_code else None
@@ -65,7 +66,7 @@ class Scorer:
             self.available = self.isolation is None or self.isolation.backend is not None
             if self.available:
                 how = settings if is_code else settings.model_copy(update={"sampling": GREEDY})
-                self._asked = LocalModel(model, self.tokenizer, how, device, _heard(progress))
+                self._asked = LocalModel(model, self.tokenizer, how, device, _heard(progress), ranks)
 
     def _put(self) -> tuple[list[Item], Any, list[int] | None]:
         """The items that are asked, the suite as a task of lm-eval's, and their places in it; None where they are all of it."""
@@ -91,7 +92,8 @@ class Scorer:
             found = evaluate(self._asked, tasks, samples=chosen, bootstrap_iters=0, apply_chat_template=self.described.chat)["samples"][
                 name
             ]
-        return self._records(self.items if places is None else [self.items[place] for place in places], found)
+        chosen_items = self.items if places is None else [self.items[place] for place in places]
+        return self.ranks.once(lambda: self._records(chosen_items, found))  # programs are run once
 
     def _records(self, items: Sequence[Item], samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         replies = self._asked.replies
@@ -117,12 +119,14 @@ class Scorer:
         return _evidence(self)
 
 
-def score_suite(model: Path, suite: Path, output: Path, settings: Settings, device: str, progress: Progress) -> Result:
+def score_suite(
+    model: Path, suite: Path, output: Path, settings: Settings, device: str, progress: Progress, ranks: Ranks = ALONE
+) -> Result:
     """Write items.jsonl and evidence.json into `output` and return the items.
 
     Raises UserError for a broken suite and StageError for a model that the suite cannot ask.
     """
-    scorer = Scorer(model, suite, settings, device, progress)
+    scorer = Scorer(model, suite, settings, device, progress, ranks)
     results = scorer.results() if scorer.available else None
     write_lines(output / "items.jsonl", results or [])
     write_json(output / "evidence.json", scorer.evidence())

@@ -2,8 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from inspect import signature
-from itertools import accumulate
+from itertools import accumulate, cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,10 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from models.core.errors import StageError
+from models.core.ranks import ALONE, Ranks
 from models.score import packing
 from models.score.asking import Reply, Settings
+from models.train import decoding
 
 Progress = Callable[[int, int], None]
 Row = tuple[int, ...]  # the tokens that a model is given
@@ -30,15 +31,22 @@ class LocalModel(HFLM):
     do not tell why a text ended.
     """
 
-    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase, settings: Settings, device: str, progress: Progress) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: Settings,
+        device: str,
+        progress: Progress,
+        ranks: Ranks = ALONE,
+    ) -> None:
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=settings.dtype, local_files_only=True).to(device)
         super().__init__(pretrained=network, tokenizer=tokenizer, backend="causal", batch_size=settings.batch_size)
         self._head_in_single_precision()
-        self.takes = frozenset(signature(network.forward).parameters)
         self.new_tokens, self.sampling, self.seed = settings.max_new_tokens, settings.sampling, settings.items_seed
         configured = getattr(network.generation_config, "eos_token_id", None)
         self.ends = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
-        self.told = progress
+        self.told, self.ranks = progress, ranks
         self.packs = packing.can_pack(network)
         self.rows = (0, 0)  # computed, in all
         self.encoded: tuple[str | None, list[int]] = (None, [])  # the last context and its tokens
@@ -80,19 +88,24 @@ class LocalModel(HFLM):
         reads = {row: max(len(requests[place][2]) for place in places) for row, places in rows.items()}
         self.rows = (0, len(rows))
         found: dict[int, tuple[float, bool]] = {}
+        turns = cycle(range(self.ranks.count))
         for shared, group in shared_beginnings({row: (len(row) - count) * self.packs for row, count in reads.items()}):
-            beginning = packing.begin(self.model, list(group[0][:shared]))
+            beginning: packing.Beginning | None = None
             most = max(reads[row] for row in group) * self.model.get_output_embeddings().weight.shape[0]
             size = max(1, min(self.batch_size, LOGITS // most))
             for start in range(0, len(group), size):
                 batch = group[start : start + size]
+                self._tell(len(batch))
+                if next(turns) != self.ranks.place:
+                    continue
+                beginning = packing.begin(self.model, list(group[0][:shared])) if beginning is None else beginning
                 for row, log_likelihoods in zip(batch, self._log_likelihoods(batch, reads, shared, beginning), strict=True):
                     for place in rows[row]:
                         target = torch.tensor(requests[place][2], device=self.device)
                         own = log_likelihoods[-len(target) :]
                         total = own.gather(-1, target[:, None]).sum()
                         found[place] = (float(total), bool((own.argmax(-1) == target).all()))
-                self._tell(len(batch))
+        found = {place: one for part in self.ranks.gather(found) for place, one in part.items()}
         return [found[place] for place in range(len(requests))]
 
     def _log_likelihoods(
@@ -107,17 +120,13 @@ class LocalModel(HFLM):
         kept = [place for row, end in zip(batch, ends, strict=True) for place in range(end - reads[row], end)]
         yield from packing.run(self.model, rows, beginning, kept).log_softmax(-1).split([reads[row] for row in batch])
 
-    def _forward(self, **given: Any) -> Any:
-        """What the model makes of the arguments that its architecture takes: not every one takes positions, or tells which logits."""
-        return self.model(**{name: value for name, value in given.items() if name in self.takes})
-
     def _padded(self, batch: list[Row], reads: dict[Row, int]) -> Iterator[torch.Tensor]:
         longest = max(map(len, batch))
         starts = [len(row) - reads[row] for row in batch]
         kept = sorted({start + place for start, row in zip(starts, batch, strict=True) for place in range(reads[row])})
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in batch], device=self.device)
-        logits = self._forward(input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(kept, device=self.device)).logits
-        logits = logits if "logits_to_keep" in self.takes else logits[:, kept]
+        logits = decoding.forward(self.model, input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(kept, device=self.device)).logits
+        logits = logits if logits.shape[1] == len(kept) else logits[:, kept]
         for start, row, row_logits in zip(starts, batch, logits, strict=True):
             yield row_logits[[kept.index(start + place) for place in range(reads[row])]].log_softmax(-1)
 
@@ -147,62 +156,34 @@ class LocalModel(HFLM):
         order = [(place, sample) for place in longest_first for sample in range(self.sampling.samples)]
         self.rows = (0, len(order))
         replies: dict[tuple[int, int], Reply] = {}
-        for start in range(0, len(order), self.batch_size):
+        for number, start in enumerate(range(0, len(order), self.batch_size)):
             batch = order[start : start + self.batch_size]
+            self._tell(len(batch))
+            if number % self.ranks.count != self.ranks.place:
+                continue
             draws = batch if self.sampling.temperature else []  # greedy decoding draws nothing
             chance = [self._random(f"{self.seed} {sample} {requests[place].args[0]}") for place, sample in draws]
             found = self._replies([prompts[place] for place, _ in batch], requests[0].args[1]["until"], chance)
             replies.update(zip(batch, found, strict=True))
-            self._tell(len(batch))
+        replies = {place: reply for part in self.ranks.gather(replies) for place, reply in part.items()}
         self.replies = [[replies[place, sample] for sample in range(self.sampling.samples)] for place in range(len(requests))]
         return [samples[0].text for samples in self.replies]
 
     def _random(self, name: str) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1)
 
-    def _next(self, logits: torch.Tensor, rows: list[int], chance: Sequence[torch.Generator]) -> torch.Tensor:
-        """The next token of each row [rows, 1]: the likeliest at temperature 0, else drawn with that row's own random numbers."""
-        if self.sampling.temperature == 0:
-            return logits.argmax(-1, keepdim=True)
-        odds = (logits.float() / self.sampling.temperature).softmax(-1)
-        return torch.stack([torch.multinomial(own, 1, generator=chance[row]) for own, row in zip(odds, rows, strict=True)])
-
-    @torch.inference_mode()
     def _replies(self, prompts: list[list[int]], stops: list[str], chance: Sequence[torch.Generator] = ()) -> list[Reply]:
-        """Continuations of prompts, left-padded to [batch, tokens]; a row leaves the batch as soon as it has ended."""
+        """Continuations of prompts; at temperature 0 the likeliest token each time, else drawn with each row's own random numbers."""
         room = self.max_length - self.new_tokens
         kept = [prompt[-room:] for prompt in prompts]
-        longest = max(map(len, kept))
-        ids = torch.tensor([[0] * (longest - len(row)) + row for row in kept], device=self.device)
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in kept], device=self.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        written: list[list[int]] = [[] for _ in kept]
-        done = [False] * len(kept)
-        rows, cache = list(range(len(kept))), None
-        for _ in range(self.new_tokens):
-            step = self._forward(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
-            cache, new = getattr(step, "past_key_values", None), self._next(step.logits[:, -1], rows, chance)
-            if cache is None:  # an architecture that keeps what it has read in its own way reads all anew
-                ids, positions = torch.cat([ids, new], -1), torch.cat([positions, positions[:, -1:] + 1], -1)
-            else:
-                ids, positions = new, positions[:, -1:] + 1
-            for row, token in zip(rows, new[:, 0].tolist(), strict=True):
-                written[row].append(token)
-                done[row] = token in self.ends or self._stopped(written[row], stops)
-            left = [place for place, row in enumerate(rows) if not done[row]]
-            if not left:
-                break
-            if len(left) < len(rows):
-                keep = torch.tensor(left, device=self.device)
-                ids, mask, positions, rows = ids[keep], mask[keep], positions[keep], [rows[place] for place in left]
-                if cache is not None:
-                    cache.batch_select_indices(keep)
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], -1)
+
+        def over(tokens: list[int]) -> bool:
+            return tokens[-1] in self.ends or self._stopped(tokens, stops)
+
+        written = decoding.written(self.model, kept, self.new_tokens, decoding.chosen(self.sampling.temperature, chance), over)
         return [
-            Reply(text=self._text(prompt, tokens, stops), complete=ended, whole_prompt=len(prompt) <= room)
-            for tokens, ended, prompt in zip(written, done, prompts, strict=True)
+            Reply(text=self._text(prompt, tokens, stops), complete=over(tokens), whole_prompt=len(prompt) <= room)
+            for tokens, prompt in zip(written, prompts, strict=True)
         ]
 
     def _stopped(self, tokens: list[int], stops: list[str]) -> bool:

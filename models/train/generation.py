@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from models.train import chat, training
+from models.core.ranks import ALONE, Ranks
+from models.train import chat, decoding, training
 from models.train.chat import Messages
 
 
@@ -16,14 +19,13 @@ class Batch:
     """Written answers: token ids [answers, tokens] with the prompt on the left, which tokens are the answer's own, its end included, and
     which answers came to an end [answers]."""
 
-    ids: torch.Tensor
-    attention: torch.Tensor
-    said: torch.Tensor
-    ended: torch.Tensor
+    ids: Tensor
+    attention: Tensor
+    said: Tensor
+    ended: Tensor
     texts: list[str]
 
 
-@torch.no_grad()
 def batches(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -32,30 +34,52 @@ def batches(
     max_new_tokens: int,
     temperature: float = 0.0,
     precision: str = "float32",
+    ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
     """One answer to each prompt, `size` prompts at a time, in their order; at temperature 0 the likeliest token each time."""
-    model.eval()
     ends = chat.ends(tokenizer)
-    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    settings = GenerationConfig(**drawn, max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     for start in range(0, len(asked), size):
-        ids, attention = _prompts(tokenizer, asked[start : start + size], model.device)
+        prompts = [prompt_ids(tokenizer, prompt) for prompt in asked[start : start + size]]
         with training.precision(precision, model.device.type):
-            written = model.generate(input_ids=ids, attention_mask=attention, generation_config=settings)
-        new = written[:, ids.shape[1] :]
-        over = torch.isin(new, torch.tensor(ends, device=new.device)).int()
-        own = over.cumsum(-1) - over == 0
-        said = torch.cat([torch.zeros_like(ids, dtype=torch.bool), own], dim=1)
-        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-        yield Batch(written, torch.cat([attention, own.int()], 1), said, over.any(1), texts)
+            new = answers(model, prompts, ends, max_new_tokens, temperature, ranks)
+        ended = torch.tensor([tokens[-1] in ends for tokens in new], device=model.device)
+        yield _batch(prompts, new, ended, tokenizer, model.device)
 
 
-def _prompts(tokenizer: PreTrainedTokenizerBase, asked: Sequence[Messages], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids of prompts, padded on the left [prompts, tokens], and which of them are the prompts' own."""
-    rows = [torch.tensor(prompt_ids(tokenizer, prompt)) for prompt in asked]
-    ids = pad_sequence(rows, True, float(tokenizer.pad_token_id), padding_side="left")
-    attention = pad_sequence([torch.ones_like(row) for row in rows], True, padding_side="left")
-    return ids.to(device), attention.to(device)
+def answers(
+    model: Any, prompts: Sequence[Sequence[int]], ends: Sequence[int], most: int, temperature: float, ranks: Ranks = ALONE
+) -> list[list[int]]:
+    """The tokens of an answer to each prompt, its end included. Each row has random numbers of its own, seeded by torch's global generator:
+    what is drawn depends on no other row, and on no number of ranks.
+    """
+    model.eval()
+    seeds = torch.randint(1 << 62, (len(prompts),)).tolist() if temperature else []
+    mine = ranks.share(len(prompts))
+    chance = [torch.Generator(model.device).manual_seed(seed) for seed in seeds[mine]]
+    stops = frozenset(ends)
+    found = decoding.written(model, prompts[mine], most, decoding.chosen(temperature, chance), lambda tokens: tokens[-1] in stops)
+    return [tokens for some in ranks.gather(found) for tokens in some]
+
+
+def _batch(
+    prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]], ended: Tensor, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> Batch:
+    """Prompts padded on the left and answers on the right of where they meet."""
+
+    def padded(rows: Sequence[Sequence[int]], side: str, fill: float) -> Tensor:
+        return pad_sequence([torch.tensor(row) for row in rows], True, fill, padding_side=side).to(device)
+
+    pad = float(tokenizer.pad_token_id)
+    asked, own = ([[1] * len(row) for row in rows] for rows in (prompts, new))
+    said = padded(own, "right", 0.0)
+    before = padded(asked, "left", 0.0)
+    return Batch(
+        ids=torch.cat([padded(prompts, "left", pad), padded(new, "right", pad)], 1),
+        attention=torch.cat([before, said], 1),
+        said=torch.cat([torch.zeros_like(before), said], 1).bool(),
+        ended=ended,
+        texts=tokenizer.batch_decode([[*row] for row in new], skip_special_tokens=True),
+    )
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: Messages) -> list[int]:

@@ -5,13 +5,15 @@ would have been, but for rounding: sums are made in another order.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.core.errors import StageError
+from models.core.ranks import ALONE, Ranks
+from models.train import policy
 from models.train.spikes import Spikes
 
 KEPT = ("record", "position_ids")  # columns of records that no trainer would hand on
@@ -20,28 +22,47 @@ KEPT = ("record", "position_ids")  # columns of records that no trainer would ha
 class Parts:
     """How many records go through the device at once; `size` None is all of a batch."""
 
-    def __init__(self, size: int | None) -> None:
-        self.size = size
+    def __init__(self, size: int | None, ranks: Ranks = ALONE) -> None:
+        self.size, self.ranks = size, ranks
 
     def of(self, rows: int) -> Iterator[slice]:
+        """The parts of a batch that are this rank's."""
+        mine = self.ranks.share(rows)
         size = self.size or rows
-        return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+        return (slice(start, min(start + size, mine.stop)) for start in range(mine.start, mine.stop, size))
 
-    def step(self, rows: int, work: Callable[[slice], None], clear: Callable[[], None]) -> None:
+    def step(self, rows: int, work: Callable[[slice], None], clear: Callable[[], None], weights: Iterable[Tensor] = ()) -> None:
         """Call `work`, which adds gradients, for each part of a batch; after `clear`, which removes them, again where memory ran out.
 
-        Raises StageError where there is no memory for one record.
+        The gradients of `weights` are all ranks' at the end. Raises StageError where there is no memory for one record.
         """
         while True:
             try:
                 for part in self.of(rows):
                     work(part)
-                return
+                return self._together([*weights])
             except torch.OutOfMemoryError as error:
                 self._halve(rows, error)
                 clear()
                 gc.collect()
                 torch.cuda.empty_cache()
+
+    def _together(self, weights: list[Tensor]) -> None:
+        """Add the gradients up over all ranks, and have all draw the same random numbers from here on."""
+        if self.ranks.count == 1:
+            return
+        some = [any(known) for known in zip(*self.ranks.gather([weight.grad is not None for weight in weights]), strict=True)]
+        moved = [weight for weight, has in zip(weights, some, strict=True) if has]
+        for weight in moved:
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        self.ranks.total([weight.grad for weight in moved if weight.grad is not None])
+        torch.set_rng_state(self.ranks.told(torch.get_rng_state()))
+
+    def sum(self, values: Sequence[Tensor], device: torch.device | str) -> Tensor:
+        """The sum of what the parts found, a number each, of all ranks; float32."""
+        total = torch.stack([value.float() for value in values]).sum() if values else torch.zeros((), device=device)
+        self.ranks.total([total])
+        return total
 
     def _halve(self, rows: int, error: Exception) -> None:
         size = min(self.size or rows, rows)
@@ -108,12 +129,23 @@ class InParts:
             for name, values in _metrics(trainer).items():
                 del values[logged.get(name, 0) :]
 
-        self.parts.step(rows, one, clear)
+        self.parts.step(rows, one, clear, policy.trained(model).values())
+        self._tell_all(logged)
         if auxiliary is not None:
             trainer.router_aux_loss_coef = auxiliary
-        loss = torch.stack(losses).sum()
+        loss = self.parts.sum(losses, trainer.args.device)
         self.spikes.see(loss.item(), trainer.state.global_step + 1, records)
         return loss.requires_grad_()
+
+    def _tell_all(self, logged: Mapping[str, int]) -> None:
+        """Have the log be a mean over what all ranks noted of their rows."""
+        ranks, noted = self.parts.ranks, _metrics(self)
+        if ranks.count == 1:
+            return
+        every = ranks.gather({name: values[logged.get(name, 0) :] for name, values in noted.items()})
+        for name in dict.fromkeys(name for one in every for name in one):
+            values = noted[name]
+            values[logged.get(name, 0) :] = [value for one in every for value in one.get(name, ())]
 
 
 class Named:

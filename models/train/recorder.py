@@ -6,7 +6,7 @@ last LAST of them beside the first ones: one odd batch is none.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,7 +71,7 @@ class Recorder:
 
     def watched(self, rewards: Rewards) -> "Watched":
         self.judges = [name for name, (weight, _) in rewards.sources.items() if weight == 0]
-        return Watched(rewards.sources, self)
+        return Watched(rewards.sources, self, ranks=rewards.ranks)
 
     def watching(self, work: Work) -> Work:
         """The same, but that rows gain what was seen, and are looked at, and that checkpoints hold what this one knows."""
@@ -96,7 +96,7 @@ class Recorder:
                 self.rows[:], self.found, self.seen[:], self.best = rows, dict(found), seen, tuple(best) if best else None
 
             kept.recall = remember
-        return Work(work.folder, work.reports, work.device, work.checkpoints, progress)
+        return replace(work, progress=progress)
 
     def stepped(self, step: int, model: Any) -> None:
         """After each step: keep the weights where they are the best so far, as far as the params want that."""

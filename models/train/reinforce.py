@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.core.errors import StageError
 from models.core.lines import read_rows
+from models.core.ranks import ALONE, Ranks
 from models.train import reward_model
 from models.train.chat import Messages
 from models.train.generation import Batch, batches, prompt_ids
@@ -69,13 +70,15 @@ class Answers:
         return np.concatenate([batch.said.sum(1).cpu().numpy() for batch in self.batches])
 
 
-def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Asked, plan: Reinforcement, seed: int) -> Answers:
+def sample(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Asked, plan: Reinforcement, seed: int, ranks: Ranks = ALONE
+) -> Answers:
     """`plan.measured_answers` answers to each prompt, one prompt's after another's."""
     torch.manual_seed(seed)
     repeated = [record for record in asked for _ in range(plan.measured_answers)]
     prompts = [record["prompt"] for record in repeated]
     how = plan.answers_per_batch, plan.max_new_tokens, plan.temperature, plan.precision
-    return Answers(list(batches(model, tokenizer, prompts, *how)), repeated)
+    return Answers(list(batches(model, tokenizer, prompts, *how, ranks)), repeated)
 
 
 @torch.no_grad()
@@ -102,10 +105,16 @@ def mean_rewards(rewards: Rewards, answers: Answers, plan: Reinforcement) -> tup
 
 
 def mean_reward(
-    model: PreTrainedModel, rewards: Rewards, tokenizer: PreTrainedTokenizerBase, asked: Asked, plan: Reinforcement, seed: int
+    model: PreTrainedModel,
+    rewards: Rewards,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Asked,
+    plan: Reinforcement,
+    seed: int,
+    ranks: Ranks = ALONE,
 ) -> float:
     """Of a model as it is, over its answers to these prompts."""
-    total, _ = mean_rewards(rewards, sample(model, tokenizer, asked, plan, seed), plan)
+    total, _ = mean_rewards(rewards, sample(model, tokenizer, asked, plan, seed, ranks), plan)
     return float(total.mean())
 
 

@@ -174,7 +174,7 @@ def run(trainer: Any, plan: Room, work: Work) -> Any:
     """Have a trainer train in parts, from the last checkpoint where there is one, and print nothing: progress is `work`'s to show."""
     trainer.remove_callback(PrinterCallback)
     checkpoints = work.checkpoints or Checkpoints()
-    trainer.parts, trainer.spikes = Parts(plan.micro_batch), Spikes(getattr(plan, "max_rise", None))
+    trainer.parts, trainer.spikes = Parts(plan.micro_batch, work.ranks), Spikes(getattr(plan, "max_rise", None))
     trainer.data_collator = Named(trainer.data_collator)
     resuming = Resuming(trainer, checkpoints)
     trainer.add_callback(resuming)

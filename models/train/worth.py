@@ -1,12 +1,13 @@
 """What answers are worth: a weighted sum of rewards, whoever gives them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from models.core.errors import SluiceError, StageError
+from models.core.ranks import ALONE, Ranks
 
 Asked = Sequence[Mapping[str, Any]]
 """Records of the kind prompts: {prompt}, and what else a reward needs to judge an answer."""
@@ -16,13 +17,14 @@ Judge = Callable[[Asked, Sequence[str]], Sequence[float] | np.ndarray]
 
 @dataclass(frozen=True)
 class Rewards:
-    """Rewards by name, each with its weight in the sum."""
+    """Rewards by name, each with its weight in the sum. Of several ranks the leader asks for them: a clock is among what may judge."""
 
     sources: Mapping[str, tuple[float, Judge]]
+    ranks: Ranks = field(default=ALONE, kw_only=True)
 
     def parts(self, asked: Asked, answers: Sequence[str]) -> dict[str, np.ndarray]:
         """What each of them says of each answer [answers], before its weight."""
-        return {name: self.of(name, asked, answers) for name in self.sources}
+        return self.ranks.once(lambda: {name: self.of(name, asked, answers) for name in self.sources})
 
     def total(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
         """What each answer is worth [answers]."""

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from models.sandbox import sandbox
-from tests.bench import calibration, checkpoints, drift, importing, scoring
+from tests.bench import calibration, checkpoints, drift, importing, scoring, training
 from tests.workspaces import environment, make_workspace, run
 
 REPETITIONS, PROGRAMS = 3, 64
@@ -127,6 +127,7 @@ def main() -> None:
     scoring.main()
     importing.main()
     checkpoints.main()
+    training.main()
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_a_question_without_room_for_an_answer_is_not_asked(model, tmp_path):
 
 def test_a_short_question_is_not_padded_to_a_page_of_text(model, tmp_path, monkeypatch):
     asked, plain = [], generation.batches
-    monkeypatch.setattr(generation, "batches", lambda *given: asked.append(len(given[2])) or plain(*given))
+    monkeypatch.setattr(generation, "batches", lambda *given, **more: asked.append(len(given[2])) or plain(*given, **more))
     page = {"id": "page", "from": "own", "prompt": [{"role": "user", "content": "word " * 90}]}
     found, _ = answers(model, tmp_path, [page, *rows(2)])
     assert [row["id"] for row in found] == ["page", "q0", "q1"]

@@ -5,7 +5,7 @@ grpo: Shao et al. (2024), section 4.1, departing from it as TRL does by default:
 TRL keeps a copy, or takes the adapter off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -13,23 +13,34 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from models.core.work import Work
-from models.train import policy
+from models.train import chat, generation, policy
 from models.train.chat import Messages
 from models.train.parts import InParts
 from models.train.recorder import Recorder
 from models.train.settings import Reinforcement
-from models.train.training import SEVERAL, Progress, options, quiet, run, schedule_options
+from models.train.training import SEVERAL, Progress, options, precision, quiet, run, schedule_options
 from models.train.worth import Asked, Rewards
+
+Draw = Callable[[Any, Sequence[Sequence[int]]], list[list[int]]]  # a model and prompts' tokens, to an answer's to each
 
 
 class Grpo(InParts, GRPOTrainer):
     """A loss is divided by the tokens of the whole batch."""
 
     adds_up = True
+    draw: Draw
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+        return self.draw(self.model, prompt_ids), None
 
 
 class Rloo(InParts, RLOOTrainer):
     """A loss is a mean over answers."""
+
+    draw: Draw
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> list[list[int]]:
+        return self.draw(self.model, prompt_ids)
 
 
 TRAINERS: dict[str, tuple[Any, Any]] = {"grpo": (Grpo, GRPOConfig), "rloo": (Rloo, RLOOConfig)}
@@ -83,9 +94,23 @@ def fit(
             peft_config=policy.adapter(plan.weights, model),
             callbacks=[Progress(work), Stepped(recorder)],
         )
+        trainer.draw = _draw(tokenizer, plan, work)
         run(trainer, plan, work)
     recorder.restored(trainer.model)
     return policy.merged(trainer.model, plan.precision)
+
+
+def _draw(tokenizer: PreTrainedTokenizerBase, plan: Reinforcement, work: Work) -> Draw:
+    """TRL's own way goes on with answers that have ended until the last one has."""
+    ends = chat.ends(tokenizer)
+
+    def draw(model: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        with precision(plan.precision, model.device.type):
+            found = generation.answers(model, prompts, ends, plan.max_new_tokens, plan.temperature, work.ranks)
+        model.train()
+        return found
+
+    return draw
 
 
 class Stepped(TrainerCallback):

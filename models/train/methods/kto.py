@@ -55,7 +55,7 @@ class Trainer(InParts, KTOTrainer):
             sums.append((now - then).sum())
 
         self.parts.step(rows, measure, sums.clear)
-        self.moved = torch.stack(sums).sum() / rows
+        self.moved = self.parts.sum(sums, inputs["label"].device) / rows
         return super().compute_loss(model, inputs, *more, **named)
 
     def _compute_kl_logps(self, *_: Any) -> Tensor:

@@ -29,6 +29,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from models.core.checkpoints import Checkpoints
+from models.core.ranks import ALONE, Ranks
 from models.core.work import Work
 from models.train import generation, policy, resuming, reward_model
 from models.train.parts import Parts
@@ -38,6 +39,7 @@ from models.train.training import pieces_of_next, precision, rate
 from models.train.worth import Asked, Rewards
 
 EPSILON = 1e-5  # Adam's
+LOSSES = ("loss", "value_loss", "clipped")  # what is told of an update, a mean over its tokens
 GAIN, MOST = 0.1, 0.2  # of the KL's controller: how fast its weight follows, and the largest error that it heeds
 
 
@@ -119,6 +121,7 @@ class Training:
     reference: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     plan: Reinforcement
+    ranks: Ranks = ALONE
     method: Ppo = field(init=False)
     weight: float = field(init=False)  # of the KL
     step: int = field(default=0, init=False)
@@ -126,7 +129,7 @@ class Training:
     def __post_init__(self) -> None:
         assert isinstance(self.plan.method, Ppo)
         self.method, self.weight, self.models = self.plan.method, self.plan.beta, (self.model, self.value)
-        self.room = Parts(self.plan.micro_batch)
+        self.room = Parts(self.plan.micro_batch, self.ranks)
         for model in self.models:
             policy.remove_dropout(model)  # what answers were drawn with and what is compared with it must be one model
             if self.plan.gradient_checkpointing:
@@ -157,12 +160,9 @@ class Training:
         plan, device = self.plan, self.model.device
         prompts = [record["prompt"] for record in asked]
         how = len(asked), plan.max_new_tokens, plan.temperature, plan.precision
-        [made] = generation.batches(self.model, self.tokenizer, prompts, *how)
+        [made] = generation.batches(self.model, self.tokenizer, prompts, *how, self.ranks)
         ids, attention, said = _from_the_left(made, self.tokenizer.pad_token_id)
-        drawn, entropy = self._likelihoods(self.model, ids, attention)
-        with self.model.disable_adapter() if self.reference is None else nullcontext():
-            reference, _ = self._likelihoods(self.reference or self.model, ids, attention)
-        values = self._foreseen(ids, attention)
+        drawn, entropy, reference, values = self._known(ids, attention)
         parts = rewards.parts(asked, made.texts)
         scores = torch.as_tensor(rewards.total(parts), dtype=torch.float32, device=device)
         if self.method.cut_reward is not None:
@@ -184,6 +184,21 @@ class Training:
             told |= {f"reward_{name}": float(values.mean()) for name, values in parts.items()}
         return Answered(ids, attention, said, drawn, reference, values, whitened(gains, said), returns), told
 
+    def _known(self, ids: Tensor, attention: Tensor) -> list[Tensor]:
+        """Log-probability and entropy under the policy, the former under the reference too, and what the value model foresees, all
+        [answers, tokens - 1]; each rank computes its own rows."""
+        mine = self.ranks.share(len(ids))
+        found = [torch.zeros(len(ids), ids.shape[1] - 1, device=ids.device) for _ in range(4)]
+        if own := range(len(ids))[mine]:
+            some = ids[mine], attention[mine]
+            known = [*self._likelihoods(self.model, *some)]
+            with self.model.disable_adapter() if self.reference is None else nullcontext():
+                known.append(self._likelihoods(self.reference or self.model, *some)[0])
+            for whole, part in zip(found, [*known, self._foreseen(*some)], strict=True):
+                whole[own.start : own.stop] = part
+        self.ranks.total(found)
+        return found
+
     def _learn(self, answers: Answered) -> dict[str, float]:
         """One update of policy and value model on some of the answers."""
         found = list[dict[str, Tensor]]()
@@ -198,12 +213,13 @@ class Training:
 
         for model in self.models:
             model.train()  # for gradient checkpointing; it has no dropout
-        self.room.step(len(answers.ids), one, clear)
+        self.room.step(len(answers.ids), one, clear, [weight for model in self.models for weight in policy.trained(model).values()])
         norms = [torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) for model in self.models]
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        return {name: float(sum(one[name] for one in found)) for name in found[0]} | {"gradient_norm": norms[0].item()}
+        sums = {name: self.room.sum([one[name] for one in found], answers.ids.device).item() for name in LOSSES}
+        return sums | {"gradient_norm": norms[0].item()}
 
     def _losses(self, answers: Answered, share: Tensor) -> dict[str, Tensor]:
         """Add the gradients of some answers, which are a share of the tokens of an update; what they add to its losses."""
@@ -218,8 +234,8 @@ class Training:
         foreseen = method.value_weight * value_loss(values, answers.values, answers.returns, answers.said, method.value_clip)
         ((loss + foreseen) * share).backward()
         beyond = ((now.detach() - answers.drawn).exp() - 1).abs() > method.clip
-        parts = {"loss": loss.detach(), "value_loss": foreseen.detach(), "clipped": mean(beyond.float(), answers.said)}
-        return {name: value * share for name, value in parts.items()}
+        parts = (loss.detach(), foreseen.detach(), mean(beyond.float(), answers.said))
+        return {name: value * share for name, value in zip(LOSSES, parts, strict=True)}
 
     def _likelihoods(self, model: Any, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy at each token but the first of `ids` [answers, tokens], in nats, at the temperature of sampling."""
@@ -283,7 +299,7 @@ def fit(
         policy.freeze(one, plan.weights)
     adapters = policy.adapter(plan.weights, model), policy.adapter(plan.weights, value, TaskType.SEQ_CLS)
     both = [one if shape is None else get_peft_model(one, shape) for one, shape in zip((model, value), adapters, strict=True)]
-    training = Training(both[0], both[1], None if adapters[0] else reference, tokenizer, plan)
+    training = Training(both[0], both[1], None if adapters[0] else reference, tokenizer, plan, work.ranks)
     rewards, work = recorder.watched(rewards), recorder.watching(work)
     checkpoints = work.checkpoints or Checkpoints()
     if kept := checkpoints.latest():

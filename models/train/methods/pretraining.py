@@ -81,8 +81,8 @@ def _loss(model: PreTrainedModel, batch: Tensor, precision_name: str, room: Part
         losses.clear()
         model.zero_grad(set_to_none=True)
 
-    room.step(len(batch), one, clear)
-    return torch.stack(losses).sum().item()
+    room.step(len(batch), one, clear, model.parameters())
+    return room.sum(losses, batch.device).item()
 
 
 def _optimizers(model: PreTrainedModel, plan: Pretraining) -> list[torch.optim.Optimizer]:
@@ -122,7 +122,7 @@ def fit(
     optimizers = _optimizers(model, plan)
     schedules = [LambdaLR(optimizer, lambda step: rate(step, plan.steps, plan.warmup_share, plan.schedule)) for optimizer in optimizers]
     parts: list[Any] = [model, *optimizers, *schedules]
-    checkpoints, room = work.checkpoints or Checkpoints(), Parts(reading.micro_batch)
+    checkpoints, room = work.checkpoints or Checkpoints(), Parts(reading.micro_batch, work.ranks)
     if reading.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     losses, spikes = _resumed(parts, room, checkpoints, model.device), Spikes(plan.max_rise)
