@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from models.core.checkpoints import Checkpoints, Stopped
-from models.core.ranks import join
+from models.train.together import join
 from tests.trainings import Pipeline
 
 LIMIT_S = 120.0

@@ -130,9 +130,8 @@ def plan(as_json: Json = False) -> None:
     priced = found["cost"] is not None
     print_rows("Plan", [_planned(row, priced) for row in found["stages"]])
     money = f", {found['cost']:,.2f} at the prices of params.yaml" if priced else ""
-    print(
-        f"about {_long(found['seconds'])}{money}; up to {found['peak_mib'] / 1024:.1f} GiB of memory, {found['disk_mb'] / 1e3:.1f} GB of disk"
-    )
+    room = f"up to {found['peak_mib'] / 1024:.1f} GiB of memory, {found['disk_mb'] / 1e3:.1f} GB of disk"
+    print(f"about {_long(found['seconds'])}{money}; {room}")
     for line in plans.warnings(found):
         tell(f"sluice: warning: {line}")
 

@@ -1,4 +1,4 @@
-"""What a run is going to take before it takes it: each stage that would run is tried in miniature, and its time, memory and disk foretold."""
+"""What a run is going to take: each stage that would run is tried in miniature, and its time, memory and disk are foretold."""
 
 import os
 import shutil

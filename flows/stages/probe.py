@@ -111,11 +111,11 @@ def probe(workspace: Workspace, name: str, folder: Path, micro_batch: int | None
 def _miniature(workspace: Workspace, stage: Stage, whole: Any, folder: Path, own: Path, micro_batch: int | None) -> Miniature:
     """Trainings get STEPS steps, suites ASKED items; records of every length are among those that are left."""
     spec = contract(stage)
-    params = spec.params.model_validate(_few(whole.model_dump(), micro_batch))
+    params: Any = spec.params.model_validate(_few(whole.model_dump(), micro_batch))
     bound = stage.bind(spec.inputs, stage.artifacts)
     inputs = {field: _found(workspace.root, folder / OUTS, path) for field, path in bound.items()}
     if hasattr(params, "epochs"):
-        count = STEPS * params.batch_size
+        count = STEPS * int(params.batch_size)
         for field, path in inputs.items():
             if (path / "train.jsonl").is_file():
                 some = own / "inputs" / field

@@ -21,7 +21,6 @@ from flows.stages.pipeline import Pipeline, Stage, contract
 from models.core.checkpoints import Checkpoints
 from models.core.errors import SluiceError, StageError, Unavailable, UserError
 from models.core.files import read_json, write_json
-from models.core.ranks import join
 from models.core.work import Work
 
 VARIABLE = "SLUICE_RANKS"  # another number than meta.ranks of dvc.yaml
@@ -71,6 +70,8 @@ def together(root: Path, stage: Stage, work: Work) -> Iterator[Work]:
     if count == 1:
         yield work
         return
+    from models.train.together import join  # loads torch
+
     folder = work.folder / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -136,6 +137,8 @@ def _blame(folder: Path, children: Mapping[int, subprocess.Popen[str]]) -> Sluic
 
 def follow(name: str, folder: Path, place: int, count: int, given: Mapping[str, str]) -> None:
     """Do a rank's part of a stage, in the workspace of the current folder."""
+    from models.train.together import join
+
     workspace = workspaces.find()
     stage = Pipeline(workspace).stage(name)
     stage = replace(stage, given={**stage.given, **given})
