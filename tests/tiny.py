@@ -37,7 +37,7 @@ def method_of(algorithm: str, **changes: Any) -> dict[str, Any]:
     """How answers are learned from, in usual numbers."""
     ppo = {"passes": 2, "minibatches": 2, "clip": 0.2, "value_clip": 0.2, "value_weight": 0.5, "trace": 0.95}
     kl = {"kl": "reward", "target_kl": None, "cut_reward": None}
-    return {"algorithm": algorithm, **(ppo | kl if algorithm == "ppo" else {}), **changes}
+    return {"algorithm": algorithm, **(ppo | kl if algorithm == "ppo" else {"vllm_memory": None}), **changes}
 
 
 def preferring(algorithm: str, **changes: Any) -> dict[str, Any]:

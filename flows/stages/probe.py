@@ -182,7 +182,8 @@ def _seconds(stage: Stage, timing: Timing, steps: int, times: float, started: fl
     gaps = [after - before for before, after in pairwise(timing.ends)]
     if len(gaps) >= SAVED:
         gaps[SAVED - 1] -= timing.saving
-    a_step = statistics.mean(gaps[WARM - 1 :])
+    usual = sorted(gaps[WARM - 1 :])
+    a_step = statistics.mean(usual[len(usual) // 4 : -(len(usual) // 4) or None])  # without what a busy moment of the machine adds
     once = (ended - started) - (timing.ends[-1] - timing.ends[0])
     written = int(steps * a_step / max(1.0, 60 * stage.checkpoint_minutes))
     return once + (steps - 1) * a_step + written * timing.saving, a_step

@@ -87,7 +87,8 @@ def together(root: Path, stage: Stage, work: Work) -> Iterator[Work]:
     except SluiceError:
         raise
     except Exception as error:
-        _leave(children)
+        if _is_lost(error):
+            _leave(children)  # and say why
         if (blamed := _blame(folder, children)) is not None:
             raise blamed from error
         raise
@@ -135,6 +136,11 @@ def _blame(folder: Path, children: Mapping[int, subprocess.Popen[str]]) -> Sluic
     return None
 
 
+def _is_lost(error: Exception) -> bool:
+    """Whether all that is wrong is that another rank is gone, or has said what is."""
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "the leader: "))
+
+
 def follow(name: str, folder: Path, place: int, count: int, given: Mapping[str, str]) -> None:
     """Do a rank's part of a stage, in the workspace of the current folder."""
     from models.train.together import join
@@ -163,10 +169,9 @@ def main(name: str, folder: str, place: str, count: str, *given: str) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        lost = isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "the leader: "))
         said = str(error) if isinstance(error, SluiceError) else str(failures.named(error) or f"{type(error).__name__}: {error}")
         code = error.exit_code if isinstance(error, SluiceError) else 1
-        write_json(Path(folder) / FOLDER / f"{place}.json", {"exit_code": code, "reason": "" if lost else said})
+        write_json(Path(folder) / FOLDER / f"{place}.json", {"exit_code": code, "reason": "" if _is_lost(error) else said})
         raise
     return 0
 

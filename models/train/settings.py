@@ -182,6 +182,9 @@ class Group(Record):
     """
 
     algorithm: Literal["grpo", "rloo"]
+    vllm_memory: float | None = Field(
+        gt=0, lt=1, description="share of the GPU for vLLM, which writes the answers beside the training; null: the model does so itself"
+    )
 
 
 class Ppo(Record):

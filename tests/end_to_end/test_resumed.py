@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -13,6 +14,8 @@ from ruamel.yaml import YAML
 from flows.registry.resume import keep_each_step
 from models.core.content import folder_md5
 from tests.lines import assert_one_line_each
+from tests.shapes import edit
+from tests.tiny import method_of, preferring
 from tests.workspaces import PROGRAMS, copy_of, environment, run, snapshot
 
 PATIENCE_S = 300
@@ -70,6 +73,38 @@ def test_a_training_that_is_stopped_goes_on_and_ends_with_the_same_bytes(finishe
     assert locks[0] == locks[1]  # weights, curve and metrics among its outs
     assert folder_md5(workspace / "artifacts" / stage) == folder_md5(finished / "artifacts" / stage)
     assert not list(workspace.glob(f".work/{stage}/*/checkpoints"))
+
+
+def learning(workspace, stage, method):
+    """The workspace with the stage, learning by that method, in it."""
+    if stage == "preference":
+        recipe = workspace / "models" / "recipes" / "tiny-dpo"
+        shutil.copy2(recipe / "dvc.yaml", workspace / "dvc.yaml")
+        section = YAML(typ="safe").load((recipe / "params.yaml").read_text())["preference"] | {"batch_size": 8}
+        edit(workspace, "params.yaml", lambda values: values.update(preference=section, models=["base", "sft"], candidate="sft"))
+    edit(workspace, "params.yaml", lambda values: values[stage].update(method=method))
+    return workspace
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "method"),
+    [
+        *(("rlhf", method_of(algorithm)) for algorithm in ("rloo", "ppo")),
+        *(("preference", preferring(algorithm)) for algorithm in ("dpo", "kto", "orpo")),
+    ],
+    ids=lambda value: value["algorithm"] if isinstance(value, dict) else value,
+)
+def test_so_does_every_other_method_that_is_killed(finished, tmp_path, stage, method):
+    untouched, killed = (learning(copy_of(finished, tmp_path / name), stage, method) for name in ("untouched", "killed"))
+    keep_each_step(killed, stage)
+    stopped(killed, stage, signal.SIGKILL)
+    for workspace in (untouched, killed):
+        done = run(workspace, "dvc", "repro", "--single-item", "--force", stage)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{stage}  goes on after step " in done.stdout
+    locks = [YAML(typ="safe").load((one / "dvc.lock").read_text())["stages"][stage] for one in (untouched, killed)]
+    assert locks[0] == locks[1]
 
 
 @pytest.mark.slow

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
+from models.core.errors import UserError
+from models.core.ranks import Ranks
 from models.core.work import Work
-from models.train import policy, reinforce, reward_model, training, vocabulary
+from models.train import generation, policy, reinforce, reward_model, training, vocabulary
 from models.train.methods import group, ppo
 from models.train.settings import Reinforcement
 from models.train.worth import Rewards
@@ -78,3 +81,34 @@ def test_a_reward_that_can_be_raised_is_raised_and_kl_holds_it_back(name, traine
     free, held = trained(METHODS[name]), trained(METHODS[name], beta=5.0)
     assert free[0] > 1.0
     assert held[1] < free[1] / 2
+
+
+def test_without_vllm_its_setting_is_refused_in_one_line(trained):
+    with pytest.raises(UserError, match=r"^rlhf.method.vllm_memory is set, and the package vllm is not installed: "):
+        trained(method_of("grpo", vllm_memory=0.3))
+
+
+def test_what_is_drawn_for_a_prompt_does_not_depend_on_the_prompts_beside_it(folder):
+    """Random numbers are a row's own: a rank that draws some of the rows draws the same answers."""
+    model, words = policy.load(folder), vocabulary.load(folder)
+    prompts = [generation.prompt_ids(words, record["prompt"]) for record in ASKED]
+
+    def drawn(ranks):
+        torch.manual_seed(5)
+        return generation.answers(model, prompts, [0], 12, 1.0, ranks)
+
+    whole = drawn(Ranks())
+    assert len({tuple(answer) for answer in whole}) > 1
+    for place in range(3):
+        part = Ranks(place, 3)
+        assert drawn(part) == whole[part.share(len(prompts))]
+
+
+def test_greedy_answers_are_those_of_transformers(folder):
+    model, words = policy.load(folder), vocabulary.load(folder)
+    [batch] = generation.batches(model, words, [record["prompt"] for record in ASKED], len(ASKED), 12)
+    for record, text, ended in zip(ASKED, batch.texts, batch.ended, strict=True):
+        ids = torch.tensor([generation.prompt_ids(words, record["prompt"])])
+        alone = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+        assert words.decode(alone, skip_special_tokens=True) == text
+        assert (words.eos_token_id in alone.tolist()) == bool(ended)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
@@ -19,7 +20,7 @@ from models.train import chat, policy, tools
 from models.train.packs import IGNORED, Collator, best_fit, positions, require_apart
 from models.train.parts import InParts
 from models.train.settings import Supervised
-from models.train.training import Progress, arguments, log_likelihoods, quiet, run
+from models.train.training import LOGITS, Progress, arguments, log_likelihoods, quiet, run
 
 
 class LeftOut(NamedTuple):
@@ -61,7 +62,20 @@ def conversations(path: Path, tokenizer: PreTrainedTokenizerBase, max_tokens: in
     return Dataset.from_list(rows), LeftOut(too_long, not_shown.total())
 
 
-class Trainer(InParts, SFTTrainer):
+class Plain(SFTTrainer):
+    """TRL's, which spares memory: it computes logits piece by piece, twice, and entropies beside them. Few are cheaper at once."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *more: Any, num_items_in_batch: Any = None, **named: Any) -> Any:
+        labels = inputs["labels"][:, 1:]
+        rows = self.model.get_output_embeddings().weight.shape[0]
+        if self.aux_loss_enabled or labels.numel() * rows > LOGITS or num_items_in_batch is None:
+            return super().compute_loss(model, inputs, *more, num_items_in_batch=num_items_in_batch, **named)
+        seen = {name: value for name, value in inputs.items() if name != "labels"}
+        logits, counted = model(**seen, use_cache=False).logits[:, :-1], labels != IGNORED
+        return cross_entropy(logits[counted].float(), labels[counted], reduction="sum") / num_items_in_batch
+
+
+class Trainer(InParts, Plain):
     """A loss is divided by the tokens of the whole batch."""
 
     adds_up = True

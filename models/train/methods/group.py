@@ -6,21 +6,26 @@ TRL keeps a copy, or takes the adapter off.
 """
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from models.core.errors import UserError
 from models.core.work import Work
 from models.train import chat, generation, policy
 from models.train.chat import Messages
 from models.train.parts import InParts
 from models.train.recorder import Recorder
-from models.train.settings import Reinforcement
+from models.train.settings import Group, Reinforcement
 from models.train.training import SEVERAL, Progress, options, precision, quiet, run, schedule_options
 from models.train.worth import Asked, Rewards
 
+VLLM = (
+    "rlhf.method.vllm_memory is set, and the package vllm is not installed: 'pip install vllm' on a machine with a GPU, or set it to null"
+)
 Draw = Callable[[Any, Sequence[Sequence[int]]], list[list[int]]]  # a model and prompts' tokens, to an answer's to each
 
 
@@ -28,19 +33,19 @@ class Grpo(InParts, GRPOTrainer):
     """A loss is divided by the tokens of the whole batch."""
 
     adds_up = True
-    draw: Draw
+    draw: Draw | None = None
 
-    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
-        return self.draw(self.model, prompt_ids), None
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *more: Any, **named: Any) -> Any:
+        return (self.draw(self.model, prompt_ids), None) if self.draw else super()._generate_single_turn(prompt_ids, *more, **named)
 
 
 class Rloo(InParts, RLOOTrainer):
     """A loss is a mean over answers."""
 
-    draw: Draw
+    draw: Draw | None = None
 
-    def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any, **__: Any) -> list[list[int]]:
-        return self.draw(self.model, prompt_ids)
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *more: Any, **named: Any) -> Any:
+        return self.draw(self.model, prompt_ids) if self.draw else super()._generate_single_turn(prompt_ids, *more, **named)
 
 
 TRAINERS: dict[str, tuple[Any, Any]] = {"grpo": (Grpo, GRPOConfig), "rloo": (Rloo, RLOOConfig)}
@@ -57,6 +62,10 @@ def fit(
     recorder: Recorder,
 ) -> PreTrainedModel:
     """The trained policy, adapters merged."""
+    assert isinstance(plan.method, Group)
+    memory = plan.method.vllm_memory
+    if memory and find_spec("vllm") is None:
+        raise UserError(VLLM)
     policy.freeze(model, plan.weights)
     asked = list(asked) * -(-plan.prompts_per_step // len(asked))  # TRL leaves a step out that it cannot fill: with few, all of them
 
@@ -82,6 +91,7 @@ def fit(
             "beta": plan.beta,
             "disable_dropout": True,
         }
+        | ({"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": memory} if memory else {})
     )
     kind, config = TRAINERS[plan.method.algorithm]
     with quiet():
@@ -94,7 +104,7 @@ def fit(
             peft_config=policy.adapter(plan.weights, model),
             callbacks=[Progress(work), Stepped(recorder)],
         )
-        trainer.draw = _draw(tokenizer, plan, work)
+        trainer.draw = None if memory else _draw(tokenizer, plan, work)
         run(trainer, plan, work)
     recorder.restored(trainer.model)
     return policy.merged(trainer.model, plan.precision)
