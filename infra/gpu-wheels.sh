@@ -3,12 +3,12 @@
 # x86-64 Linux, of the versions in requirements.lock. Carry the folder along with the sources.
 #
 # Such a machine has PyTorch, transformers, accelerate, peft, numpy, pandas, pyarrow, scipy, scikit-learn, sacrebleu, requests, jinja2. The
-# rest of what the packages below ask for is imported nowhere on our way: tests/gpu's own run without it says so.
+# rest of what the packages below ask for is imported nowhere on our way.
 set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 limit_mib=55
-needed='annotated-types datasets dill lm-eval multiprocess pydantic pydantic-core ruamel-yaml ruamel-yaml-clib trl typing-inspection'
+needed='annotated-types datasets dill gguf lm-eval multiprocess pydantic pydantic-core ruamel-yaml ruamel-yaml-clib trl typing-inspection'
 
 pins=''
 for name in $needed; do
