@@ -8,7 +8,7 @@ set -eu
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 limit_mib=55
-needed='annotated-types datasets dill gguf lm-eval multiprocess pydantic pydantic-core ruamel-yaml ruamel-yaml-clib trl typing-inspection'
+needed='annotated-types datasets dill gguf lm-eval multiprocess pydantic pydantic-core ruamel-yaml ruamel-yaml-clib trl typing-extensions typing-inspection'
 
 pins=''
 for name in $needed; do
