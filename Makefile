@@ -1,5 +1,5 @@
 # One vocabulary for people, hooks and CI.
-.PHONY: setup run quick test test-all check wire example demo-refusal bench bench-rl lock clean
+.PHONY: setup run quick test test-all test-gpu check wire example demo-refusal bench bench-rl lock clean
 BIN = .venv/bin
 PARALLEL = --dist loadfile --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE =  # where it is set, as in containers, each of the many processes of a test would compile again what it imports
@@ -18,6 +18,9 @@ test: setup  ## all tests that CI needs: ten minutes
 
 test-all: test  ## the slow ones too: about an hour
 	@$(BIN)/python -m pytest -n 2 $(PARALLEL) -m slow
+
+test-gpu:  ## on a machine with a CUDA GPU, also one without an index (docs/gpu.md): checks and measurements, eight minutes
+	@infra/test-gpu.sh
 
 check: setup  ## style, types, import contracts
 	@$(BIN)/ruff format --check .

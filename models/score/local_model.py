@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate, cycle
+from itertools import accumulate, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +99,27 @@ class LocalModel(HFLM):
                 if next(turns) != self.ranks.place:
                     continue
                 beginning = packing.begin(self.model, list(group[0][:shared])) if beginning is None else beginning
-                for row, log_likelihoods in zip(batch, self._log_likelihoods(batch, reads, shared, beginning), strict=True):
-                    for place in rows[row]:
-                        target = torch.tensor(requests[place][2], device=self.device)
-                        own = log_likelihoods[-len(target) :]
-                        total = own.gather(-1, target[:, None]).sum()
-                        found[place] = (float(total), bool((own.argmax(-1) == target).all()))
+                found |= self._read(batch, rows, requests, self._log_likelihoods(batch, reads, shared, beginning))
         found = {place: one for part in self.ranks.gather(found) for place, one in part.items()}
         return [found[place] for place in range(len(requests))]
+
+    def _read(
+        self, batch: list[Row], rows: Mapping[Row, list[int]], requests: list[Any], log_likelihoods: Iterator[torch.Tensor]
+    ) -> dict[int, tuple[float, bool]]:
+        """Of each request of a batch, by place, the log-likelihood of its continuation, and whether it is the greedy one.
+
+        Both leave the device once a batch: a GPU would wait for each number as long as it computes a row.
+        """
+        places = [place for row in batch for place in rows[row]]
+        wanted = [requests[place][2] for place in places]
+        targets = iter(torch.tensor([token for own in wanted for token in own], device=self.device).split([len(own) for own in wanted]))
+        totals, greedy = list[torch.Tensor](), list[torch.Tensor]()
+        for row, own in zip(batch, log_likelihoods, strict=True):
+            likeliest = own.argmax(-1)
+            for target in islice(targets, len(rows[row])):
+                totals.append(own[-len(target) :].gather(-1, target[:, None]).sum())
+                greedy.append((likeliest[-len(target) :] == target).all())
+        return dict(zip(places, zip(torch.stack(totals).tolist(), torch.stack(greedy).tolist(), strict=True), strict=True))
 
     def _log_likelihoods(
         self, batch: list[Row], reads: dict[Row, int], shared: int, beginning: packing.Beginning

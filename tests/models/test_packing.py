@@ -22,7 +22,15 @@ def alone(network: PreTrainedModel, row: list[int]) -> torch.Tensor:
     return network(input_ids=torch.tensor([row])).logits[0]
 
 
+@pytest.fixture(params=["one by one", "together"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How rows are attended to: as on a CPU, or as on a GPU."""
+    if request.param == "together":
+        monkeypatch.setattr(packing, "_one_by_one", packing._together)
+
+
 @torch.inference_mode()
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("beginning", [[], BEGINNING])
 def test_every_row_of_a_pack_gets_the_logits_that_it_gets_alone(network: PreTrainedModel, beginning: list[int]) -> None:
     found = packing.run(network, ROWS, packing.begin(network, beginning), list(range(11)))
@@ -31,6 +39,7 @@ def test_every_row_of_a_pack_gets_the_logits_that_it_gets_alone(network: PreTrai
 
 
 @torch.inference_mode()
+@pytest.mark.usefixtures("way")
 def test_only_the_places_that_are_kept_are_read(network: PreTrainedModel) -> None:
     found = packing.run(network, ROWS, packing.begin(network, BEGINNING), [2, 10])
     torch.testing.assert_close(found, torch.stack([alone(network, BEGINNING + row)[-1] for row in (ROWS[0], ROWS[2])]), rtol=0, atol=1e-6)
@@ -45,6 +54,21 @@ def test_the_model_attends_as_before_afterwards_even_where_packing_failed(networ
     assert alone(network, ROWS[2]).equal(before)
 
 
+@torch.inference_mode()
+def test_one_call_a_layer_serves_all_rows(network: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    beginning, calls = packing.begin(network, BEGINNING), []
+
+    def counted(query: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+        calls.append(query.shape)
+        return torch.nn.functional.scaled_dot_product_attention(query, *args, **options)
+
+    monkeypatch.setattr(packing, "scaled_dot_product_attention", counted)
+    monkeypatch.setattr(packing, "_one_by_one", packing._together)
+    packing.run(network, ROWS, beginning, [10])
+    assert calls == [(3, 4, 7, 8)] * 3, "3 rows, 4 heads, the longest row's 7 tokens, 8 numbers a head; in 3 layers"
+
+
+@pytest.mark.usefixtures("way")
 def test_a_model_that_looks_through_a_window_cannot_be_packed(network: PreTrainedModel) -> None:
     assert packing.can_pack(network)
     assert not packing.can_pack(MistralForCausalLM(MistralConfig(**SHAPE, num_key_value_heads=2, sliding_window=4)))

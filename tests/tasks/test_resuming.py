@@ -78,7 +78,11 @@ def made(done, kind, folder, checkpoints):
         shutil.copytree(done.target / name, folder / name, dirs_exist_ok=True)
     rows = checkpoints.rows
     stages = Pipeline(
-        done.records, folder, checkpoints=checkpoints, progress=lambda step, total, values: rows.append([step, total, dict(values)])
+        done.records,
+        folder,
+        device=done.work.device,
+        checkpoints=checkpoints,
+        progress=lambda step, total, values: rows.append([step, total, dict(values)]),
     )
     metrics = KINDS[kind](stages)
     return metrics, folder_md5(folder / "made"), rows
