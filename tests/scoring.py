@@ -268,6 +268,8 @@ def make_model(folder: Path) -> Path:
 class Rule(torch.nn.Module):
     """A network that follows a rule instead of weights; it keeps no cache, and packs no rows."""
 
+    device = torch.device("cpu")
+
     def __init__(self, config: Any, vocabulary: int, answers: Mapping[str, list[int]], decode: Any) -> None:
         super().__init__()
         self.config, self.vocabulary, self.answers, self.decode = config, vocabulary, answers, decode

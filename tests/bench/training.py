@@ -30,7 +30,7 @@ from models.train.worth import Rewards
 from models.world import world
 from tests.tiny import recorder_of
 
-REPETITIONS, STEPS = 5, 30
+REPETITIONS, STEPS = 3, 30
 SIZE = world.Size(
     people=68,
     towns=24,
@@ -39,9 +39,9 @@ SIZE = world.Size(
     answer_documents=300,
     sum_documents=200,
     code_documents=1500,
-    fact_conversations=600,
-    code_conversations=120,
-    open_conversations=100,
+    fact_conversations=1500,
+    code_conversations=300,
+    open_conversations=250,
     preferences=50,
     items=50,
     dirt=0,
@@ -131,7 +131,7 @@ class Bench:
         return timed(len(records) / size, loop)
 
     def reinforcement(self) -> tuple[Reinforcement, list[dict[str, Any]]]:
-        plan = {**self.params["rlhf"], "steps": 6}
+        plan = {**self.params["rlhf"], "steps": 20}
         del plan["rewards"]
         return Reinforcement(**plan), self.records["prompts"]
 
@@ -146,7 +146,7 @@ class Bench:
     def reinforced(self) -> float:
         plan, prompts = self.reinforcement()
         model, recorder = self.policy(), recorder_of(plan, self.folder)
-        rewards = Rewards({"short": (1.0, lambda _, answers: [-float(len(answer)) for answer in answers])})
+        rewards = Rewards({"letters": (1.0, lambda _, answers: [float(len(set(answer))) for answer in answers])})
         return timed(plan.steps, lambda: group.fit(model, rewards, self.words, prompts, plan, 1, self.work, recorder))
 
     def reinforced_by_trl(self) -> float:
@@ -172,7 +172,7 @@ class Bench:
         with training.quiet():
             trainer = GRPOTrainer(
                 model=self.policy(),
-                reward_funcs=lambda completions, **_: [-float(len(one[-1]["content"])) for one in completions],
+                reward_funcs=lambda completions, **_: [float(len(set(one[-1]["content"]))) for one in completions],
                 args=arguments,
                 train_dataset=Dataset.from_list([{"prompt": record["prompt"]} for record in prompts]),
                 processing_class=self.words,

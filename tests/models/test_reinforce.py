@@ -112,3 +112,16 @@ def test_greedy_answers_are_those_of_transformers(folder):
         alone = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
         assert words.decode(alone, skip_special_tokens=True) == text
         assert (words.eos_token_id in alone.tolist()) == bool(ended)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_few_logits_at_once_train_as_many_piece_by_piece(folder, tmp_path, algorithm, monkeypatch):
+    plan, words, found = Reinforcement(method=method_of(algorithm), **{**PLAN, "steps": 3}), vocabulary.load(folder), []
+    for most in (group.LOGITS, 0):
+        monkeypatch.setattr(group, "LOGITS", most)
+        training.make_repeatable(1)
+        recorder = recorder_of(plan, tmp_path)
+        found.append(group.fit(policy.load(folder), LETTERS, words, ASKED, plan, 1, Work(tmp_path, tmp_path), recorder).state_dict())
+    start = policy.load(folder).state_dict()
+    for name, weight in found[0].items():
+        assert (weight - found[1][name]).norm() <= 0.02 * (weight - start[name]).norm() + 1e-6, name

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from models.core.content import folder_md5
@@ -11,6 +12,7 @@ from models.core.errors import StageError, UserError
 from models.core.files import write_lines
 from models.core.given import read_lines
 from models.core.work import Work
+from models.train.methods import finetune
 from tasks.reward import RewardInputs, RewardOutputs, RewardParams, reward
 from tests.trainings import PRETRAINING, Pipeline, finetuning, reinforcement, write_records
 
@@ -73,6 +75,15 @@ def test_a_loss_that_is_no_number_ends_the_training_at_its_step(done, tmp_path):
     with pytest.raises(StageError, match=r"loss is (nan|inf) at step 1, must be a number: look at the step's records, instruction-\d+, "):
         broken.sft()
     assert not (tmp_path / "sft").exists()
+
+
+def test_few_logits_at_once_train_as_many_piece_by_piece(done, monkeypatch):
+    done.sft("at-once")
+    monkeypatch.setattr(finetune, "LOGITS", 0)
+    done.sft("by-pieces")
+    found, expected, start = (load_file(done.target / name / "model.safetensors") for name in ("by-pieces", "at-once", "base"))
+    for name, weight in expected.items():
+        assert (found[name] - weight).norm() <= 0.02 * (weight - start[name]).norm() + 1e-6, name
 
 
 def test_no_out_holds_a_pickle_or_a_path(done):

@@ -10,17 +10,18 @@ from importlib.util import find_spec
 from typing import Any
 
 from datasets import Dataset
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from models.core.errors import UserError
 from models.core.work import Work
-from models.train import chat, generation, policy
+from models.train import chat, decoding, generation, policy
 from models.train.chat import Messages
 from models.train.parts import InParts
 from models.train.recorder import Recorder
 from models.train.settings import Group, Reinforcement
-from models.train.training import SEVERAL, Progress, options, precision, quiet, run, schedule_options
+from models.train.training import LOGITS, SEVERAL, Progress, options, precision, quiet, run, schedule_options
 from models.train.worth import Asked, Rewards
 
 VLLM = (
@@ -29,7 +30,42 @@ VLLM = (
 Draw = Callable[[Any, Sequence[Sequence[int]]], list[list[int]]]  # a model and prompts' tokens, to an answer's to each
 
 
-class Grpo(InParts, GRPOTrainer):
+class Plain:
+    """Mixed into TRL's trainers of groups: where logits are few, those of the answers alone, at once.
+
+    TRL spares memory: it computes the prompts' too, piece by piece, and again in the backward pass.
+    """
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **more: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Log-probabilities of the last tokens [answers, logits_to_keep], and entropies where they are asked for."""
+        trainer: Any = self
+        size = len(input_ids) * logits_to_keep * model.get_output_embeddings().weight.shape[0]
+        if compute_aux_loss or size > LOGITS or any(value is not None for value in more.values()):
+            common: Any = super()
+            found: tuple[Tensor, Tensor | None, Tensor | None] = common._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **more
+            )
+            return found
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False, "logits_to_keep": logits_to_keep + 1}
+        with trainer.accelerator.autocast():
+            logits = decoding.forward(model, **given).logits[:, -logits_to_keep - 1 : -1]
+        logs = (logits.float() / trainer.temperature).log_softmax(-1)
+        counted = attention_mask[:, -logits_to_keep:]
+        chosen = logs.gather(-1, input_ids[:, -logits_to_keep:, None])[..., 0] * counted
+        return chosen, -(logs.exp() * logs).sum(-1).detach() * counted if compute_entropy else None, None
+
+
+class Grpo(InParts, Plain, GRPOTrainer):
     """A loss is divided by the tokens of the whole batch."""
 
     adds_up = True
@@ -39,7 +75,7 @@ class Grpo(InParts, GRPOTrainer):
         return (self.draw(self.model, prompt_ids), None) if self.draw else super()._generate_single_turn(prompt_ids, *more, **named)
 
 
-class Rloo(InParts, RLOOTrainer):
+class Rloo(InParts, Plain, RLOOTrainer):
     """A loss is a mean over answers."""
 
     draw: Draw | None = None
