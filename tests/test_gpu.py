@@ -72,7 +72,7 @@ def test_without_a_gpu_it_says_so_in_one_line():
     assert re.fullmatch(r"test-gpu: \S+ has no PyTorch that sees a CUDA GPU, must have one: .*\n", done.stderr)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_in_miniature_every_part_runs_on_a_cpu(tmp_path):
     """One training of all, on one thread: another process may have the other core."""
     command = [sys.executable, "-m", "tests.gpu", "--device", "cpu", "--small", "--only", "sft-full", "--to", tmp_path]

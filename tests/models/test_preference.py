@@ -186,7 +186,9 @@ def test_ipo_stops_at_its_gap(folder, words, records, tmp_path):
     assert (each[:, 0] - each[:, 1]).mean() == pytest.approx(0.25, abs=0.1)
 
 
-@pytest.mark.parametrize("train", ["full", "lora", "last-layers"])
+@pytest.mark.parametrize(
+    "train", ["full", pytest.param("lora", marks=pytest.mark.slow), pytest.param("last-layers", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("algorithm", METHODS)
 def test_the_chosen_answers_win(folder, words, records, tmp_path, algorithm, train):
     how = plan(train, algorithm, epochs=8, learning_rate=3e-3 if train == "full" else 1e-2)
