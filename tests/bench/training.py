@@ -19,6 +19,7 @@ from datasets import Dataset
 from peft import get_peft_model
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from trl import GRPOConfig, GRPOTrainer
 
 from flows.stages import recipes
@@ -108,15 +109,15 @@ class Bench:
         return timed(steps, lambda: finetune.fit(model, self.words, records, plan, 1, self.work))
 
     def tuned_barely(self, records: Dataset, lora: bool = False) -> float:
-        """The records in batches of like length, as ours are."""
+        """The records in batches of like length, drawn as ours are."""
         model, size = self.model(), self.params["sft"]["batch_size"]
         if lora:
             adapter = policy.adapter(Supervised(**{**self.params["sft"], "weights": LORA}).weights, model)
             model = get_peft_model(model, adapter)
         optimizer = torch.optim.AdamW([*policy.trained(model).values()], 1e-4, fused=True)
-        order = sorted(range(len(records)), key=lambda place: -len(records[place]["input_ids"]))
+        lengths = [*map(len, records["input_ids"])]
+        order = get_length_grouped_indices(lengths, size, generator=torch.Generator().manual_seed(1))  # as the trainer draws them
         batches = [records.select(order[start : start + size]) for start in range(0, len(order), size)]
-        random.Random(1).shuffle(batches)
 
         def loop() -> None:
             for batch in batches:
