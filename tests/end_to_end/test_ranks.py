@@ -18,7 +18,7 @@ TWO = {"SLUICE_RANKS": "2"}
 
 def ranks_of(workspace):
     """The processes of the workspace that only follow, by their numbers."""
-    said = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 1) for line in said.splitlines() if "flows.stages.ranks" in line and "guard.py" not in line]
     return [int(pid) for pid, command in rows if str(workspace) in command]
 

@@ -98,6 +98,17 @@ def test_activations_that_are_computed_again_are_the_same(done, whole, kind):
         torch.testing.assert_close(found[name], weight, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_method_trains_in_bfloat16_and_is_saved_in_it(done, kind):
+    KINDS[kind](done, f"half-{kind}", precision="bfloat16")
+    found = weights(done, f"half-{kind}")
+    assert {weight.dtype for weight in found.values()} == {torch.bfloat16}
+    assert all(weight.isfinite().all() for weight in found.values())
+    before = start(done, kind)
+    assert not before or any(not torch.equal(weight, before[name].bfloat16()) for name, weight in found.items() if name in before)
+
+
 @pytest.fixture
 def small_memory(monkeypatch):
     """A device whose memory runs out in the backward pass, after it has written gradients, where more than some rows go through at once."""
