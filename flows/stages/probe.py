@@ -196,7 +196,7 @@ def params_md5(workspace: Workspace) -> str:
 def foretold(workspace: Workspace) -> dict[str, Any]:
     """The rows of the last plan by stage, as far as it was for these params."""
     found = read_json(workspace.state / PLAN, {})
-    return {row["name"]: row for row in found["stages"]} if found.get("params_md5") == params_md5(workspace) else {}
+    return {row["name"]: row for row in found["stages"]} if found and found["params_md5"] == params_md5(workspace) else {}
 
 
 def _device_mib(device: str) -> float:

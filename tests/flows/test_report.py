@@ -10,7 +10,9 @@ import pytest
 from flows.pages import page, words
 from flows.pages.facts import _time
 from flows.pages.signs import signs
+from flows.stages import probe
 from flows.stages.attempt import StageResult
+from models.core.files import write_json
 from tests.pages import MODELS, answer, data, facts, flip, sheet, suite_verdict
 from tests.workspaces import ROOT
 
@@ -262,9 +264,11 @@ def test_signs_of_training_data_and_health_have_their_numbers():
     ]
 
 
-def test_what_a_run_cost_is_the_hours_of_what_ran_at_the_price_of_its_pool():
+def test_what_a_run_cost_is_the_hours_of_what_ran_at_the_price_of_its_pool(tmp_path):
+    workspace = SimpleNamespace(state=tmp_path, params_file=tmp_path / "params.yaml")
+    workspace.params_file.write_text("seed: 1\n")
     stages = {name: SimpleNamespace(pool=pool) for name, pool in (("prepare", "cpu"), ("sft", "gpu"), ("base", "gpu"))}
-    session = SimpleNamespace(params={"prices": {"gpu": 3.6}}, pipeline=SimpleNamespace(stages=stages))
+    session = SimpleNamespace(params={"prices": {"gpu": 3.6}}, pipeline=SimpleNamespace(stages=stages), workspace=workspace)
     results = [
         StageResult(name="prepare", state="ran", seconds=100, metric=""),
         StageResult(name="sft", state="ran", seconds=500, metric=""),
@@ -274,4 +278,22 @@ def test_what_a_run_cost_is_the_hours_of_what_ran_at_the_price_of_its_pool():
     assert found["cost"] == pytest.approx(0.5)
     assert [one["cost"] for one in found["stages"]] == [None, pytest.approx(0.5), None]
     assert "at a cost of 0.50 by the prices of params.yaml" in page.render(facts(time=found))
-    assert _time(SimpleNamespace(params={}, pipeline=session.pipeline), results, 600.0)["cost"] is None
+    assert _time(SimpleNamespace(params={}, pipeline=session.pipeline, workspace=workspace), results, 600.0)["cost"] is None
+
+
+def test_what_a_plan_foretold_stands_beside_what_came_as_long_as_the_params_are_the_same(tmp_path):
+    workspace = SimpleNamespace(state=tmp_path, params_file=tmp_path / "params.yaml")
+    workspace.params_file.write_text("seed: 1\n")
+    write_json(tmp_path / probe.PLAN, {"params_md5": probe.params_md5(workspace), "stages": [{"name": "sft", "seconds": 41.26}]})
+    stages = {name: SimpleNamespace(pool="gpu") for name in ("sft", "base")}
+    session = SimpleNamespace(params={}, pipeline=SimpleNamespace(stages=stages), workspace=workspace)
+    results = [StageResult(name=name, state="ran", seconds=40, metric="") for name in stages]
+    found = _time(session, results, 80.0)
+    assert [one["planned"] for one in found["stages"]] == [41.26, None]
+    shown = page.render(facts(time=found))
+    assert "foretold" in shown
+    assert ">41.3<" in shown
+    workspace.params_file.write_text("seed: 2\n")
+    other = _time(session, results, 80.0)
+    assert [one["planned"] for one in other["stages"]] == [None, None]
+    assert "foretold" not in page.render(facts(time=other))

@@ -165,6 +165,7 @@ def test_the_odds_are_those_of_trl():
     np.testing.assert_allclose(ours + means[0].numpy(), theirs, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_have_the_batch_s_distance(folder, words, records, tmp_path):
     """z0 of kto is a mean over the batch: in parts of two it is the same, and so are the steps."""
     how = plan(algorithm="kto", epochs=3, learning_rate=3e-3)
@@ -179,6 +180,7 @@ def test_kto_needs_another_prompt_in_the_batch():
         plan(algorithm="kto", batch_size=1)
 
 
+@pytest.mark.slow
 def test_ipo_stops_at_its_gap(folder, words, records, tmp_path):
     how = plan(epochs=40, learning_rate=3e-3, method={"beta": 2.0, "loss": {"form": "ipo"}})
     ratios, *_ = fitted(folder, words, records, how, tmp_path)
@@ -199,6 +201,7 @@ def test_the_chosen_answers_win(folder, words, records, tmp_path, algorithm, tra
     assert measured < loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["dpo", "kto"])
 def test_a_larger_beta_holds_the_policy_nearer(folder, words, records, tmp_path, algorithm):
     moved = [fitted(folder, words, records, plan(algorithm=algorithm, method={"beta": beta}, epochs=8), tmp_path)[0] for beta in (0.1, 5.0)]

@@ -11,8 +11,6 @@ pytestmark = pytest.mark.long
 
 PARTS = "tests.tasks.test_parts"
 TOLERANCE = 1e-3  # of a loss, in nats: sums over a batch are made in another order, and the difference grows with the steps
-QUICK = ("base",)
-EACH = [pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow) for kind in KINDS]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,8 @@ def assert_same_way(rows, expected, names=("loss", "mean_reward", "accuracy")):
             assert values[name] == pytest.approx(others[name], abs=TOLERANCE), name
 
 
-@pytest.mark.parametrize("kind", EACH)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_go_the_way_of_one(done, alone, kind):
     expected = alone(kind)
     rows = train(done, PARTS, kind, f"two-{kind}", 2)
