@@ -59,17 +59,22 @@ SLOW_S = 3600
 LONGEST = (  # parallel workers take these files first, a file each: whoever began one last would end long after the others
     "test_crash",  # makes the finished workspace, for which others would wait: those that follow it here do without
     "test_own_data",
-    "test_packages",
     "test_bad_input",
+    "test_packages",
+    "test_training_stages",
+    "test_architectures",
+    "test_parts",
+    "test_resuming",
+    "test_verify",
+    "test_preference",
+    "test_reinforce",
+    "test_validate",
     "test_accepted",
     "test_servers",
     "test_resumed",
     "test_refusals",
     "test_scored_again",
     "test_run",
-    "test_architectures",
-    "test_validate",
-    "test_verify",
     "test_pretrained",
 )
 

@@ -63,6 +63,7 @@ def later(finished, tmp_path_factory):
     return workspace, run(workspace, "sluice", "run"), stored
 
 
+@pytest.mark.slow
 def test_a_run_whose_candidate_is_refused_ends_with_exit_code_3_and_has_it_on_record(later, finished):
     workspace, done, stored = later
     assert done.returncode == 3, done.stdout + done.stderr
@@ -89,6 +90,7 @@ def test_a_mended_docstring_is_accepted_and_nothing_is_to_run(workspace):
     assert "1 of them kept results that were not made again" in call(workspace, "audit").stdout
 
 
+@pytest.mark.slow
 def test_a_version_before_it_and_one_after_it_say_what_was_accepted(later):
     workspace, *_ = later
     first, second = lineage(workspace, "1"), lineage(workspace, "2")

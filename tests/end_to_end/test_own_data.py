@@ -78,6 +78,7 @@ def mine(tmp_path):
     return workspace, mine
 
 
+@pytest.mark.slow
 def test_a_team_with_its_own_data_reaches_a_champion(mine, base):
     workspace, _ = mine
     first = retrain(workspace, "sft", base)

@@ -91,6 +91,7 @@ def test_a_run_that_is_cancelled_stops_its_stages_and_leaves_no_process(up):
     assert at_work(workspace) == []
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_and_ctrl_c_stops_the_first(up):
     workspace, _ = up
     new_learning_rate(workspace)
