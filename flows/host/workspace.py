@@ -133,7 +133,8 @@ def prepare_environment(workspace: Workspace) -> None:
         server.apart(os.environ)
     _reach_this_machine(os.environ)
     masking.mask_logs()
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises, and we tell
+    for name in ("mlflow.store.db.utils", "sqlalchemy.pool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they log the traceback of what they raise, a signal's too, and we tell
 
 
 def _be_careful() -> None:
