@@ -67,9 +67,9 @@ def _row(workspace: Workspace, stage: Stage, folder: Path, address: str, price: 
         code = processes.stream(command, workspace.root, {**os.environ, "SLUICE_WARM": address}, lines.append, LIMIT_S)
         smaller = next((int(line.split(": ")[1].split()[0]) for line in reversed(lines) if line.startswith("no memory for ")), None)
         if code == 0:
-            seen = read_json(folder / f"{stage.name.replace('/', '-')}.json", {})
-            cost = None if price is None else seen["seconds"] / 3600 * price
-            return {"name": stage.name, "pool": stage.pool, **seen, "cost": cost, "micro_batch": smaller or micro_batch}
+            found = read_json(probe.seen(folder, stage.name), {})
+            cost = None if price is None else found["seconds"] / 3600 * price
+            return {"name": stage.name, "pool": stage.pool, **found, "cost": cost, "micro_batch": smaller or micro_batch}
         if code not in (137, -9) or micro_batch == 1:
             said = next((line for line in reversed(lines) if line.strip()), "no output").removeprefix("sluice: ")
             raise StageError(f"stage {stage.name!r} does not run, not even in miniature: {said}")

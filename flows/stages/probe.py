@@ -81,7 +81,7 @@ def probe(workspace: Workspace, name: str, folder: Path, micro_batch: int | None
     stage, values = Pipeline(workspace).stage(name), load(workspace.params_file)
     if pretrained.PLACE in stage.deps:
         pretrained.bring(workspace, values, registry_of, ask=False)
-    spec, own = contract(stage), folder / name.replace("/", "-")
+    spec, own = contract(stage), seen(folder, name).with_suffix("")
     whole = stage_params(values, stage, spec)
     small = _miniature(workspace, stage, whole, folder, own, micro_batch)
     outputs = {field: folder / OUTS / path for field, path in stage.bind(spec.outputs, stage.outs).items()}
@@ -105,7 +105,12 @@ def probe(workspace: Workspace, name: str, folder: Path, micro_batch: int | None
         checkpoints_mb=KEPT * timing.size / 1e6,
         outputs_mb=sum(map(_size, outputs.values())) / 1e6,
     )
-    write_json(folder / f"{own.name}.json", found.model_dump())
+    write_json(seen(folder, name), found.model_dump())
+
+
+def seen(folder: Path, name: str) -> Path:
+    """Where a probe leaves what it saw of a stage."""
+    return folder / f"{name.replace('/', '-')}.json"
 
 
 def _miniature(workspace: Workspace, stage: Stage, whole: Any, folder: Path, own: Path, micro_batch: int | None) -> Miniature:

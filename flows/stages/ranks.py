@@ -17,7 +17,7 @@ from pathlib import Path
 from flows.host import failures, processes
 from flows.host import workspace as workspaces
 from flows.stages.parameters import load, stage_params
-from flows.stages.pipeline import Pipeline, Stage, contract
+from flows.stages.pipeline import Pipeline, Stage, bindings, contract
 from models.core.checkpoints import Checkpoints
 from models.core.errors import SluiceError, StageError, Unavailable, UserError
 from models.core.files import read_json, write_json
@@ -165,7 +165,7 @@ def main(name: str, folder: str, place: str, count: str, *given: str) -> int:
     """What went wrong stands beside the log, unless it is only that another rank is gone."""
     try:
         workspaces.prepare_environment(workspaces.find())
-        follow(name, Path(folder), int(place), int(count), dict(pair.split("=", 1) for pair in given))
+        follow(name, Path(folder), int(place), int(count), bindings(given))
     except KeyboardInterrupt:
         return 130
     except Exception as error:
