@@ -27,7 +27,7 @@ class Checkpoints:
     folder: keyed by the stage's signature, so that no other params, inputs or packages ever find them.
     every_s: seconds between two; what writing one takes is not counted, or a slow disk would leave no time to train.
     notes: what the caller has to remember as well, as JSON; where a training goes on, `recall` is given the steps it has done, and that.
-    ranks: of them the leader writes, and decides when; all read.
+    ranks: the leader decides when; all write what is theirs, and read.
     """
 
     folder: Path | None = None
@@ -55,35 +55,41 @@ class Checkpoints:
         return heeded
 
     def due(self) -> bool:
-        """Whether one is to be written now, at the end of a step. Raises Stopped in those who only follow where the leader was asked."""
-        due, asked = self.ranks.told((self.folder is not None and (self.asked or time.monotonic() - self.last >= self.every_s), self.asked))
-        if asked and not self.ranks.leads:
-            raise Stopped
-        return due and self.ranks.leads
+        """Whether one is to be written now, at the end of a step, by every rank."""
+        due = self.folder is not None and (self.asked or time.monotonic() - self.last >= self.every_s)
+        due, self.asked = self.ranks.told((due, self.asked))
+        return due
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
         """Have `write` fill a folder, and keep it as what stands after `step` steps. Raises Stopped where somebody asked for it.
 
-        The files are on the disk before the folder has its name: neither a kill nor a power failure leaves half of one under it.
+        The files are on the disk before the folder has its name: neither a kill nor a power failure leaves half of one under it. Of several
+        ranks each writes into the same folder.
         """
         if self.folder is None:
             return
         draft = self.folder / f".{step}.draft"
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        if self.ranks.leads:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+        self.ranks.gather("the folder is there")
         write(draft)
-        write_json(draft / SIZES, {"files": _sizes(draft), "notes": self.notes()})
-        for path in (*draft.rglob("*"), draft):
-            _sync(path)
-        place = self.folder / f"{step:09}"
-        shutil.rmtree(place, ignore_errors=True)
-        draft.rename(place)
-        _sync(self.folder)
-        for old in self._all()[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        self.ranks.gather("all have written")
+        if self.ranks.leads:
+            self._keep(draft, self.folder / f"{step:09}")
         self.last = time.monotonic()
         if self.asked:
             raise Stopped
+
+    def _keep(self, draft: Path, place: Path) -> None:
+        write_json(draft / SIZES, {"files": _sizes(draft), "notes": self.notes()})
+        for path in (*draft.rglob("*"), draft):
+            _sync(path)
+        shutil.rmtree(place, ignore_errors=True)
+        draft.rename(place)
+        _sync(place.parent)
+        for old in self._all()[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def latest(self) -> Path | None:
         """The last whole checkpoint, its notes recalled; one whose files are not as they were written is passed over."""

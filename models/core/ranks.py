@@ -20,7 +20,6 @@ class Ranks:
 
     place: int = 0
     count: int = 1
-    device: str = "cpu"
 
     @property
     def leads(self) -> bool:
@@ -33,6 +32,13 @@ class Ranks:
 
     def total(self, tensors: Sequence["Tensor"]) -> None:
         """Have each tensor be the sum of all processes' own, in place, the same bytes in each."""
+
+    def collect(self, _tensor: "Tensor", _owner: int) -> Callable[[], None]:
+        """Begin to have the owner's tensor be the sum of all processes' own; they end when what it returns is called."""
+        return lambda: None
+
+    def spread(self, tensor: "Tensor", owner: int) -> None:
+        """Have each process's tensor be the owner's, in place."""
 
     def gather(self, value: T) -> list[T]:
         """The value of each process, in their order."""

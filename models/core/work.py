@@ -21,7 +21,7 @@ class Work:
 
     folder: whatever it needs while it works, keyed by the stage's signature; its content may vanish between runs, never change meaning.
     reports: pages for people (data docs, plots); the edge logs them, on failure too; nothing downstream reads them.
-    device: "cpu", "cuda", or with several of them "cuda:1".
+    device: "cpu" or "cuda": of several, each rank sees its own.
     checkpoints: where a training keeps what it needs to go on; None: nowhere.
     progress: called as progress(step, total, values), e.g. (120, 400, {"loss": 1.93}); steps count from 1.
     ranks: the processes that do this work together; the leader's outputs, pages, checkpoints and progress are kept, the others' are not.

@@ -6,6 +6,7 @@ would have been, but for rounding: sums are made in another order.
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,50 +14,61 @@ from torch import Tensor
 
 from models.core.errors import StageError
 from models.core.ranks import ALONE, Ranks
-from models.train import policy
+from models.train.shards import Shards
 from models.train.spikes import Spikes
 
+SCHEDULE = "scheduler.pt"
 KEPT = ("record", "position_ids")  # columns of records that no trainer would hand on
 
 
 class Parts:
-    """How many records go through the device at once; `size` None is all of a batch."""
+    """How many records go through the device at once; `size` None is all of a batch. The gradients of `weights` are all ranks'."""
 
-    def __init__(self, size: int | None, ranks: Ranks = ALONE) -> None:
-        self.size, self.ranks = size, ranks
+    def __init__(self, size: int | None, ranks: Ranks = ALONE, weights: Iterable[Tensor] = ()) -> None:
+        self.size, self.ranks, self.shards = size, ranks, Shards(ranks, weights)
 
     def of(self, rows: int) -> Iterator[slice]:
-        """The parts of a batch that are this rank's."""
-        mine = self.ranks.share(rows)
-        size = self.size or rows
-        return (slice(start, min(start + size, mine.stop)) for start in range(mine.start, mine.stop, size))
+        """The parts of a batch that are this rank's: as many as any rank has, the last of them empty perhaps."""
+        mine, most = self.ranks.share(rows), -(-rows // self.ranks.count)
+        size = self.size or most
+        return (slice(min(mine.start + at, mine.stop), min(mine.start + at + size, mine.stop)) for at in range(0, most, size))
 
-    def step(self, rows: int, work: Callable[[slice], None], clear: Callable[[], None], weights: Iterable[Tensor] = ()) -> None:
-        """Call `work`, which adds gradients, for each part of a batch; after `clear`, which removes them, again where memory ran out.
+    def each(self, rows: int, work: Callable[[slice], None], clear: Callable[[], None], gradients: bool = False) -> None:
+        """Call `work` for each part of a batch; after `clear`, which removes what came of it, again where memory ran out.
 
-        The gradients of `weights` are all ranks' at the end. Raises StageError where there is no memory for one record.
+        Raises StageError where there is no memory for one record.
         """
-        while True:
-            try:
-                for part in self.of(rows):
-                    work(part)
-                return self._together([*weights])
-            except torch.OutOfMemoryError as error:
-                self._halve(rows, error)
-                clear()
-                gc.collect()
-                torch.cuda.empty_cache()
+        while not self._fits(rows, work, gradients):
+            self._halve(rows)
+            clear()
+            self.shards.forget()
+            gc.collect()
+            torch.cuda.empty_cache()
 
-    def _together(self, weights: list[Tensor]) -> None:
-        """Add the gradients up over all ranks, and have all draw the same random numbers from here on."""
-        if self.ranks.count == 1:
-            return
-        some = [any(known) for known in zip(*self.ranks.gather([weight.grad is not None for weight in weights]), strict=True)]
-        moved = [weight for weight, has in zip(weights, some, strict=True) if has]
-        for weight in moved:
-            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-        self.ranks.total([weight.grad for weight in moved if weight.grad is not None])
-        torch.set_rng_state(self.ranks.told(torch.get_rng_state()))
+    def step(self, rows: int, work: Callable[[slice], None], clear: Callable[[], None]) -> None:
+        """The same with a `work` that adds gradients: at the end each weight's owner has the sum of all. All draw the same random numbers
+        from then on."""
+        self.each(rows, work, clear, gradients=True)
+        self.shards.gradients()
+        if self.ranks.count > 1:
+            torch.set_rng_state(self.ranks.told(torch.get_rng_state()))
+
+    def _fits(self, rows: int, work: Callable[[slice], None], gradients: bool) -> bool:
+        """Whether the parts of a batch went through, everywhere: who has no memory tells the others, who wait for its gradients."""
+        for part in self.of(rows):
+            fits = True
+            try:
+                if part.start < part.stop:
+                    work(part)
+            except RuntimeError as error:
+                if not _lacks_memory(error):
+                    raise
+                fits = False
+            if gradients:
+                self.shards.flush()
+            if not all(self.ranks.gather(fits)):
+                return False
+        return True
 
     def sum(self, values: Sequence[Tensor], device: torch.device | str) -> Tensor:
         """The sum of what the parts found, a number each, of all ranks; float32."""
@@ -64,14 +76,19 @@ class Parts:
         self.ranks.total([total])
         return total
 
-    def _halve(self, rows: int, error: Exception) -> None:
-        size = min(self.size or rows, rows)
+    def _halve(self, rows: int) -> None:
+        most = -(-rows // self.ranks.count)
+        size = min(self.size or most, most)
         if size == 1:
             raise StageError(
                 "there is no memory for one record on the device: set gradient_checkpointing to true, weights to lora, or lower max_tokens"
-            ) from error
+            )
         self.size = -(-size // 2)
         print(f"no memory for {size} records at once: {self.size} at once from here on, and the same steps", flush=True)
+
+
+def _lacks_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)  # a GPU's, and what the CPU's allocator says
 
 
 def cut(inputs: Mapping[str, Any], part: slice, rows: int, sides: int) -> dict[str, Any]:
@@ -129,13 +146,27 @@ class InParts:
             for name, values in _metrics(trainer).items():
                 del values[logged.get(name, 0) :]
 
-        self.parts.step(rows, one, clear, policy.trained(model).values())
+        self.parts.step(rows, one, clear)
         self._tell_all(logged)
         if auxiliary is not None:
             trainer.router_aux_loss_coef = auxiliary
         loss = self.parts.sum(losses, trainer.args.device)
         self.spikes.see(loss.item(), trainer.state.global_step + 1, records)
         return loss.requires_grad_()
+
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        trainer: Any = self
+        return self.parts.shards.clip(model.parameters(), trainer.args.max_grad_norm)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """The schedule alone: what the optimiser remembers is all ranks', each of which writes its own."""
+        trainer: Any = self
+        torch.save(trainer.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        trainer: Any = self
+        if checkpoint is not None:
+            trainer.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULE, weights_only=True))
 
     def _tell_all(self, logged: Mapping[str, int]) -> None:
         """Have the log be a mean over what all ranks noted of their rows."""

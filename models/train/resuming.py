@@ -70,18 +70,21 @@ class Resuming(TrainerCallback):
     def __init__(self, trainer: Any, checkpoints: Checkpoints) -> None:
         self.trainer, self.checkpoints = trainer, checkpoints
         self.epoch: dict[str, Any] = {}  # as it stood when the present epoch began
+        self.found: Path | None = None
         self.resumed: dict[str, Any] = {}
 
     def latest(self) -> str | None:
         """The trainer's folder of the last whole checkpoint."""
-        found = self.checkpoints.latest()
-        if found is None:
+        self.found = self.checkpoints.latest()
+        if self.found is None:
             return None
-        folder = next(found.glob("checkpoint-*"))
-        self.resumed = load(found / FILE)
+        folder = next(self.found.glob("checkpoint-*"))
+        self.resumed = load(self.found / FILE)
         return str(folder)
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
+        if self.found is not None:
+            self.trainer.parts.shards.load([self.trainer.optimizer], self.found)
         self.trainer.parts.size = self.resumed.get("parts", self.trainer.parts.size)
         self.trainer.spikes.recent = self.resumed.get("recent", [])
         for name, value in self.resumed.get("sums", {}).items():
@@ -100,8 +103,17 @@ class Resuming(TrainerCallback):
             self.resumed = {}
         self.epoch = _order(train_dataloader)
 
-    def on_step_end(self, _args: TrainingArguments, _state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self.trainer.parts.shards.spread()
+
+    def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         control.should_save = self.checkpoints.due()
+        if control.should_save and not self.checkpoints.ranks.leads:
+            control.should_save = False
+            self.checkpoints.save(state.global_step, self._save_own)
+
+    def _save_own(self, folder: Path) -> None:
+        self.trainer.parts.shards.save([self.trainer.optimizer], folder)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, _control: TrainerControl, train_dataloader: Any = None, **_: Any
@@ -113,6 +125,7 @@ class Resuming(TrainerCallback):
 
         def write(folder: Path) -> None:
             made.rename(folder / made.name)
+            self._save_own(folder)
             order = {"epoch": self.epoch, "now": _order(train_dataloader)}
             save(
                 {"sums": sums, "means": means, "parts": self.trainer.parts.size, "recent": self.trainer.spikes.recent, **order},

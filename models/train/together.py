@@ -1,7 +1,7 @@
 """Ranks of one machine, over torch's process groups."""
 
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -32,6 +32,15 @@ class Group(Ranks):
             for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
                 tensor.copy_(part.view_as(tensor))
 
+    def collect(self, tensor: Tensor, owner: int) -> Callable[[], None]:
+        assert self.tensors is not None
+        work = self.tensors.reduce(tensor, owner)
+        return lambda: work.wait() and None
+
+    def spread(self, tensor: Tensor, owner: int) -> None:
+        assert self.tensors is not None
+        self.tensors.broadcast(tensor, owner).wait()
+
     def gather(self, value: T) -> list[T]:
         assert self.others is not None
         own = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
@@ -61,7 +70,7 @@ def join(store: str, place: int, count: int, device: str, seconds: float) -> Ran
     No global state of torch.distributed is touched: to the libraries that train, each process is alone.
     """
     if count == 1:
-        return Ranks(device=device)
+        return Ranks()
     limit = timedelta(seconds=seconds)
     meeting = FileStore(store, count)
     others: Any = dist.ProcessGroupGloo(PrefixStore("others", meeting), place, count, limit)
@@ -70,4 +79,4 @@ def join(store: str, place: int, count: int, device: str, seconds: float) -> Ran
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = limit
         tensors = dist.ProcessGroupNCCL(PrefixStore("tensors", meeting), place, count, options)
-    return Group(place, count, device, tensors, others)
+    return Group(place, count, tensors, others)

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from transformers import (
 from models.core.checkpoints import Checkpoints
 from models.core.lines import read_rows
 from models.core.work import Work
+from models.train import policy
 from models.train.parts import Named, Parts
 from models.train.resuming import Resuming, require_number
 from models.train.settings import Finetuning, Reinforcement, Room
@@ -174,12 +175,23 @@ def run(trainer: Any, plan: Room, work: Work) -> Any:
     """Have a trainer train in parts, from the last checkpoint where there is one, and print nothing: progress is `work`'s to show."""
     trainer.remove_callback(PrinterCallback)
     checkpoints = work.checkpoints or Checkpoints()
-    trainer.parts, trainer.spikes = Parts(plan.micro_batch, work.ranks), Spikes(getattr(plan, "max_rise", None))
+    trainer.parts = Parts(plan.micro_batch, work.ranks, policy.trained(trainer.model).values())
+    trainer.spikes = Spikes(getattr(plan, "max_rise", None))
     trainer.data_collator = Named(trainer.data_collator)
     resuming = Resuming(trainer, checkpoints)
     trainer.add_callback(resuming)
     with checkpoints.training():
         return trainer.train(resume_from_checkpoint=resuming.latest())
+
+
+def fitted(make: Callable[..., Any], model: Any, records: Any, plan: Finetuning, work: Work, **more: Any) -> tuple[Any, float]:
+    """The model that a trainer of TRL's, made with `more`, ends with (adapters merged), and the mean loss over its training."""
+    known = more.pop("known", KNOWN)
+    policy.freeze(model, plan.weights)
+    with quiet():
+        trainer = make(model=model, train_dataset=records, callbacks=[Progress(work, known)], **more)
+        trained = run(trainer, plan, work)
+    return policy.merged(trainer.model, plan.precision), float(trained.training_loss)
 
 
 @contextlib.contextmanager

@@ -63,6 +63,7 @@ def test_a_checkpoint_serves_any_number_of_ranks(done, alone, tmp_path, kind, fi
     expected, name = alone(kind), f"resumed-{kind}-{first}-{then}"
     train(done, PARTS, kind, name, first, tmp_path / "kept", stop=1)
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["000000001"]
+    assert len([*tmp_path.glob("kept/*/optimizers-*.pt")]) == first, "each rank wrote what it owns"
     rows = train(done, PARTS, kind, name, then, tmp_path / "kept")
     assert_same_way(rows, [row for row in expected if row[0] >= rows[0][0]])
     assert_alike(weights(done, name), weights(done, f"alone-{kind}"), start(done, kind))

@@ -14,7 +14,7 @@ from models.core.work import Work
 from models.train import policy
 from models.train.parts import InParts
 from models.train.settings import Finetuning
-from models.train.training import Progress, arguments, quiet, run
+from models.train.training import arguments, fitted
 
 
 class Trainer(InParts, RewardTrainer):
@@ -23,15 +23,6 @@ class Trainer(InParts, RewardTrainer):
 
 def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: Finetuning, seed: int, work: Work) -> tuple[Any, float]:
     """The trained reward model (adapters merged), and the mean loss over training, in nats a pair."""
-    policy.freeze(model, plan.weights)
-    with quiet():
-        trainer = Trainer(
-            model=model,
-            args=RewardConfig(**arguments(plan, records, work, seed) | {"train_sampling_strategy": "random"}),
-            train_dataset=records,
-            processing_class=tokenizer,
-            peft_config=policy.adapter(plan.weights, model, TaskType.SEQ_CLS),
-            callbacks=[Progress(work)],
-        )
-        trained = run(trainer, plan, work)
-    return policy.merged(trainer.model, plan.precision), float(trained.training_loss)
+    how = RewardConfig(**arguments(plan, records, work, seed) | {"train_sampling_strategy": "random"})
+    adapter = policy.adapter(plan.weights, model, TaskType.SEQ_CLS)
+    return fitted(Trainer, model, records, plan, work, args=how, processing_class=tokenizer, peft_config=adapter)

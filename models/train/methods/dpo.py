@@ -12,7 +12,7 @@ from models.train import policy
 from models.train.pairs import likelihoods as measured
 from models.train.parts import InParts
 from models.train.settings import Dpo, Ipo, Preference, Sigmoid
-from models.train.training import Progress, arguments, quiet, run
+from models.train.training import arguments, fitted
 
 __all__ = ["Trainer", "fit", "losses", "measured"]
 
@@ -38,23 +38,20 @@ def fit(
     """The trained policy (adapters merged), and the mean loss over training. `reference` is the policy as it came."""
     method = plan.method
     assert isinstance(method, Dpo)
-    policy.freeze(model, plan.weights)
     adapter = policy.adapter(plan.weights, model)
     how = arguments(plan, pairs, work, seed) | {"train_sampling_strategy": "random"}
     smoothing = {"label_smoothing": method.loss.label_smoothing} if isinstance(method.loss, Sigmoid) else {}
-    how |= {"loss_type": method.loss.form, "beta": method.beta, **smoothing}
-    with quiet():
-        trainer = Trainer(
-            model=model,
-            ref_model=None if adapter else reference,  # with an adapter the model itself is the reference, without it
-            args=DPOConfig(**how),
-            train_dataset=pairs,
-            processing_class=tokenizer,
-            peft_config=adapter,
-            callbacks=[Progress(work)],
-        )
-        trained = run(trainer, plan, work)
-    return policy.merged(trainer.model, plan.precision), float(trained.training_loss)
+    return fitted(
+        Trainer,
+        model,
+        pairs,
+        plan,
+        work,
+        ref_model=None if adapter else reference,  # with an adapter the model itself is the reference, without it
+        args=DPOConfig(**how, loss_type=method.loss.form, beta=method.beta, **smoothing),
+        processing_class=tokenizer,
+        peft_config=adapter,
+    )
 
 
 def losses(before: np.ndarray, after: np.ndarray, tokens: np.ndarray, plan: Preference) -> np.ndarray:

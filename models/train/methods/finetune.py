@@ -20,7 +20,7 @@ from models.train import chat, policy, tools
 from models.train.packs import IGNORED, Collator, best_fit, positions, require_apart
 from models.train.parts import InParts
 from models.train.settings import Supervised
-from models.train.training import LOGITS, Progress, arguments, log_likelihoods, quiet, run
+from models.train.training import LOGITS, arguments, fitted, log_likelihoods
 
 
 class LeftOut(NamedTuple):
@@ -99,21 +99,19 @@ def fit(model: Any, tokenizer: PreTrainedTokenizerBase, records: Dataset, plan: 
     if plan.packing:
         require_apart(model, "sft.packing")
         records = packed(records, plan.max_tokens)
-    policy.freeze(model, plan.weights)
     # The masks in the records say what counts; assistant_only_loss would ask for untokenised conversations.
     how = {"packing": False, "assistant_only_loss": False, "neftune_noise_alpha": plan.neftune or None}
-    with quiet():
-        trainer = Trainer(
-            model=model,
-            args=SFTConfig(**arguments(plan, records, work, seed), **how),
-            data_collator=Collator(tokenizer.pad_token_id) if plan.packing else None,
-            train_dataset=records,
-            processing_class=tokenizer,
-            peft_config=policy.adapter(plan.weights, model),
-            callbacks=[Progress(work)],
-        )
-        trained = run(trainer, plan, work)
-    return policy.merged(trainer.model, plan.precision), float(trained.training_loss)
+    return fitted(
+        Trainer,
+        model,
+        records,
+        plan,
+        work,
+        args=SFTConfig(**arguments(plan, records, work, seed), **how),
+        data_collator=Collator(tokenizer.pad_token_id) if plan.packing else None,
+        processing_class=tokenizer,
+        peft_config=policy.adapter(plan.weights, model),
+    )
 
 
 def loss(model: PreTrainedModel, records: Dataset, batch_size: int) -> float:

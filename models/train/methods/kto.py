@@ -21,7 +21,7 @@ from models.train import policy
 from models.train.pairs import SIDES, likelihoods
 from models.train.parts import InParts, cut
 from models.train.settings import Kto, Preference
-from models.train.training import KNOWN, Progress, arguments, quiet, run
+from models.train.training import KNOWN, arguments, fitted
 
 
 class Collator(DataCollatorForUnpairedPreference):
@@ -40,6 +40,10 @@ class Trainer(InParts, KTOTrainer):
 
     moved: Tensor
 
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        self.args.train_sampling_strategy = "random"  # which TRL refuses, for it pairs the answers beforehand
+
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
 
@@ -54,7 +58,7 @@ class Trainer(InParts, KTOTrainer):
                 then = super(Trainer, self)._compute_kl_logps(self.ref_model or model, some)
             sums.append((now - then).sum())
 
-        self.parts.step(rows, measure, sums.clear)
+        self.parts.each(rows, measure, sums.clear)
         self.moved = self.parts.sum(sums, inputs["label"].device) / rows
         return super().compute_loss(model, inputs, *more, **named)
 
@@ -75,24 +79,21 @@ def fit(
     """The trained policy (adapters merged), and the mean loss over training. `reference` is the policy as it came."""
     method = plan.method
     assert isinstance(method, Kto)
-    policy.freeze(model, plan.weights)
     adapter, answers = policy.adapter(plan.weights, model), _answers(pairs)
     how = arguments(plan, answers, work, seed) | {"beta": method.beta, "train_sampling_strategy": "sequential"}
-    how |= {"desirable_weight": method.chosen_weight, "undesirable_weight": method.rejected_weight}
-    with quiet():
-        trainer = Trainer(
-            model=model,
-            ref_model=None if adapter else reference,
-            args=KTOConfig(**how),
-            data_collator=Collator(pad_token_id=tokenizer.pad_token_id),
-            train_dataset=answers,
-            processing_class=tokenizer,
-            peft_config=adapter,
-            callbacks=[Progress(work, KNOWN | {"kl": "kl_of_others"})],
-        )
-        trainer.args.train_sampling_strategy = "random"  # which TRL refuses, for it pairs the answers beforehand
-        trained = run(trainer, plan, work)
-    return policy.merged(trainer.model, plan.precision), float(trained.training_loss)
+    return fitted(
+        Trainer,
+        model,
+        answers,
+        plan,
+        work,
+        known=KNOWN | {"kl": "kl_of_others"},
+        ref_model=None if adapter else reference,
+        args=KTOConfig(**how, desirable_weight=method.chosen_weight, undesirable_weight=method.rejected_weight),
+        data_collator=Collator(pad_token_id=tokenizer.pad_token_id),
+        processing_class=tokenizer,
+        peft_config=adapter,
+    )
 
 
 def _answers(pairs: Dataset) -> Dataset:

@@ -4,6 +4,7 @@ On TRL's trainer of dpo, whose tokens, batches and logs it shares. TRL's own for
 than sft does, counts the prompt's tokens in the likelihood, and keeps all logits of a batch.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from models.train import policy
 from models.train.methods import dpo
 from models.train.pairs import likelihoods as measured
 from models.train.settings import Orpo, Preference
-from models.train.training import Progress, arguments, quiet, run
+from models.train.training import arguments, fitted
 
 __all__ = ["fit", "losses", "measured"]
 
 
 class Trainer(dpo.Trainer):
-    odds_weight: float
+    def __init__(self, odds_weight: float, **named: Any) -> None:
+        super().__init__(**named)
+        self.odds_weight = odds_weight
 
     def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset  # there is no reference
@@ -60,20 +63,17 @@ def fit(
     """The trained policy (adapters merged), and the mean loss over training, in nats a pair."""
     method = plan.method
     assert isinstance(method, Orpo)
-    policy.freeze(model, plan.weights)
     how = arguments(plan, pairs, work, seed) | {"train_sampling_strategy": "random", "precompute_ref_log_probs": True}
-    with quiet():
-        trainer = Trainer(
-            model=model,
-            args=DPOConfig(**how),
-            train_dataset=pairs,
-            processing_class=tokenizer,
-            peft_config=policy.adapter(plan.weights, model),
-            callbacks=[Progress(work)],
-        )
-        trainer.odds_weight = method.odds_weight
-        trained = run(trainer, plan, work)
-    return policy.merged(trainer.model, plan.precision), float(trained.training_loss)
+    return fitted(
+        partial(Trainer, method.odds_weight),
+        model,
+        pairs,
+        plan,
+        work,
+        args=DPOConfig(**how),
+        processing_class=tokenizer,
+        peft_config=policy.adapter(plan.weights, model),
+    )
 
 
 def losses(_before: np.ndarray, after: np.ndarray, tokens: np.ndarray, plan: Preference) -> np.ndarray:

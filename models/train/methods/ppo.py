@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,16 +129,16 @@ class Training:
     def __post_init__(self) -> None:
         assert isinstance(self.plan.method, Ppo)
         self.method, self.weight, self.models = self.plan.method, self.plan.beta, (self.model, self.value)
-        self.room = Parts(self.plan.micro_batch, self.ranks)
+        weights = [[*policy.trained(model).values()] for model in self.models]
+        self.room = Parts(self.plan.micro_batch, self.ranks, chain.from_iterable(weights))
         for model in self.models:
             policy.remove_dropout(model)  # what answers were drawn with and what is compared with it must be one model
             if self.plan.gradient_checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
         adam = partial(torch.optim.AdamW, lr=self.plan.learning_rate, eps=EPSILON, weight_decay=0.0, fused=True)
-        self.optimizers = [adam(list(policy.trained(model).values())) for model in self.models]
+        self.optimizers = [adam(some) for some in weights]
         share = partial(rate, steps=self.plan.steps, warmup_share=self.plan.warmup_share, schedule=self.plan.schedule)
         self.schedules = [LambdaLR(optimizer, share) for optimizer in self.optimizers]
-        self.others: list[Any] = [*self.optimizers, *self.schedules]
 
     def one_step(self, asked: Asked, rewards: Rewards) -> dict[str, float]:
         """Draw answers, and learn from them; what is to be told of it."""
@@ -213,11 +213,12 @@ class Training:
 
         for model in self.models:
             model.train()  # for gradient checkpointing; it has no dropout
-        self.room.step(len(answers.ids), one, clear, [weight for model in self.models for weight in policy.trained(model).values()])
-        norms = [torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) for model in self.models]
+        self.room.step(len(answers.ids), one, clear)
+        norms = [self.room.shards.clip(model.parameters(), 1.0) for model in self.models]
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        self.room.shards.spread()
         sums = {name: self.room.sum([one[name] for one in found], answers.ids.device).item() for name in LOSSES}
         return sums | {"gradient_norm": norms[0].item()}
 
@@ -257,9 +258,12 @@ class Training:
         return reward_model.at_tokens(self.value, ids, attention)[:, :-1].float()
 
     def save(self, folder: Path) -> None:
+        self.room.shards.save(self.optimizers, folder)
+        if not self.ranks.leads:
+            return
         kept = {
             "models": [policy.trained(model) for model in self.models],
-            "others": [part.state_dict() for part in self.others],
+            "schedules": [schedule.state_dict() for schedule in self.schedules],
             "weight": self.weight,
             "room": self.room.size,
             "random": resuming.random_states(),
@@ -273,8 +277,9 @@ class Training:
         for model, weights in zip(self.models, states["models"], strict=True):
             for name, weight in policy.trained(model).items():
                 weight.copy_(weights[name])
-        for part, state in zip(self.others, states["others"], strict=True):
-            part.load_state_dict(state)
+        self.room.shards.load(self.optimizers, kept)
+        for schedule, state in zip(self.schedules, states["schedules"], strict=True):
+            schedule.load_state_dict(state)
         self.weight, self.room.size, self.step = states["weight"], states["room"], int(kept.name)
         resuming.set_random_states(states["random"])
 

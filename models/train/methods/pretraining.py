@@ -81,7 +81,7 @@ def _loss(model: PreTrainedModel, batch: Tensor, precision_name: str, room: Part
         losses.clear()
         model.zero_grad(set_to_none=True)
 
-    room.step(len(batch), one, clear, model.parameters())
+    room.step(len(batch), one, clear)
     return room.sum(losses, batch.device).item()
 
 
@@ -121,22 +121,23 @@ def fit(
     model.train()
     optimizers = _optimizers(model, plan)
     schedules = [LambdaLR(optimizer, lambda step: rate(step, plan.steps, plan.warmup_share, plan.schedule)) for optimizer in optimizers]
-    parts: list[Any] = [model, *optimizers, *schedules]
-    checkpoints, room = work.checkpoints or Checkpoints(), Parts(reading.micro_batch, work.ranks)
+    parts: list[Any] = [model, *schedules]
+    checkpoints, room = work.checkpoints or Checkpoints(), Parts(reading.micro_batch, work.ranks, model.parameters())
     if reading.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    losses, spikes = _resumed(parts, room, checkpoints, model.device), Spikes(plan.max_rise)
+    losses, spikes = _resumed(parts, optimizers, room, checkpoints), Spikes(plan.max_rise)
     spikes.recent = losses[-WINDOW:]
     with checkpoints.training():
         for step, places in islice(enumerate(_batches(len(blocks), reading.batch, plan.steps, seed), 1), len(losses), None):
             loss = _loss(model, blocks[places].to(model.device), reading.precision, room)
             spikes.see(loss, step, [name for place in places for name in records[place]] if records else ())
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            norm = room.shards.clip(model.parameters(), 1.0)
             learning_rate = float(schedules[0].get_last_lr()[0])
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
+            room.shards.spread()
             losses.append(loss)
             if step % 10 == 0 or step == plan.steps:
                 mean = sum(losses[-10:]) / len(losses[-10:])
@@ -144,23 +145,26 @@ def fit(
                 work.progress(step, plan.steps, told)
                 resuming.require_number(told, step)
             if checkpoints.due():
-                checkpoints.save(step, partial(_save, parts, room, losses))
+                checkpoints.save(step, partial(_save, parts, optimizers, room, losses))
     last = losses[-max(1, plan.steps // 10) :]
     return sum(last) / len(last)
 
 
-def _save(parts: Sequence[Any], room: Parts, losses: list[float], folder: Path) -> None:
-    resuming.save({"losses": losses, "room": room.size, "parts": [part.state_dict() for part in parts]}, folder / resuming.FILE)
+def _save(parts: Sequence[Any], optimizers: Sequence[Any], room: Parts, losses: list[float], folder: Path) -> None:
+    room.shards.save(optimizers, folder)
+    if room.ranks.leads:
+        resuming.save({"losses": losses, "room": room.size, "parts": [part.state_dict() for part in parts]}, folder / resuming.FILE)
 
 
-def _resumed(parts: Sequence[Any], room: Parts, checkpoints: Checkpoints, device: torch.device) -> list[float]:
+def _resumed(parts: Sequence[Any], optimizers: Sequence[Any], room: Parts, checkpoints: Checkpoints) -> list[float]:
     """Put model, optimisers and schedules where the last checkpoint has them; the losses of the steps until then."""
     kept = checkpoints.latest()
     if kept is None:
         return []
-    states = resuming.load(kept / resuming.FILE, device)
+    states = resuming.load(kept / resuming.FILE)
     for part, state in zip(parts, states["parts"], strict=True):
         part.load_state_dict(state)
+    room.shards.load(optimizers, kept)
     room.size = states["room"]
     losses: list[float] = states["losses"]
     return losses
