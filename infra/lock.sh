@@ -4,7 +4,7 @@
 #
 # requirements.lock      what runs, and under each pin which packages need it; `make wire` cuts it into requirements/TASK.lock, of which
 #                        each stage depends on its own
-# requirements-dev.lock  the same versions and the tools
+# requirements-dev.lock  the same versions, a team's servers, and the tools
 # requirements-gpu.lock  the CUDA libraries that PyTorch's Linux wheels need beside requirements.lock
 #
 # Locks name no index and no local version (torch 2.13.0, never 2.13.0+cpu), so that one file serves a laptop and a GPU node:
@@ -22,4 +22,4 @@ trap 'rm -f "$all"' EXIT
 compile -o "$all" >/dev/null
 awk -v cuda="$cuda" '/^[^ ]/ { keep = $0 !~ cuda } keep' "$all" >requirements.lock  # a pin with the lines under it
 grep -E "$cuda" "$all" >requirements-gpu.lock
-compile --no-annotate --extra dev -c requirements.lock | grep -vE "$cuda" >requirements-dev.lock
+compile --no-annotate --extra team --extra dev -c requirements.lock | grep -vE "$cuda" >requirements-dev.lock

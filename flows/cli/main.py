@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from flows.cli import data, gate, recipes, registry, report, run, servers, suites
+from flows.cli import data, gate, recipes, registry, report, run, servers, suites, team
 from flows.cli.common import here, tell
 from flows.host import failures
 from flows.host import workspace as workspaces
@@ -29,6 +29,7 @@ for group in (run, report, data, gate, registry, servers):  # as --help lists th
     app.add_typer(group.app)
 app.add_typer(recipes.app, name="recipe")
 app.add_typer(suites.app, name="suite")
+app.add_typer(team.app, name="team")
 
 INTERRUPTED = 130
 FORWARDED = ("repro", "stage", "probe", "register", "rescore")  # what a flow starts: its warm process does it, where one is up

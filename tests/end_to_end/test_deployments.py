@@ -36,7 +36,7 @@ def deployed(finished, tmp_path_factory):
         worker = subprocess.Popen(
             [str(PROGRAMS / "prefect"), "worker", "start", "--pool", "cpu"],
             cwd=workspace,
-            env=environment(workspace, **team),
+            env=environment(workspace, SLUICE_CHECKOUT=str(workspace), **team),
             stdout=(workspace / "worker.txt").open("w"),
             stderr=subprocess.STDOUT,
         )
