@@ -23,7 +23,7 @@ from flows.host import services
 from flows.host.processes import program
 from flows.host.workspace import Workspace, alive, locked, start_time, wait_until
 from models.core.errors import StageError, Unavailable, UserError
-from models.core.files import read_json, write_json, write_whole
+from models.core.files import read_json, write_whole
 
 FOLDER = ".team"
 POOLS = ("cpu", "gpu")
@@ -62,8 +62,7 @@ class Team:
                 "secrets": {name: secrets.token_urlsafe(24) for name in ("postgres", "mlflow", "flask", "prefect", "trainer")},
                 "keys": {name: [secrets.token_hex(10), secrets.token_urlsafe(30)] for name in ("admin", *BUCKETS)},
             }
-            write_json(path, found)
-            path.chmod(0o600)
+            _write_secret(path, json.dumps(found, indent=2))
         return dict(found)
 
     def port(self, name: str) -> int:
@@ -166,12 +165,10 @@ class Team:
     def states(self) -> dict[str, str]:
         """By program, what supervisord says of it; empty where it does not run."""
         lines = self._control("status", check=False).stdout.splitlines()
-        return {words[0]: words[1] for line in lines if len(words := line.split()) > 1 and words[0] in self.programs}
+        return {words[0]: words[1] for line in lines if len(words := line.split()) > 1 and words[1].isupper()}
 
     def _prepare(self) -> None:
-        for folder in ("logs", "s3", "prefect"):
-            (self.folder / folder).mkdir(parents=True, exist_ok=True)
-        self._make_cluster()
+        """Make every file that the programs read, and have supervisord know them. What is there already stays."""
         grants = [(who, [f"{right}:{who}" for right in ("Read", "Write", "List", "Tagging")]) for who in BUCKETS]
         allowed = [("admin", ["Admin", "Read", "Write", "List", "Tagging"]), *grants]
         identities = [
@@ -183,6 +180,9 @@ class Team:
         exports = [f"export {name}={shlex.quote(value)}\n" for name, value in self.environment().items()]
         _write_secret(self.folder / "env.sh", "".join(exports))
         _write_secret(self.folder / "supervisord.conf", self._configuration())
+        for folder in ("logs", "s3", "prefect"):
+            (self.folder / folder).mkdir(exist_ok=True)
+        self._make_cluster()
         for pool in POOLS:
             self._make_clone(pool)
         if self._control("pid", check=False).returncode != 0:
@@ -203,7 +203,7 @@ class Team:
                 *([f"user={one.user}"] if one.user else []),
                 COMMON,
             ]
-            parts.append("\n".join(line if line.startswith("command=") else line.replace("%", "%%") for line in lines))
+            parts.append("\n".join(lines).replace("%", "%%"))
         return "\n\n".join(parts) + "\n"
 
     def _log(self) -> Path:
@@ -241,14 +241,17 @@ class Team:
     def _make_databases(self) -> None:
         import psycopg2
 
-        def connected() -> Any:
-            try:
-                return psycopg2.connect(self.database("postgres", "postgresql"))
-            except psycopg2.OperationalError:
-                return None
+        found: list[Any] = []
 
-        wait_until(lambda: connected() is not None, START_S, f"postgres does not answer: see {self.folder / 'logs' / 'postgres.log'}")
-        connection = connected()
+        def connected() -> bool:
+            try:
+                found.append(psycopg2.connect(self.database("postgres", "postgresql")))
+            except psycopg2.OperationalError:
+                return False
+            return True
+
+        wait_until(connected, START_S, f"postgres does not answer: see {self.folder / 'logs' / 'postgres.log'}")
+        connection = found[0]
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute("select datname from pg_database")
@@ -298,12 +301,15 @@ class Team:
             for pool in POOLS:
                 try:
                     template = ProcessWorker.get_default_base_job_template()
-                    client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template, concurrency_limit=1))
+                    shape = WorkPoolCreate(
+                        name=pool, type="process", base_job_template=template, concurrency_limit=1
+                    )  # a clone holds one run
+                    client.create_work_pool(shape)
                 except ObjectAlreadyExists:
                     continue
 
     def _make_clone(self, pool: str) -> None:
-        """A clone of what is committed, with a cache of its own and the team's remote; an old one is brought up to date by its flows."""
+        """A clone of what is committed, with a cache of its own and the team's remote; one that is there stays as it is."""
         clone = self.clone(pool)
         if clone.exists():
             return
