@@ -141,10 +141,9 @@ def test_what_is_killed_comes_back_by_itself(team, name):
     os.kill(pid, signal.SIGKILL)
 
     def back():
-        return team.states().get(name) == "RUNNING" and int(team._control("pid", name).stdout) != pid
+        return int(team._control("pid", name).stdout) not in (0, pid) and {*team.states().values()} == {"RUNNING"}
 
-    wait_until(back, 60, f"{name} did not come back")
+    wait_until(back, PATIENCE_S, f"{name} did not come back")
     deadline = time.monotonic() + 60
     while (done := run(team.workspace.root, "sluice", "status", "--json", **joined(team))).returncode:
         assert time.monotonic() < deadline, done.stderr
-    assert_runs(team)
